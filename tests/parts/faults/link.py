@@ -7,6 +7,7 @@ link of this kind is slower for the first kilobytes of a connection.
 
 import asyncio
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +19,8 @@ _TRAVELLING = 256
 class Link:
     """Forwards `address`:`port` to the server that `lead_to` names; an async context manager.
 
-    `round_trip` is in seconds, `rate` in bytes a second towards the clients (0: unlimited); both may change while it runs. A new connection takes one
-    round trip, as the handshake of TCP does.
+    `round_trip` is in seconds, `rate` in bytes a second towards the clients (0: unlimited); both may change while it runs. A new
+    connection takes one round trip, as the handshake of TCP does.
     """
 
     def __init__(self, address: str, *, round_trip: float = 0.0, rate: float = 0.0) -> None:
@@ -31,7 +32,7 @@ class Link:
         self._upstream = ("", 0)
         self._idle_at = 0.0
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def host(self) -> str:
@@ -56,37 +57,43 @@ class Link:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in self._open:
-            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._open.add(writer)
+        task = asyncio.create_task(self._connect(reader, writer), name="link")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
         try:
             await asyncio.sleep(self.round_trip)
             there, server = await asyncio.open_connection(*self._upstream)
-            self._open.add(server)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._carry(reader, server, limited=False))
-                    group.create_task(self._carry(there, writer, limited=True))
-            finally:
-                server.transport.abort()
-                self._open.discard(server)
+            ends.append(server)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._carry(reader, server, ends, limited=False))
+                group.create_task(self._carry(there, writer, ends, limited=True))
         except OSError:
             pass  # the server is not there: the client sees its connection closed
         finally:
-            writer.transport.abort()
-            self._open.discard(writer)
+            _abort(ends)
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, limited: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ends: list[asyncio.StreamWriter],
+        *,
+        limited: bool,
     ) -> None:
         """One direction, until its end has travelled, too."""
         travelling: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_TRAVELLING)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._arrive(travelling, writer))
+            group.create_task(self._arrive(travelling, writer, ends))
             while True:
                 try:
                     chunk = await reader.read(_CHUNK)
@@ -98,21 +105,27 @@ class Link:
                     return
 
     async def _arrive(
-        self, travelling: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+        self,
+        travelling: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
+        ends: list[asyncio.StreamWriter],
     ) -> None:
         while True:
             due, chunk = await travelling.get()
             await asyncio.sleep(due - time.monotonic())
-            try:
-                if not chunk:
-                    writer.write_eof() if writer.can_write_eof() else writer.close()
-                    return
-                writer.write(chunk)
-                await writer.drain()
-            except OSError:
-                writer.transport.abort()
-                if not chunk:
-                    return
+            if writer.is_closing():
+                _abort(ends)  # the receiver went: the sender hears of it
+            elif chunk:
+                await self._write(writer, chunk)
+            else:
+                writer.write_eof()
+            if not chunk:
+                return
+
+    async def _write(self, writer: asyncio.StreamWriter, chunk: bytes) -> None:
+        writer.write(chunk)
+        with suppress(OSError):  # the next chunk finds it closed
+            await writer.drain()
 
     def _leave(self, size: int) -> float:
         """When the last of these bytes is on the link: after all that others sent before."""
@@ -121,3 +134,8 @@ class Link:
             return now
         self._idle_at = max(now, self._idle_at) + size / self.rate
         return self._idle_at
+
+
+def _abort(ends: list[asyncio.StreamWriter]) -> None:
+    for end in ends:
+        end.transport.abort()

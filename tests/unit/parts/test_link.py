@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from tests.parts.faults import link as links
 from tests.parts.faults.link import Link
 
 SIZE = 200_000
@@ -66,6 +65,32 @@ def test_chunks_of_several_connections_follow_each_other_on_the_link() -> None:
     assert second - first == 0.5
 
 
-def test_link_without_a_rate_holds_nothing_back() -> None:
-    link = Link("127.0.0.1")
-    assert abs(link._leave(10**9) - links.time.monotonic()) < 1
+async def test_sender_hears_that_its_receiver_went() -> None:
+    heard = asyncio.Event()
+
+    async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(b"x" * SIZE)
+                await writer.drain()
+        except OSError:
+            heard.set()
+
+    server = await asyncio.start_server(send, "127.0.0.1", 0)
+    async with server, Link("127.0.0.1", round_trip=0.01) as link:
+        link.lead_to(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        reader, writer = await asyncio.open_connection(link.address, link.port)
+        await reader.readexactly(1)
+        writer.transport.abort()
+        await asyncio.wait_for(heard.wait(), 30)
+
+
+async def test_closing_link_ends_its_connections() -> None:
+    link = Link("127.0.0.1", rate=1.0)
+    async with source_behind(link):
+        reader, writer = await asyncio.open_connection(link.address, link.port)
+        writer.write(b"\n")
+        await writer.drain()
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(-1), 30) == b""
+    writer.close()
