@@ -20,10 +20,21 @@ def end(kind: str) -> str:
     return f"<!-- end of {kind} -->\n"
 
 
+def block(page: str, kind: str, name: str) -> str:
+    """The content of this block. Raises ValueError if a line around it is missing."""
+    return _parts(page, kind, name)[1]
+
+
 def with_block(page: str, kind: str, name: str, text: str) -> str:
     """The page with `text` as the content of this block. Raises ValueError if a line around the block is missing."""
+    before, _, after = _parts(page, kind, name)
+    return f"{before}{text}{after}"
+
+
+def _parts(page: str, kind: str, name: str) -> tuple[str, str, str]:
+    """Before the content of the block, with its first line; the content; its last line and the rest."""
     before, opening, rest = page.partition(begin(kind, name))
-    _, closing, after = rest.partition(end(kind))
+    content, closing, after = rest.partition(end(kind))
     if not opening or not closing:
         raise ValueError(f"no block {kind}: {name}")
-    return f"{before}{opening}{text}{closing}{after}"
+    return before + opening, content, closing + after

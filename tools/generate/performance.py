@@ -41,21 +41,41 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
 
 def render(page: str, found: Found) -> str:
     """The page with these figures in it; rows that were not measured keep theirs. Raises ValueError if the page lacks a block."""
-    blocks = {_SUMMARY: _summary(found)} if found else {}
+    blocks = {_SUMMARY: _summary(page, found)} if found else {}
     blocks |= {row: _row(document) for row, document in found.items()}
     for name, block in blocks.items():
         page = markdown.with_block(page, KIND, name, block)
     return page
 
 
-def _summary(found: Found) -> str:
+def _summary(page: str, found: Found) -> str:
+    kept = _kept(page)
     rows = [
+        cells
+        for row in ROWS
+        for cells in (_budgets(row, found[row]) if row in found else kept.get(row, []))
+    ]
+    return f"{markdown.table(_HEADER, rows)}\n{_conditions(list(found.values()))}\n"
+
+
+def _budgets(row: str, document: Mapping[str, Any]) -> list[list[str]]:
+    return [
         _cells(f"{row}: {one['shown'][0]}", one["shown"])
-        for row, document in found.items()
         for one in document["figures"]
         if one["budget"]
     ]
-    return f"{markdown.table(_HEADER, rows)}\n{_conditions(list(found.values()))}\n"
+
+
+def _kept(page: str) -> dict[str, list[list[str]]]:
+    """The lines that the summary of the page has, by row."""
+    found: dict[str, list[list[str]]] = {}
+    for line in markdown.block(page, KIND, _SUMMARY).splitlines():
+        row = line.removeprefix("| ").partition(": ")[0]
+        if row in ROWS:
+            found.setdefault(row, []).append(
+                line.removeprefix("| ").removesuffix(" |").split(" | ")
+            )
+    return found
 
 
 def _row(document: Mapping[str, Any]) -> str:

@@ -59,3 +59,18 @@ def test_a_lost_mark_is_an_error() -> None:
             markdown.begin(performance.KIND, "summary") + markdown.end(performance.KIND),
             {"herd": measured("herd")},
         )
+
+
+def test_rows_that_were_not_measured_keep_their_lines_of_the_summary() -> None:
+    page = performance.PAGE.read_text()
+    once = performance.render(page, {"herd": measured("herd")})
+    before, after = (
+        markdown.block(one, performance.KIND, "summary").splitlines() for one in (page, once)
+    )
+    assert [one for one in before if one.startswith("| serve: ")]
+    assert [one for one in after if not one.startswith("| herd: ")][:-1] == [
+        one for one in before if not one.startswith("| herd: ")
+    ][:-1]
+    assert [one for one in after if one.startswith("| herd: ")] == [
+        "| herd: longest turn (ms) | 3.5 (3–4) | nginx 2 (2–2) | 1.75× | ≤ 5 | met |"
+    ]
