@@ -59,9 +59,10 @@ bench: venv ## figures beside rivals' (ONLY=serve,herd SIZE=small REPEATS=3 OUT=
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
 	$(RUN) -m tests.bench
 
-bench-docs: venv ## put the figures that `make bench` left into docs/performance.md
+bench-docs: venv ## put the figures that `make bench` left into docs/performance.md and docs/comparison.md
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
 	$(RUN) -m tools.generate.performance
+	$(RUN) -m tools.generate.rivals
 	$(RUN) -m tools.generate.capacity
 
 codepaths: venv ## how many files of src a new AutoWasm, a missing module and `wasmc push` pass through

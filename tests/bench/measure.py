@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,3 +84,15 @@ async def json_of(
         raise RuntimeError(f"{command}: status {process.returncode}\n{err.decode()[-4000:]}")
     found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that the threads of this one started and that run."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for file in files for word in file.read_text().split()]
+
+
+def age(pid: int) -> float:
+    """Seconds since the process was started, to a hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -132,7 +132,8 @@ async def nginx(
     process = Process("nginx", command, log=directory / "nginx.log")
 
     async def ready() -> bool:
-        return (await wire.get(f"http://{ports.LOOPBACK}:{port}/", timeout=2)).status in (403, 404)
+        answer = await wire.get(f"http://{ports.LOOPBACK}:{port}/", timeout=2)
+        return answer.status in (200, 403, 404)  # without an index it refuses
 
     async with process:
         await process.start(ready=ready)

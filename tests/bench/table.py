@@ -178,5 +178,10 @@ def spread(runs: Sequence[float]) -> str:
     return f"{_short(median(runs))} ({_short(min(runs))}–{_short(max(runs))})"
 
 
+def middle(runs: Sequence[float]) -> str:
+    """The median."""
+    return _short(median(runs))
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 1000 else f"{value:.3g}"
