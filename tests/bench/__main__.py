@@ -22,7 +22,7 @@ from tests.bench.plan import Plan
 
 ROWS: Final = (
     "serve", "herd", "slow", "list", "watch", "match", "fetch", "reconcile", "memory", "startup",
-    "preflight", "growth", "wasmplugin", "datapath",
+    "preflight", "growth", "wasmplugin", "datapath", "cores",
 )  # fmt: skip
 """Each is a module with `async def run(plan) -> Result`; imported when it runs, as libraries of rivals are heavy."""
 

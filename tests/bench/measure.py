@@ -54,10 +54,11 @@ def drop_from_page_cache(file: Path) -> None:
         os.close(fd)
 
 
-def pinned(cpu: int, *, cgroup: Path | None = None) -> list[str | Path]:
-    """A command that becomes the one behind it, on one processor; the whole machine if it has but one."""
+def pinned(cpu: int | None, *, cgroup: Path | None = None) -> list[str | Path]:
+    """A command that becomes the one behind it, on one processor; the whole machine if it has but one, or `cpu` is None."""
+    which = [] if cpu is None else ["--cpu", str(cpu)]
     where = ["--cgroup", cgroup] if cgroup else []
-    return [sys.executable, "-S", PIN, "--cpu", str(cpu), *where, "--"]
+    return [sys.executable, "-S", PIN, *which, *where, "--"]
 
 
 async def json_of(

@@ -1,4 +1,4 @@
-"""`python pin.py --cpu N [--cgroup DIRECTORY] -- PROGRAM ARGUMENT...`: become PROGRAM, on that processor and in that group.
+"""`python pin.py [--cpu N] [--cgroup DIRECTORY] -- PROGRAM ARGUMENT...`: become PROGRAM, on that processor and in that group.
 
 Not imported by anything.
 """
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--cgroup", type=Path)
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
-    if (os.cpu_count() or 1) > arguments.cpu:
+    if arguments.cpu is not None and (os.cpu_count() or 1) > arguments.cpu:
         with contextlib.suppress(OSError):  # a container may have other processors than its first
             os.sched_setaffinity(0, {arguments.cpu})
     if arguments.cgroup:

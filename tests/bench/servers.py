@@ -1,4 +1,4 @@
-"""`wasmer`, nginx and Go's file server, serving the same files at the same paths, each alone on the server's processor.
+"""`wasmer`, nginx and Go's file server, serving the same files at the same paths, each alone on the server's processor or on all of them.
 
 Envoy Gateway serves modules with Go's `net/http` from its own process. Not Envoy's side: that is `load.py`. Invariant: all have
 every blob before the first request, and none logs requests.
@@ -21,7 +21,7 @@ _BLOCK = 1 << 20
 TEMPLATE = envoy.listeners_yaml([1], cluster="none")
 """Standalone mode needs one; its output is not read."""
 _NGINX = """
-daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
+daemon off; {workers} pid {directory}/nginx.pid; error_log {directory}/error.log;
 worker_rlimit_nofile {files};
 events {{ worker_connections 16384; }}
 http {{
@@ -31,6 +31,7 @@ http {{
   server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }}
 }}
 """
+_ONE, _WORKERS = "master_process off;", "user root; worker_processes {count};"
 _SAMPLE = re.compile(r'^(\w+)(?:\{le="([^"]+)"\})? (\S+)$', re.MULTILINE)
 
 
@@ -78,19 +79,23 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, sizes: Sequence[int], *, cgroup: Path | None = None
+    directory: Path,
+    sizes: Sequence[int],
+    *,
+    cpu: int | None = measure.SERVER_CPU,
+    cgroup: Path | None = None,
 ) -> AsyncIterator[Serving]:
-    """Run all. `cgroup`: the group that `wasmer` and nginx are put into (v1 or v2)."""
+    """Run all. `cgroup`: the group that `wasmer` and nginx are put into (v1 or v2). `cpu` None: on all processors, nginx with a worker for each."""
     blobs = directory / "wasmer/cache/blobs"
     files = await asyncio.to_thread(_make_blobs, blobs, sizes)
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(_wasmer(directory / "wasmer", cgroup))
+        ours = await stack.enter_async_context(_wasmer(directory / "wasmer", cpu, cgroup))
         www = directory / "www"
         await asyncio.to_thread(www.mkdir)
         await asyncio.to_thread((www / "wasm").symlink_to, blobs)
-        rival = nginx(directory / "nginx", www, cpu=measure.SERVER_CPU, cgroup=cgroup)
+        rival = nginx(directory / "nginx", www, cpu=cpu, cgroup=cgroup)
         theirs = await stack.enter_async_context(rival)
-        go = await stack.enter_async_context(_fileserver(directory / "fileserver", www))
+        go = await stack.enter_async_context(_fileserver(directory / "fileserver", www, cpu))
         urls = {size: f"/wasm/{file.name}" for size, file in files.items()}
         for server in (ours, theirs, go):
             for url in urls.values():  # the first request has the file hashed
@@ -99,8 +104,8 @@ async def serving(
 
 
 @asynccontextmanager
-async def _wasmer(directory: Path, cgroup: Path | None) -> AsyncIterator[Server]:
-    prefix = measure.pinned(measure.SERVER_CPU, cgroup=cgroup)
+async def _wasmer(directory: Path, cpu: int | None, cgroup: Path | None) -> AsyncIterator[Server]:
+    prefix = measure.pinned(cpu, cgroup=cgroup)
     async with wasmer.standalone(
         directory, template=TEMPLATE, prefix=[str(word) for word in prefix]
     ) as server:
@@ -115,16 +120,19 @@ async def _wasmer(directory: Path, cgroup: Path | None) -> AsyncIterator[Server]
 
 @asynccontextmanager
 async def nginx(
-    directory: Path, root: Path, *, cpu: int, cgroup: Path | None = None
+    directory: Path, root: Path, *, cpu: int | None, cgroup: Path | None = None
 ) -> AsyncIterator[Server]:
-    """Serve the files in `root`."""
+    """Serve the files in `root`, with one process; `cpu` None: with a worker for each processor, and `pid` is that of their parent."""
     port = ports.free_port()
     program = await asyncio.to_thread(tools.nginx)
 
     def prepare() -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         config = directory / "nginx.conf"
-        config.write_text(_NGINX.format(directory=directory, root=root, port=port, files=20_000))
+        workers = _ONE if cpu is not None else _WORKERS.format(count=os.cpu_count())
+        config.write_text(
+            _NGINX.format(directory=directory, root=root, port=port, files=20_000, workers=workers)
+        )
         return config
 
     config = await asyncio.to_thread(prepare)
@@ -141,12 +149,12 @@ async def nginx(
 
 
 @asynccontextmanager
-async def _fileserver(directory: Path, root: Path) -> AsyncIterator[Server]:
+async def _fileserver(directory: Path, root: Path, cpu: int | None) -> AsyncIterator[Server]:
     """Go's, over the files in `root`."""
     port = ports.free_port()
     program = await asyncio.to_thread(provision.fileserver)
     address = f"{ports.LOOPBACK}:{port}"
-    command = [*measure.pinned(measure.SERVER_CPU), program, "-listen", address, "-root", root]
+    command = [*measure.pinned(cpu), program, "-listen", address, "-root", root]
     await asyncio.to_thread(directory.mkdir)
     process = Process("fileserver", command, log=directory / "fileserver.log")
 
