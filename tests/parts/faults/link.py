@@ -115,17 +115,11 @@ class Link:
             await asyncio.sleep(due - time.monotonic())
             if writer.is_closing():
                 _abort(ends)  # the receiver went: the sender hears of it
-            elif chunk:
-                await self._write(writer, chunk)
             else:
-                writer.write_eof()
+                with suppress(OSError):  # it went just now: the next chunk finds it closed
+                    await _write(writer, chunk)
             if not chunk:
                 return
-
-    async def _write(self, writer: asyncio.StreamWriter, chunk: bytes) -> None:
-        writer.write(chunk)
-        with suppress(OSError):  # the next chunk finds it closed
-            await writer.drain()
 
     def _leave(self, size: int) -> float:
         """When the last of these bytes is on the link: after all that others sent before."""
@@ -134,6 +128,14 @@ class Link:
             return now
         self._idle_at = max(now, self._idle_at) + size / self.rate
         return self._idle_at
+
+
+async def _write(writer: asyncio.StreamWriter, chunk: bytes) -> None:
+    if chunk:
+        writer.write(chunk)
+        await writer.drain()
+    else:
+        writer.write_eof()
 
 
 def _abort(ends: list[asyncio.StreamWriter]) -> None:

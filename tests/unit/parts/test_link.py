@@ -85,6 +85,17 @@ async def test_sender_hears_that_its_receiver_went() -> None:
         await asyncio.wait_for(heard.wait(), 30)
 
 
+async def test_receiver_may_reset_its_connection_before_the_end_has_travelled() -> None:
+    link = Link("127.0.0.1", round_trip=0.2)
+    async with source_behind(link):
+        _, writer = await asyncio.open_connection(link.address, link.port)
+        writer.write(b"\n")
+        await writer.drain()
+        writer.transport.abort()
+        tasks = list(link._tasks)
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+
 async def test_closing_link_ends_its_connections() -> None:
     link = Link("127.0.0.1", rate=1.0)
     async with source_behind(link):
