@@ -55,7 +55,12 @@ def _summary(page: str, found: Found) -> str:
         for row in ROWS
         for cells in (_budgets(row, found[row]) if row in found else kept.get(row, []))
     ]
-    return f"{markdown.table(_HEADER, rows)}\n{_conditions(list(found.values()))}\n"
+    conditions = _conditions(list(found.values()))
+    if kept.keys() - found.keys():
+        said = f"{', '.join(found)}: "
+        earlier = [one for one in _kept_conditions(page) if not one.startswith(said)]
+        conditions = "\n\n".join([*earlier, said + conditions])
+    return f"{markdown.table(_HEADER, rows)}\n{conditions}\n"
 
 
 def _budgets(row: str, document: Mapping[str, Any]) -> list[list[str]]:
@@ -93,6 +98,11 @@ def _row(document: Mapping[str, Any]) -> str:
 
 def _cells(name: str, shown: Sequence[str]) -> list[str]:
     return [name, *(cell.strip() for cell in shown[1:])]
+
+
+def _kept_conditions(page: str) -> list[str]:
+    lines = markdown.block(page, KIND, _SUMMARY).splitlines()
+    return [line for line in lines if line and not line.startswith("|")]
 
 
 def _conditions(documents: Sequence[Mapping[str, Any]]) -> str:

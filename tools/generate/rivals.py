@@ -44,8 +44,9 @@ def _swaps(document: Mapping[str, Any]) -> str:
     for cell, figures in cells.items():
         sidecars, _, registry = cell.partition(", registry ")
         count = sidecars.partition(" ")[0]
-        values = [_both(figures[name]) for name in _TIMES]
-        rows.append([count, registry or "undisturbed", *values])
+        values = {name: _both(figures[name]) for name in _TIMES}
+        values[swaps.MISSING] += f" of {int(count) * len(figures[swaps.LAST]['ours'])}"
+        rows.append([count, registry or "undisturbed", *values.values()])
         kept = {
             name.removeprefix(MEMORY): one
             for name, one in figures.items()
@@ -54,7 +55,7 @@ def _swaps(document: Mapping[str, Any]) -> str:
         if kept:
             memory.append([count, *map(_both, kept.values())])
     header = f"| sidecars | {' | '.join(_kept_names(document))} |"
-    tables = [markdown.table(_HEADER, rows), "", markdown.table(header, memory)]
+    tables = [markdown.table(_HEADER, rows), markdown.table(header, memory)]
     return "\n".join([*tables, _end(document)])
 
 

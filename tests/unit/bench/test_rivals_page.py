@@ -37,7 +37,7 @@ def test_swaps_become_a_line_of_both_systems_for_each_cell() -> None:
     block = markdown.block(page, rivals.KIND, "wasmplugin")
     assert "| 1 | undisturbed | 0.3 / 0.2 | 0.3 / 0.2 | 0.3 / 0.2 | 0 / 0 | 150 / 150 |" in block
     assert "| 8 | at 1 MB/s | 0.6 / 9 | 0.6 / 9 | 0.6 / 9 | 0 / 7 | 50 / 50 |" in block
-    assert "| 0 / 0 | 2 / 96 | 1 / 33 |" in block
+    assert "| 0 / 0 of 8 | 2 / 96 | 1 / 33 |" in block
     assert "| sidecars | an agent, MiB | wasmer, MiB |" in block
     assert "| 1 | 36 / 42 | 90 |" in block
     assert "* Two sidecars." in block
