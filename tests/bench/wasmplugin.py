@@ -90,7 +90,7 @@ async def run(plan: Plan) -> Result:
                 log.info("%s", show(lines))
                 found += lines
     if noisy:
-        notes.append(f"**Too noisy to tell**, by the machine after the cell: {'; '.join(noisy)}.")
+        notes.append(f"**Too noisy to tell**, measured after the cell: {'; '.join(noisy)}.")
     return Result(found, notes=notes)
 
 
@@ -99,8 +99,8 @@ def _conditions(swaps: int) -> str:
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
     return (
         f"istiod and agents {releases.ISTIO.version}, Envoy {pypi.ENVOY_VERSIONS[0]}; a module of {SIZE >> 20} MiB; {rounds} swaps of each system for the "
-        f"three registries; at most {_REQUESTS_A_SECOND} requests/s to the sidecars of a system together, and none to the other's meanwhile. A sidecar "
-        f"without the module after {PATIENCE:g} s is in no time. Load average at the start: {load}."
+        f"three registries; at most {_REQUESTS_A_SECOND} requests/s to the sidecars of a system together, and none to the other's meanwhile. Sidecars "
+        f"without the module after {PATIENCE:g} s are left out of the times. Load average at the start: {load}."
     )
 
 
