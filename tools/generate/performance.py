@@ -76,7 +76,7 @@ def _kept(page: str) -> dict[str, list[list[str]]]:
     found: dict[str, list[list[str]]] = {}
     for line in markdown.block(page, KIND, _SUMMARY).splitlines():
         row = line.removeprefix("| ").partition(": ")[0]
-        if row in ROWS:
+        if line.startswith("| ") and row in ROWS:
             found.setdefault(row, []).append(
                 line.removeprefix("| ").removesuffix(" |").split(" | ")
             )
