@@ -67,7 +67,7 @@ class WasmMesh:
             name,
             app=_APPS[system],
             environment=environment,
-            own_modules=True,
+            fetches_modules=True,
             timeout=_START_SECONDS,
         )
 
