@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from autowasm.digest import Digest
+from autowasm.text import without_secrets
 
 _HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?\Z")
@@ -73,14 +74,22 @@ def _parse(text: str) -> ImageReference:
         raise ValueError(f"longer than {_LONGEST} characters: {text[:100]!r}…")
     if not text.strip():
         raise ValueError("the image reference is empty: expected host/name:tag")
-    shown = repr(text[:200])
+    shown = repr(without_secrets(text[:200]))
     if "://" in text:
         raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")
     if _IMAGE_ID.match(text):
         raise ValueError(
             f"an image ID is not a reference to a registry (expected host/name:tag): {shown}"
         )
+    if "?" in text or "#" in text:
+        raise ValueError(
+            f"an image reference has no query and no fragment (expected host/name:tag): {shown}"
+        )
     rest, at, digest_text = text.partition("@")
+    if "/" in digest_text:
+        raise ValueError(
+            "must not contain a user name or password (expected host/name:tag); remove the part before '@'"
+        )
     digest = Digest.parse(digest_text) if at else None
     head, slash, last = rest.rpartition("/")
     name, colon, tag = last.partition(":")

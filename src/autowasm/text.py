@@ -4,7 +4,11 @@ Invariant: the result is one short line of printable characters for any input, s
 Not quoting for programs: the result cannot be parsed back.
 """
 
+import re
 from collections.abc import Sequence
+from typing import Final
+
+_SECRET_PARTS: Final = re.compile(r"(?<=//)[^/@\s]*@|[?#].*", re.DOTALL)
 
 
 def shown(text: str | bytes, *, most: int = 120) -> str:
@@ -21,3 +25,8 @@ def listed(names: Sequence[str], *, most: int = 5) -> str:
     line = ", ".join(shown(name) for name in names[:most])
     more = len(names) - most
     return f"{line} and {more} more" if more > 0 else line
+
+
+def without_secrets(url: str) -> str:
+    """A URL, or a text that may be one, without its user, password, query and fragment."""
+    return _SECRET_PARTS.sub("…", url)

@@ -26,7 +26,7 @@ from autowasm.api.v1alpha1 import (
     Source,
     Spec,
 )
-from autowasm.api.vocabulary import AUTOWASM
+from autowasm.api.vocabulary import AUTOWASM, IMAGE, OBJECT_URL
 from autowasm.digest import sha256_hex
 from autowasm.errors import SpecError
 from autowasm.manifests import conversion, mistakes
@@ -46,6 +46,10 @@ _MIN_INTERVAL = 30.0
 _MAX_INTERVAL_LENGTH = 64
 _MIN_ROLLOUT_TIME = 1.0
 _MAX_QUOTED = 80
+_SHA256_LENGTH = 64
+_MAX_NAME_LENGTH = 253
+_MAX_COPIED = 4096
+"""Characters of a wrong value that are searched for the marks of a template."""
 _LABEL_FORM = "at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends"
 _MAX_LABELS = 256
 """As in Istio's EnvoyFilter: the labels become its workloadSelector."""
@@ -69,7 +73,7 @@ def _wrong_values(spec: Spec) -> Iterator[SpecError]:
     yield from _raised(_check_secret, spec.secret)
     yield from _wrong_labels(spec.selector.match_labels)
     if spec.rollout is not None:
-        yield from _raised(check_rollout, spec.rollout)
+        yield from wrong_rollout(spec.rollout)
 
 
 def _check_config(spec: Spec) -> None:
@@ -121,7 +125,7 @@ def _parse_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"}:
         found = f"not {parts.scheme[:40]}://" if "://" in url else "the URL has no scheme"
-        raise ValueError(f"must begin with http:// or https://: {found}")
+        raise ValueError(f"must begin with http:// or https://: {found}{_instead_of_url(url)}")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
             "must not contain a user name or password: objects are public; remove the part before '@'"
@@ -131,6 +135,15 @@ def _parse_url(url: str) -> None:
     if parts.fragment:
         raise ValueError("must not have a fragment (#...); remove it, or write # as %23")
     check_port(parts)
+
+
+def _instead_of_url(text: str) -> str:
+    """Where a module belongs whose address is no http URL."""
+    if text.startswith(("file:", ".", "/")):
+        return "; push the module to a registry, or serve it over http"
+    if AUTOWASM.meant_by is not None and AUTOWASM.meant_by(OBJECT_URL, text) == IMAGE:
+        return f"; write an image as {IMAGE}"
+    return ""
 
 
 def _wrong_ports(ports: tuple[int, ...] | None) -> Iterator[SpecError]:
@@ -193,8 +206,10 @@ def _check_variable(at: str, variable: EnvVar) -> None:
         problem = f"must have 1 to {_MAX_ENV_NAME_LENGTH} characters, not {len(name)}"
         raise SpecError(f"{at}.name", problem)
     if "=" in name or _CONTROL.search(name):
-        problem = f"must not contain '=' or control characters: {_quoted(name)}"
-        raise SpecError(f"{at}.name", problem)
+        before, separator, _ = name.partition("=")  # the value may be a password
+        problem = f"must not contain '=' or control characters: {_quoted(before + separator)}"
+        hint = f"; write the part after '=' as {at}.value" if separator else ""
+        raise SpecError(f"{at}.name", f"{problem}{hint}")
     if len(value) > _MAX_ENV_VALUE_LENGTH:
         problem = f"longer than {_MAX_ENV_VALUE_LENGTH} characters: {len(value)}; use pluginConfig for a long value"
         raise SpecError(f"{at}.value", problem)
@@ -209,6 +224,7 @@ def _check_sha256(value: str) -> None:
         bare = value.removeprefix("sha256:")
         hint = "; remove sha256: at the start" if bare != value else ""
         hint += "; use lower case" if bare != bare.lower() else ""
+        hint += f"; it has {len(bare)} characters" if bare and len(bare) != _SHA256_LENGTH else ""
         raise SpecError("spec.filter.sha256", f"{error}{hint}") from error
 
 
@@ -229,21 +245,46 @@ def _duration(path: str, text: str) -> float:
 
 
 def check_rollout(rollout: Rollout) -> None:
-    """Raises SpecError for the first field of `spec.rollout` with an invalid value."""
-    rolloutsteps.check(rollout.steps)
-    for name, text in (("pause", rollout.pause), ("deadline", rollout.deadline)):
-        path = f"spec.rollout.{name}"
-        if _duration(path, text) < _MIN_ROLLOUT_TIME:
-            raise SpecError(path, f"must be at least 1s, not {text}")
+    """Raises SpecError with all of `wrong_rollout`."""
+    errors = list(wrong_rollout(rollout))
+    if errors:
+        raise SpecError.joined(errors)
+
+
+def wrong_rollout(rollout: Rollout) -> Iterator[SpecError]:
+    """The fields of `spec.rollout` with an invalid value."""
+    yield from rolloutsteps.wrong(rollout.steps)
+    yield from _raised(_check_rollout_time, "spec.rollout.pause", rollout.pause)
+    yield from _raised(_check_rollout_time, "spec.rollout.deadline", rollout.deadline)
     ratio = rollout.max_failure_ratio
     if not math.isfinite(ratio) or not 0 <= ratio <= 1:
-        raise SpecError("spec.rollout.maxFailureRatio", f"must be from 0 to 1, not {ratio}")
+        problem = f"must be from 0 to 1, not {ratio}; 1% is 0.01"
+        yield SpecError("spec.rollout.maxFailureRatio", problem)
+
+
+def _check_rollout_time(path: str, text: str) -> None:
+    if _duration(path, text) < _MIN_ROLLOUT_TIME:
+        raise SpecError(path, f"must be at least 1s, not {text}")
 
 
 def _check_secret(secret: str | None) -> None:
-    if secret is not None and (len(secret) > 253 or not _NAME.match(secret)):
-        problem = f"must be the name of a Secret in the AutoWasm's namespace, not {_quoted(secret)}"
+    if secret is not None and (len(secret) > _MAX_NAME_LENGTH or not _NAME.match(secret)):
+        problem = (
+            f"must be the name of a Secret in the AutoWasm's namespace: {_name_problem(secret)}"
+        )
         raise SpecError("spec.secret", f"{problem}; omit the field for a public image")
+
+
+def _name_problem(name: str) -> str:
+    """Why it is no name of a Secret. Without the name: it may be the password itself."""
+    if not name:
+        return "it is empty"
+    if len(name) > _MAX_NAME_LENGTH:
+        return f"it has {len(name)} characters, and may have {_MAX_NAME_LENGTH}"
+    wrong = next((each for each in name if not _NAME.match(f"a{each}a")), "")
+    if wrong:
+        return f"it has {wrong!r}, and may have lower-case letters, digits, '-' and '.'"
+    return "it must begin and end with a letter or digit"
 
 
 def _wrong_labels(labels: dict[str, str]) -> Iterator[SpecError]:
@@ -326,7 +367,9 @@ def _check_envelope(envelope: _Envelope) -> None:
 def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> SpecError:
     """The error with all mistakes of a document: fields, types and values."""
     found = _SCHEMA.find(_understood(document))
-    errors = [SpecError(each.path, each.problem) for each in found.mistakes]
+    errors = [
+        SpecError(each.path, each.problem + _copied(document, each.path)) for each in found.mistakes
+    ]
     try:
         spec = msgspec.convert(found.corrected["spec"], _SPEC.type)
         values = list(_wrong_values(spec))
@@ -335,8 +378,36 @@ def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> Spe
     for each in values:
         path = found.as_written(each.field)
         if not found.is_about(path):
-            errors.append(SpecError(path, each.problem))
+            errors.append(SpecError(path, each.problem + _copied(document, path)))
     return SpecError.joined(errors or [SpecError("object", str(error or "is not an AutoWasm"))])
+
+
+_STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
+_TEMPLATE: Final = re.compile(r"\{\{|\{%|\$\{|\$\(")
+_TYPOGRAPHIC: Final = re.compile("[\u2018-\u201f\u00ab\u00bb]")
+_INVISIBLE: Final = re.compile("[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
+
+
+def _copied(document: Any, path: str) -> str:
+    """The correction of a wrong value that was copied from a template or from formatted text."""
+    value = document
+    for name, inner in _STEP.findall(path):
+        step = inner or name
+        if isinstance(value, list | tuple) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return ""
+    if not isinstance(value, str):
+        return ""
+    head = value[:_MAX_COPIED]
+    if _TEMPLATE.search(head):
+        return "; it has a template expression: render the template first, and use the result"
+    if _TYPOGRAPHIC.search(head):
+        return "; replace the typographic quotes by plain ones"
+    found = _INVISIBLE.search(head)
+    return f"; it has the invisible character U+{ord(found[0]):04X}: remove it" if found else ""
 
 
 def _understood(document: Mapping[Any, Any]) -> dict[Any, Any]:

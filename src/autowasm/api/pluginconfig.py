@@ -43,7 +43,8 @@ def check(filter_: Filter, *, is_staged: bool = False) -> None:
         _Walk().check(config, ())
         config_size = _stored_size(as_text(config))
     elif config is not UNSET:
-        raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
+        hint = "remove the field" if config is None else "write other JSON as a string"
+        raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}; {hint}")
     patches = copies(filter_) * (2 if is_staged else 1)
     copied = _copied(filter_, is_staged=is_staged)
     if len(filter_.env) * patches > _MAX_VARIABLES:

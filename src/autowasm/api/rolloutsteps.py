@@ -6,6 +6,7 @@ never exceeds the number of Pods unless there is none.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from autowasm.errors import SpecError
@@ -14,39 +15,59 @@ PATH: Final = "spec.rollout.steps"
 MAX_STEPS: Final = 20
 MAX_COUNT: Final = 1_000_000
 _PERCENTAGE: Final = re.compile(r"([1-9][0-9]?|100)%\Z")
+_COUNT: Final = re.compile(r"[1-9][0-9]?\Z")
 
 Step = int | str
 
 
 def check(steps: tuple[Step, ...]) -> None:
-    """Raises SpecError for the first step that is not a count or a percentage, or adds no Pod for any number of Pods."""
+    """Raises SpecError for the first of `wrong`."""
+    for error in wrong(steps):
+        raise error
+
+
+def wrong(steps: tuple[Step, ...]) -> Iterator[SpecError]:
+    """The steps that are not a count or a percentage, or add no Pod for any number of Pods."""
     if not steps:
-        raise SpecError(PATH, "list at least one step, or omit the field to use 1, 10%, 50%")
+        yield SpecError(PATH, "list at least one step, or omit the field to use 1, 10%, 50%")
     if len(steps) > MAX_STEPS:
-        raise SpecError(PATH, f"more than {MAX_STEPS} steps")
+        yield SpecError(PATH, f"more than {MAX_STEPS} steps: {len(steps)}; remove some")
+        return
     count = percentage = 0
     for index, step in enumerate(steps):
         at = f"{PATH}[{index}]"
-        if isinstance(step, int):
-            if not 1 <= step <= MAX_COUNT:
-                raise SpecError(at, f"a count must be from 1 to {MAX_COUNT}, not {step}")
-            if step <= count:
-                raise SpecError(at, _not_more(step, "count"))
-            # There are at least `step` Pods where the step is not all of them.
-            if percentage and size(f"{percentage}%", step) >= step:
-                raise SpecError(at, _not_more(step, "percentage"))
+        if percentage == 100:
+            yield SpecError(at, "follows 100%, so it adds no Pod; remove it")
+            return
+        problem = _problem(step, count, percentage)
+        if problem:
+            yield SpecError(at, problem)
+        elif isinstance(step, int):
             count = step
         else:
-            found = _PERCENTAGE.match(step)
-            if found is None:
-                raise SpecError(
-                    at, f"must be a count, or a percentage from 1% to 100%, not {step[:20]!r}"
-                )
-            if int(found[1]) <= percentage:
-                raise SpecError(at, _not_more(step, "percentage"))
-            percentage = int(found[1])
-        if percentage == 100 and index + 1 < len(steps):
-            raise SpecError(f"{PATH}[{index + 1}]", "follows 100%, so it adds no Pod")
+            percentage = int(step[:-1])
+
+
+def _problem(step: Step, count: int, percentage: int) -> str:
+    """Why a step cannot follow those with `count` and `percentage`; empty if it can."""
+    if isinstance(step, int):
+        if not 1 <= step <= MAX_COUNT:
+            return f"a count must be from 1 to {MAX_COUNT}, not {str(step)[:40]}"
+        if step <= count:
+            return _not_more(step, "count")
+        # There are at least `step` Pods where the step is not all of them.
+        is_less = percentage and size(f"{percentage}%", step) >= step
+        return _not_more(step, "percentage") if is_less else ""
+    found = _PERCENTAGE.match(step)
+    if found is None:
+        meant = step.replace(" ", "")
+        if _COUNT.match(meant):
+            return (
+                f"{step[:20]!r} is a string; write {meant} for Pods, or {meant}% for a percentage"
+            )
+        written = f"; write {meant}" if _PERCENTAGE.match(meant) else ""
+        return f"must be a count, or a whole percentage from 1% to 100%, not {step[:20]!r}{written}"
+    return _not_more(step, "percentage") if int(found[1]) <= percentage else ""
 
 
 def _not_more(step: Step, kind: str) -> str:

@@ -8,13 +8,28 @@ from typing import Final
 from autowasm.manifests.mistakes import Vocabulary
 
 _FILTER: Final = "spec.filter"
+IMAGE: Final = f"{_FILTER}.source.registry.image"
+OBJECT_URL: Final = f"{_FILTER}.source.object.url"
 _IMAGE: Final = "an image reference such as registry.example/team/filter:v1"
 _URL: Final = "an http or https URL"
 _LABELS: Final = (
     "a mapping of labels such as app: details; {} selects every workload of the namespace"
 )
 _SELECTOR: Final = "a mapping with matchLabels"
+_STEPS: Final = 'a list of steps such as [1, "10%", "50%"]'
+_DURATION: Final = "a duration with its unit, such as 5m"
+_IN_STEPS: Final = "use spec.rollout, which has steps"
 _PRIORITY: Final = "use spec.filter.position and spec.filter.priority for the order of filters"
+
+
+def _meant_by(path: str, value: object) -> str:
+    """The field that a value is for: `url` of a WasmPlugin is an image, unless it is an http URL."""
+    if path != OBJECT_URL or not isinstance(value, str):
+        return path
+    scheme, has_scheme, _ = value.partition("://")
+    is_image = scheme in {"oci", "docker"} if has_scheme else not value.startswith((".", "/"))
+    return IMAGE if is_image and value else path
+
 
 AUTOWASM: Final = Vocabulary(
     expected={
@@ -28,23 +43,29 @@ AUTOWASM: Final = Vocabulary(
         "spec.selector.matchLabels": _LABELS,
         "spec.selector.matchLabels[*]": 'a string; "" is an empty label value',
         "spec.secret": "the name of a Secret in the AutoWasm's namespace",
-        f"{_FILTER}.source": "a mapping with registry or object",
+        f"{_FILTER}.source": "a mapping with registry (and its image) or object (and its url)",
         f"{_FILTER}.source.registry": "a mapping with image",
         f"{_FILTER}.source.registry.image": _IMAGE,
         f"{_FILTER}.source.object": "a mapping with url",
         f"{_FILTER}.source.object.url": _URL,
         f"{_FILTER}.applyPorts": "a list of ports such as [9080]",
-        f"{_FILTER}.applyPorts[]": "a port from 1 to 65535",
+        f"{_FILTER}.applyPorts[]": "the number of a port, from 1 to 65535",
         f"{_FILTER}.rootID": "a string, the root id of the module",
         f"{_FILTER}.vmID": "a string, the id of the Wasm VM",
-        f"{_FILTER}.sha256": "the sha256 of the module, 64 lower-case hexadecimal digits",
+        f"{_FILTER}.sha256": "the sha256 of the module, 64 lower-case hexadecimal digits in quotes",
         f"{_FILTER}.env": "a list such as [{name: LEVEL, value: debug}]",
         f"{_FILTER}.env[]": "a mapping with name and value",
         f"{_FILTER}.env[].name": "the name of the variable",
         f"{_FILTER}.env[].value": "a string",
         f"{_FILTER}.allowOnHeadersStopIteration": "true or false",
         f"{_FILTER}.priority": "a whole number, lower ones run first",
-        f"{_FILTER}.refreshInterval": "a duration such as 5m",
+        f"{_FILTER}.refreshInterval": _DURATION,
+        "spec.rollout": "a mapping with steps, or {} for the default steps",
+        "spec.rollout.steps": _STEPS,
+        "spec.rollout.steps[]": 'a whole number of Pods such as 1, or a percentage such as "10%"',
+        "spec.rollout.pause": "a duration with its unit, such as 30s",
+        "spec.rollout.deadline": "a duration with its unit, such as 10m",
+        "spec.rollout.maxFailureRatio": "a number from 0 to 1, such as 0.01 for 1%",
     },
     meant={
         "spec.image": f"{_FILTER}.source.registry.image",
@@ -76,6 +97,7 @@ AUTOWASM: Final = Vocabulary(
         "spec.selector.labels": "spec.selector.matchLabels",
         "spec.selector.*": "spec.selector.matchLabels",
     },
+    meant_by=_meant_by,
     formats=frozenset(
         {
             "apiVersion",
@@ -97,6 +119,11 @@ AUTOWASM: Final = Vocabulary(
         "spec.filter.targetRefs": "select Pods with spec.selector.matchLabels",
         "spec.imagePullSecrets": "use spec.secret, the name of one Secret",
         "spec.filter.imagePullSecrets": "use spec.secret, the name of one Secret",
+        "spec.strategy": _IN_STEPS,
+        "spec.updateStrategy": _IN_STEPS,
+        "spec.replicas": "the Pods are those that spec.selector selects",
+        "spec.template": "an AutoWasm has no Pods of its own; spec.selector selects running ones",
+        "spec.configPatches": "wasmer writes the EnvoyFilter from spec.filter",
         "spec.phase": _PRIORITY,
         "spec.filter.phase": _PRIORITY,
         "spec.match": "use spec.filter.context and spec.filter.applyPorts",

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm, Rollout
+from autowasm.api.vocabulary import AUTOWASM
 from autowasm.controller import rolloutpolicy
 from autowasm.controller.rolloutpolicy import MinimumRollout
 from autowasm.errors import AddressBlocked, SpecError, UsageError
@@ -41,7 +42,7 @@ from autowasm.reasons import Reason
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.credentials import normalize_host
 from autowasm.settings import Cluster, Outgoing, PreflightMode, Settings
-from autowasm.text import shown
+from autowasm.text import shown, without_secrets
 
 
 def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
@@ -99,11 +100,28 @@ _SCHEMA: Final = Schema(
             "namespaces[*].registries[]": "a string, HOST[:PORT][/PREFIX]",
             "namespaces[*].objects": "a list such as [objects.example]; [] allows none",
             "namespaces[*].objects[]": "a string, HOST[:PORT]",
+            **{
+                path.replace("spec.", "namespaces[*].", 1): words
+                for path, words in AUTOWASM.expected.items()
+                if path.startswith("spec.rollout")
+            },
+            "namespaces[*].minimumRollout.firstStep": AUTOWASM.expected["spec.rollout.steps[]"],
+            "namespaces[*].minimumRollout.pause": AUTOWASM.expected["spec.rollout.pause"],
+            "namespaces[*].minimumRollout.maxFailureRatio": AUTOWASM.expected[
+                "spec.rollout.maxFailureRatio"
+            ],
         },
         meant={
             "namespaces[*].images": "namespaces[*].registries",
             "namespaces[*].urls": "namespaces[*].objects",
         },
+        formats=frozenset(
+            {
+                "namespaces[*].rollout.pause",
+                "namespaces[*].rollout.deadline",
+                "namespaces[*].minimumRollout.pause",
+            }
+        ),
     ),
 )
 
@@ -118,7 +136,13 @@ class SourcePolicy:
     def parse(cls, data: bytes) -> Self:
         """Parse YAML or JSON. Raises UsageError that names all mistakes."""
         try:
-            nodes.check_keys(data.decode())
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            problem = f"line {line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+            raise UsageError(f"--policy-file: {problem}") from None
+        try:
+            nodes.check_keys(text)
             document = msgspec.yaml.decode(data)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise UsageError(f"--policy-file: {error}") from error
@@ -188,10 +212,11 @@ class SourcePolicy:
 def _entry_problem(entry: str, *, may_have_path: bool) -> str:
     """Why an entry of a list is not valid; empty if it is."""
     form = "HOST[:PORT][/PREFIX]" if may_have_path else "HOST[:PORT]"
-    if not entry or any(c.isspace() or c in "@?#" for c in entry):
-        return f"{shown(entry)!r} is not {form}"
+    name = shown(without_secrets(entry))
     if "://" in entry:
-        return f"{shown(entry)!r} is not {form}; remove the scheme"
+        return f"{name!r} is not {form}; remove the scheme"
+    if not entry or any(c.isspace() or c in "@?#" for c in entry):
+        return f"{name.rpartition('@')[2]!r} is not {form}"
     _, port = split_port(entry.partition("/")[0])
     if port and not 1 <= int(port[:9]) <= 65535:
         return f"the port of {shown(entry)!r} must be from 1 to 65535"

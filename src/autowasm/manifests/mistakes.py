@@ -8,16 +8,16 @@ text holds the content of a list or a mapping, or the query or the user of a URL
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import GenericAlias
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 from msgspec import inspect
 
-from autowasm.text import listed, shown
+from autowasm.text import listed, shown, without_secrets
 
 MAX_MISTAKES: Final = 20
 """Of one value. The author corrects these first."""
@@ -31,7 +31,9 @@ _MIN_PART: Final = 4
 """Letters of a part of a name that stands for the name."""
 _MAX_SHOWN: Final = 80
 _NUMBER: Final = re.compile(r"\s*[-+]?\d{1,18}\s*\Z")
-_SECRET_PARTS: Final = re.compile(r"(?<=//)[^/@\s]*@|[?#].*", re.DOTALL)
+_NUMBERS_LISTED: Final = re.compile(r"\s*\d{1,18}(\s*,\s*\d{1,18}){0,20}\s*\Z")
+_LABELS: Final = re.compile(r"[\w./-]+=[\w.-]*(,[\w./-]+=[\w.-]*){0,5}\Z", re.ASCII)
+"""As `kubectl get -l` takes them."""
 _PLACEHOLDER: Final = "placeholder"
 
 
@@ -53,6 +55,8 @@ class Vocabulary:
     """The value of a field, for the end of a sentence that begins with `use`."""
     meant: Mapping[str, str] = field(default_factory=dict)
     """The path of an unknown field, and the path of the field of the schema that it stands for. `*` is any name."""
+    meant_by: Callable[[str, object], str] | None = None
+    """From the path of `meant` and the value to the path of the field that the value is for."""
     unsupported: Mapping[str, str] = field(default_factory=dict)
     """The path of a valid field of another API, and the alternative. A path without a parent stands for every parent."""
     formats: frozenset[str] = frozenset()
@@ -280,6 +284,8 @@ class _Search:
                 meant = _join(place, sibling)
             elif exact:
                 meant = exact[0]
+        if meant and words.meant_by and meant.rpartition(".")[0] != place:
+            meant = words.meant_by(meant, value[name])
         if meant is None and below is not None and isinstance(value[name], str):
             self.written[below] = path
             self.report(where, f"is at the wrong level; write it under {below}", is_about_name=True)
@@ -348,19 +354,29 @@ class _Search:
             and isinstance(value, bool | int | float)
             and place not in self._vocabulary.formats
         ):
-            action = "put it in quotes"
+            action = f"put it in quotes{_IN_YAML.get(value, '') if isinstance(value, bool) else ''}"
         elif (
             action.startswith("use the name")
             and isinstance(value, dict)
             and isinstance(value.get("name"), str)
         ):
             action = f"use the name itself: {_quoted(value['name'])}"
+        elif isinstance(kind, _NUMBERS) and len(kinds) == 1 and isinstance(value, dict):
+            one = next(iter(value.values()), None) if len(value) == 1 else None
+            is_number = isinstance(one, int) and not isinstance(one, bool)
+            action = f"use the number itself: {shown(str(one), most=20)}" if is_number else action
+        elif isinstance(kind, inspect.IntType) and isinstance(value, float) and value.is_integer():
+            action = f"it is too large; {action}"
+        elif isinstance(value, str) and "=" in value and _is_of_variables(kind):
+            name = value.partition("=")[0]  # the value may be a password
+            return f'"{shown(name, most=_MAX_SHOWN)}=…" is a string; write it as {{name: {shown(name, most=_MAX_SHOWN)}, value: …}}'
         elif isinstance(value, str):
             action = _unquoted(value, kind) or action
         elif isinstance(kind, inspect.VarTupleType) and isinstance(kind.item_type, _NUMBERS):
             action = f"use a list: [{value}]" if isinstance(value, int) else action
         elif isinstance(kind, inspect.StructType | inspect.DictType) and _is_one_mapping(value):
-            action += "; remove the dash before it"
+            dashes = "dash" if len(value) == 1 else "dashes"
+            action = f"remove the {dashes}, and {action}"
         return f"{_described(value)}; {action}"
 
     def _expected(self, kinds: Sequence[inspect.Type], place: str) -> str:
@@ -391,7 +407,9 @@ class _Search:
             steps = path.removeprefix(self._schema.root).removeprefix(".").split(".")
             target = corrected
             for step in steps[:-1]:
-                target = target.setdefault(step, {}) if isinstance(target, dict) else None
+                if isinstance(target, dict) and target.get(step) is None:
+                    target[step] = {}
+                target = target[step] if isinstance(target, dict) else None
             if isinstance(target, dict):
                 target[steps[-1]] = value
         return corrected
@@ -463,7 +481,16 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _is_one_mapping(value: object) -> bool:
+def _is_of_variables(kind: inspect.Type) -> bool:
+    """Whether it is a Struct with a name and a value, or a list of them."""
+    item = kind.item_type if isinstance(kind, inspect.VarTupleType) else kind
+    return isinstance(item, inspect.StructType) and {each.encode_name for each in item.fields} == {
+        "name",
+        "value",
+    }
+
+
+def _is_one_mapping(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
@@ -489,7 +516,7 @@ def _described(value: object, *, bare: bool = False) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(shown(_SECRET_PARTS.sub("…", text), most=_MAX_SHOWN), ensure_ascii=False)
+    return json.dumps(shown(without_secrets(text), most=_MAX_SHOWN), ensure_ascii=False)
 
 
 def _unquoted(value: str, kind: inspect.Type) -> str:
@@ -501,8 +528,15 @@ def _unquoted(value: str, kind: inspect.Type) -> str:
     if isinstance(kind, inspect.VarTupleType):
         if isinstance(kind.item_type, inspect.StrType):
             return f"use a list: [{_quoted(value)}]"
-        if isinstance(kind.item_type, _NUMBERS) and _NUMBER.match(value):
+        if isinstance(kind.item_type, _NUMBERS) and _NUMBERS_LISTED.match(value):
             return f"use a list of numbers: [{value.strip()}]"
+    if _LABELS.match(value):
+        labels = f"{{{', '.join(each.replace('=', ': ', 1) for each in value.split(','))}}}"
+        if isinstance(kind, inspect.DictType):
+            return f"use a mapping: {labels}"
+        fields = kind.fields if isinstance(kind, inspect.StructType) else ()
+        if len(fields) == 1 and isinstance(fields[0].type, inspect.DictType):
+            return f"write it as {fields[0].encode_name}: {labels}"
     if isinstance(kind, inspect.StructType):
         required = [each.encode_name for each in kind.fields if each.required]
         if len(required) == 1 and isinstance(kind.fields[0].type, inspect.StrType):
@@ -510,6 +544,7 @@ def _unquoted(value: str, kind: inspect.Type) -> str:
     return ""
 
 
+_IN_YAML: Final = {True: "; yes and on are true in YAML", False: "; no and off are false in YAML"}
 _OR_REMOVE: Final = ", or remove the field"
 
 
@@ -520,14 +555,14 @@ def _no_choice(value: object, kind: inspect.EnumType, *, optional: bool) -> str:
         close = similar(value, names)
         return f"{allowed}, not {_cut(value)!r}" + (f"; did you mean {close}?" if close else "")
     if value is None:
-        return f"{allowed}, not null{_OR_REMOVE if optional else ''}"
+        return f"is null; use one of {', '.join(names)}{_OR_REMOVE if optional else ''}"
     if value is False and "off" in names:
         return f'{allowed}, not false; write "off" in quotes, it is false in YAML otherwise'
     return f"{allowed}, not {_described(value, bare=True) or _described(value).removeprefix('is ')}"
 
 
 def _cut(text: str) -> str:
-    return shown(_SECRET_PARTS.sub("…", text), most=_MAX_SHOWN)
+    return shown(without_secrets(text), most=_MAX_SHOWN)
 
 
 def _name_of(kind: inspect.Type) -> str:

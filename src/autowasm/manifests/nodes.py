@@ -22,7 +22,26 @@ except ImportError as error:  # pragma: no cover  # PyYAML built from source wit
 
 MAX_NESTING: Final = 100
 """Levels. Copying and writing recurse, and Python's recursion limit allows about 300; EnvoyFilters have about 15."""
+_TEMPLATE: Final = re.compile(r"\{\{|\{%")
+_INVISIBLE: Final = re.compile("[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
+"""Spaces of other kinds, which copied text has. YAML takes them for letters."""
+_INVISIBLE_INDENT: Final = re.compile(f"^ *({_INVISIBLE.pattern})", re.MULTILINE)
+_HINTS: Final = (
+    ("could not find expected ':'", "a key needs a colon and a space, and an item of a list a dash and a space"),
+    ("mapping values are not allowed", "put a value that has a colon and a space in quotes; or the line before lacks a colon, or the indentation is wrong"),
+    ("did not find expected key", "the indentation differs from that of the lines above, or the line is not KEY: VALUE"),
+    ("did not find expected '-'", "the indentation differs from that of the items above, or the line has no dash"),
+    ("did not find expected ',' or", "separate items with commas, close the bracket, and begin a comment with #"),
+    ("did not find expected node content", "a value is missing, or there is a comma or a bracket too many"),
+    ("did not find expected alphabetic", "put a text that begins with * or & in quotes"),
+    ("unexpected end of stream", "the quote that begins here is not closed"),
+    ("cannot start any token", "put a value that begins with @, ` or % in quotes"),
+    ("found unknown escape character", "use single quotes, or write two backslashes"),
+)  # fmt: skip
+"""The words of libyaml, and the mistakes that usually cause them."""
 _TAG_AT_END: Final = re.compile(r"![^\s\[\]{},]*\Z")
+NO_KEY: Final = "a key must be text, a number or a boolean"
+TEMPLATE: Final = "; if this is a template expression {{ }}, render the template first"
 TOO_DEEP: Final = f"nested deeper than {MAX_NESTING} levels"
 
 
@@ -118,7 +137,7 @@ def dashes(text: str, root: Node) -> list[int]:
 
 
 def check_keys(text: str) -> None:
-    """Raises Unreadable for a duplicate key in a mapping. YAML readers silently use the last one."""
+    """Raises Unreadable for a key that is no text, and for a duplicate key: YAML readers silently use the last one."""
     root, _ = first_document(text)
     left = [root] if root is not None else []
     while left:
@@ -129,6 +148,8 @@ def check_keys(text: str) -> None:
             seen: set[str] = set()
             for key, value in node.pairs:
                 left.append(value)
+                if isinstance(key, Mapping | Sequence):
+                    raise Unreadable(f"{at(key.start)}{NO_KEY}{TEMPLATE if key.flow else ''}")
                 if isinstance(key, Scalar) and key.value in seen:
                     raise Unreadable(f"{at(key.start)}duplicate key; remove one")
                 if isinstance(key, Scalar):
@@ -208,7 +229,9 @@ def _node(event: Any, anchors: dict[str, Node], first_line: int) -> Node:
         return Mapping(start, end, event.tag, bool(event.flow_style), event)
     target = anchors.get(event.anchor)
     if target is None:
-        raise Unreadable(f"{at(start, first_line)}no anchor of this name before the alias")
+        raise Unreadable(
+            f"{at(start, first_line)}no anchor of this name before the alias; put a text that begins with * in quotes"
+        )
     return Alias(start, end, target)
 
 
@@ -228,10 +251,30 @@ def _sentence(error: yaml.YAMLError, text: str, first_line: int) -> str:
         mark: Any = error.problem_mark or error.context_mark
         if mark is None:
             return problem
-        found = text.removeprefix("\ufeff")[mark.index : mark.index + 1]
+        text = text.removeprefix("\ufeff")
+        found = text[mark.index : mark.index + 1]
         if "cannot start any token" in problem and found == "\t":
             problem = "a tab cannot indent a line or start a value; use spaces"
+        else:
+            if "while scanning a" in (error.context or ""):  # a quoted text, or a key
+                mark = error.context_mark or mark
+            hint = _hint(problem, text, mark.line, first_line)
+            problem += f"; {hint}" if hint else ""
         return f"{at(_place(mark), first_line)}{problem}"
     position = getattr(error, "position", 0)
     lines = text.encode("utf-8", "surrogatepass")[:position].count(b"\n")
     return f"line {lines + first_line}: control characters are not allowed"
+
+
+def _hint(problem: str, text: str, line: int, first_line: int) -> str:
+    """The likely cause of a problem in `line`, from 0."""
+    near = text.split("\n")[max(line - 1, 0) : line + 1]
+    if any(_TEMPLATE.search(each) for each in near):
+        return "the file is a template: render it first, and use the result"
+    for each in reversed(near):
+        if found := _INVISIBLE.search(each):
+            return f"replace the invisible character U+{ord(found[0]):04X} by a space"
+    if found := _INVISIBLE_INDENT.search(text):
+        number = text.count("\n", 0, found.start(1)) + first_line
+        return f"replace the invisible character U+{ord(found[1]):04X} in line {number} by a space"
+    return next((hint for words, hint in _HINTS if words in problem), "")

@@ -16,6 +16,8 @@ from typing import Any, Final
 from autowasm.manifests import resolve
 from autowasm.manifests.nodes import (
     MAX_NESTING,
+    NO_KEY,
+    TEMPLATE,
     TOO_DEEP,
     Alias,
     Mapping,
@@ -66,7 +68,9 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise Unreadable(f"line {line}: byte {error.start} is not UTF-8") from None
+        raise Unreadable(
+            f"line {line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
     found = Manifests()
     for number, (line, document) in enumerate(_documents(text, file_bytes, found.remarks), 1):
         if number > _MAX_DOCUMENTS:
@@ -100,7 +104,7 @@ def _objects(document: Any, where: str) -> Iterator[Manifest]:
         raise Unreadable(f"{where} is not an object")
     kind = document.get("kind")
     if not isinstance(kind, str) or not kind:
-        raise Unreadable(f"{where}: kind is missing")
+        raise Unreadable(f"{where}: kind is missing; a manifest has apiVersion and kind")
     if "items" not in document:
         yield Manifest(document, where)
         return
@@ -237,8 +241,10 @@ class _Constructor:
                     key_node.start, f"duplicate key {shown(key)}, with and without quotes"
                 )
             if key in own:
+                is_next_object = depth == 0 and key in {"apiVersion", "kind"}
                 self._remarks.append(
                     f"{at(key_node.start, self._first_line)}duplicate key {shown(key)}; the last value is used"
+                    + ("; separate objects with a line ---" if is_next_object else "")
                 )
             own.add(key)
             result[key] = self.value(value_node, depth + 1)
@@ -265,7 +271,9 @@ class _Constructor:
     def _key(self, node: Node) -> tuple[str, type]:
         target = _behind(node)
         if not isinstance(target, Scalar):
-            raise self._wrong(node.start, "a key must be text, a number or a boolean")
+            is_flow = isinstance(target, Mapping | Sequence) and target.flow
+            problem = NO_KEY + (TEMPLATE if is_flow else "")
+            raise self._wrong(node.start, problem)
         self._spend(len(target.value), node.start)
         try:
             return resolve.resolve_key(target.tag, target.value, plain=target.plain)

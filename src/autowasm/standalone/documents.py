@@ -103,22 +103,24 @@ def file_bytes(limits: Limits) -> int:
 
 
 def _take(document: dict[str, Any], where: str, parsed: Parsed) -> None:
-    kind, version = document["kind"], str(document.get("apiVersion"))
+    kind, version = document["kind"], str(document.get("apiVersion", ""))
     if kind == "Secret" and version == "v1":
         _take_secret(document, where, parsed)
     elif kind == KIND and version == API_VERSION:
         key = _key(document, where, parsed)
         if key is not None:
             parsed.autowasms.append((key, document))
-    elif version.partition("/")[0] == GROUP:
+    elif version.partition("/")[0] == GROUP or kind.lower() == KIND.lower():
+        found = f"of {shown(version)}" if version else "without apiVersion"
         parsed.incomplete(
-            f"{where}: this version supports {KIND} of {API_VERSION}, "
-            f"not {shown(kind)} of {shown(version)}"
+            f"{where}: this version supports {KIND} of {API_VERSION}, not {shown(kind)} {found}"
+        )
+    elif version:
+        parsed.problems.append(
+            f"{where}: kind {shown(kind)} ({shown(version)}) is not supported by wasmer"
         )
     else:
-        understood = "apiVersion" in document
-        report = parsed.problems.append if understood else parsed.incomplete
-        report(f"{where}: kind {shown(kind)} ({shown(version)}) is not supported by wasmer")
+        parsed.incomplete(f"{where}: apiVersion is missing, and kind is {shown(kind)}")
 
 
 def _key(document: dict[str, Any], where: str, parsed: Parsed) -> ObjectKey | None:
@@ -127,15 +129,18 @@ def _key(document: dict[str, Any], where: str, parsed: Parsed) -> ObjectKey | No
         parsed.incomplete(f"{where}: metadata.name is missing")
         return None
     name, namespace = metadata["name"], metadata.get("namespace") or DEFAULT_NAMESPACE
+    wrong = len(parsed.problems)
     if not isinstance(name, str) or not _NAME.match(name):
         parsed.incomplete(
             f"{where}: metadata.name must be a DNS name in lower case, not {shown(name)}"
         )
-    elif not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
+    if not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
         parsed.incomplete(
             f"{where}: metadata.namespace must be a DNS label in lower case, not {shown(namespace)}"
         )
-    elif len(namespace) + len(name) > _MAX_KEY_LENGTH:
+    if len(parsed.problems) > wrong:
+        return None
+    if len(namespace) + len(name) > _MAX_KEY_LENGTH:
         parsed.incomplete(
             f"{where}: metadata.name and namespace together are longer than {_MAX_KEY_LENGTH} characters: "
             "the name of their file would be too long"

@@ -46,7 +46,8 @@ def read(content: bytes, kind: msgspec.json.Decoder[_T], *, name: str) -> _T:
         value = reader.read_value(content, file_bytes=MAX_BYTES)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UsageError(f"{name}: line {line}: byte {error.start} is not UTF-8") from None
+        problem = f"byte {error.start} is not UTF-8; save the file as UTF-8"
+        raise UsageError(f"{name}: line {line}: {problem}") from None
     except Unreadable as error:
         raise UsageError(f"{name}: {error}") from None
     try:

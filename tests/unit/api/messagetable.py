@@ -177,6 +177,7 @@ def rows() -> Iterator[Row]:
         yield _with("spec.selector.matchLabels", "out of range", {key: "x"})
     yield from _contradictory()
     yield from _of_other_tools()
+    yield from _copied()
     yield from _several()
 
 
@@ -287,6 +288,53 @@ def _of_other_tools() -> Iterator[Row]:
         parent = _at(document, above)
         parent[name] = "a"
         yield Row(place, "of other tools", {name: "a"}, document)
+
+
+def _copied() -> Iterator[Row]:
+    """Values as other tools, templates and formatted texts have them."""
+    for path, value in (
+        ("spec", [{"filter": {}}, {"selector": {}}]),
+        (f"{_FILTER}.source.registry", None),
+        (f"{_FILTER}.source.registry.image", "{{ .Values.image }}"),
+        (f"{_FILTER}.source.registry.image", "a.io/b:${TAG}"),
+        (f"{_FILTER}.source.registry.image", "\u201ca.io/b:v1\u201d"),
+        (f"{_FILTER}.source.registry.image", "https://me:word@a.io/b.wasm?signature=word"),
+        (f"{_FILTER}.source.registry.image", "a.io/b.wasm?signature=word"),
+        (f"{_FILTER}.source.registry.image", "me:word@a.io/b:v1"),
+        (f"{_OBJECT}.url", "oci://a.io/b:v1"),
+        (f"{_OBJECT}.url", "./b.wasm"),
+        (f"{_FILTER}.applyPorts", "9080,9081"),
+        (f"{_FILTER}.applyPorts", "{{ .Values.ports }}"),
+        (f"{_FILTER}.applyPorts[]", "9080-9090"),
+        (f"{_FILTER}.applyPorts[]", {"number": 9080}),
+        (f"{_FILTER}.applyPorts[]", {"number": 9080, "protocol": "TCP"}),
+        (f"{_FILTER}.sha256", "sha256:ABC"),
+        (f"{_FILTER}.env", {"TOKEN": "word"}),
+        (f"{_FILTER}.env", "TOKEN=word"),
+        (f"{_FILTER}.env[]", "TOKEN=word"),
+        (f"{_FILTER}.env[].name", "TOKEN=word"),
+        (f"{_FILTER}.failStrategy", "FAIL_OPEN\u00a0"),
+        (f"{_FILTER}.priority", 1e23),
+        (f"{_FILTER}.refreshInterval", "1min"),
+        ("spec.selector", "app=details,version=v1"),
+        ("spec.selector.matchLabels", "app=details"),
+        ("spec.selector.matchLabels", [{"app": "details"}, {"version": "v1"}]),
+        ("spec.secret", "word_1"),
+        ("spec.secret", "-pull"),
+        ("spec.rollout", {"steps": ["50 %", 0.5, "150%"], "pause": "5 minutes", "deadline": 600}),
+        ("spec.rollout", {"maxFailureRatio": "1%", "onUnknown": "ignore"}),
+        ("spec.rollout.steps", ["50%", "10%", "100%", 1]),
+        ("spec.rollout.steps", [{"setWeight": 20}, {"pause": {"duration": "10m"}}]),
+    ):
+        yield _with(path, "copied", value)
+    for url in ("oci://a.io/b:v1", "a.io/b:v1", "https://a.io/b.wasm", "./b.wasm"):
+        document = copy.deepcopy(FULL)
+        del document["spec"]["filter"]["source"]
+        document["spec"]["url"] = url
+        yield Row("spec.url", "copied", {"url": url}, document)
+    document = copy.deepcopy(FULL)
+    document["spec"]["filter"]["source"] = written = {"registry": None, "image": "a.io/b:v1"}
+    yield Row(f"{_FILTER}.source", "copied", written, document)
 
 
 def _several() -> Iterator[Row]:

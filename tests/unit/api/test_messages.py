@@ -79,6 +79,23 @@ def test_no_message_has_the_query_or_the_user_of_a_url() -> None:
         assert "secret" not in str(caught.value)
 
 
+def test_no_message_has_a_password_that_was_written_into_the_spec() -> None:
+    for fields in (
+        {"env": ["TOKEN=word"]},
+        {"env": "TOKEN=word"},
+        {"env": {"TOKEN": "word"}},
+        {"env": [{"name": "TOKEN=word"}]},
+        {"source": {"registry": {"image": "https://me:word@a.io/b"}}},
+        {"source": {"registry": {"image": "me:word@a.io/b"}}},
+        {"source": {"registry": {"image": "a.io/b?key=word"}}},
+    ):
+        told = messagetable.messages(document(**fields))
+        assert told
+        assert not any("word" in each.replace("password", "") for each in told), told
+    spec = {**document()["spec"], "secret": "me:word"}
+    assert "word" not in "".join(messagetable.messages(document(spec=spec)))
+
+
 def test_a_misplaced_value_is_checked_where_it_is() -> None:
     with pytest.raises(SpecError) as caught:
         parsing.parse(document(spec={"applyPorts": [0]}))

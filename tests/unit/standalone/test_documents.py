@@ -48,6 +48,15 @@ def test_object_twice_in_a_file_is_kept_twice() -> None:
     assert len(parsed.autowasms) == 2
 
 
+def test_a_wrong_name_and_a_wrong_namespace_are_told_at_once() -> None:
+    parsed = parse(f"{HEAD}metadata: {{name: A, namespace: B}}\n")
+    assert parsed.broken
+    assert parsed.problems == [
+        "document 1 (line 1): metadata.name must be a DNS name in lower case, not 'A'",
+        "document 1 (line 1): metadata.namespace must be a DNS label in lower case, not 'B'",
+    ]
+
+
 def test_other_kinds_are_named_and_break_nothing() -> None:
     parsed = parse(f"apiVersion: apps/v1\nkind: Deployment\n---\n{autowasm('one')}")
     assert len(parsed.autowasms) == 1
@@ -62,7 +71,10 @@ def test_other_kinds_are_named_and_break_nothing() -> None:
     [
         ("just text\n", "document 1 (line 1) is not an object"),
         ("---\n\n- a\n- b\n", "document 1 (line 3) is not an object"),
-        ("a: 1\n", "document 1 (line 1): kind is missing"),
+        ("a: 1\n", "document 1 (line 1): kind is missing; a manifest has apiVersion and kind"),
+        ("kind: AutoWasm\nmetadata: {name: a}\n", "not 'AutoWasm' without apiVersion"),
+        ("apiVersion: v1alpha1\nkind: AutoWasm\nmetadata: {name: a}\n", "of wasm.tcm.io/v1alpha1, not 'AutoWasm' of 'v1alpha1'"),
+        ("kind: Deployment\n", "apiVersion is missing, and kind is 'Deployment'"),
         ("apiVersion: wasm.tcm.io/v1\nkind: AutoWasm\nmetadata: {name: a}\n", "v1alpha1"),
         ("apiVersion: wasm.tcm.io/v1alpha1\nkind: AutoWasn\nmetadata: {name: a}\n", "AutoWasn"),
         (HEAD, "metadata.name is missing"),

@@ -38,7 +38,6 @@ def valid(facts: Facts) -> Iterator[Finding]:
                 "InvalidSpec",
                 facts.name,
                 part.problem,
-                "correct the field",
                 field=part.field,
             )
     else:
