@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan, return the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `pushpull.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
+    arguments.file = _given_file(arguments)
     if is_stdin(arguments.file) and arguments.password_stdin:
         raise UsageError(
             f"-f {arguments.file} and --password-stdin: only one can be read from standard input"
@@ -98,6 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
         texts = [findings.plan_text(*one, width=width, colour=colour) for one in planned]
         print("\n\n".join(texts), flush=True)
     return max(exit_status(worst(found), arguments) for _, _, found in planned)
+
+
+def _given_file(arguments: argparse.Namespace) -> Path:
+    """The file or folder, with -f or without. Raises UsageError."""
+    given: list[Path] = [each for each in (arguments.file, arguments.path) if each is not None]
+    if len(given) > 1:
+        raise UsageError(f"-f {given[0]} and {given[1]}: give one file or folder")
+    if not given:
+        raise UsageError("no file is given: wasmc plan -f FILE|DIR")
+    return given[0]
 
 
 def _read(arguments: argparse.Namespace) -> list[PlannedObject]:

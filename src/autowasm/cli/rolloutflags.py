@@ -45,6 +45,7 @@ def add_rollout(commands: Any, add_cluster: AddFlags) -> None:
         help="follow and control the staged rollout of an AutoWasm",
         description="Follows and controls the staged rollout of an AutoWasm with spec.rollout.",
     )
+    rollout.elsewhere = {"undo": "`wasmc rollout abort NAME`"}
     verbs = rollout.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     status = verbs.add_parser(
         "status",

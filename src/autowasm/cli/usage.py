@@ -13,6 +13,10 @@ _SIMILAR: Final = 0.6
 _UNRECOGNIZED: Final = re.compile(r"unrecognized arguments: (?P<first>\S+)")
 
 
+_OF_OTHERS: Final = {"--format": "--json", "--output": "--json", "-o": "--json", "-e": "--env"}
+"""Flags of other tools, and the flag that does the same in commands that have it."""
+
+
 class UsageExit(SystemExit):
     """A usage error that was printed. `message`: its sentence."""
 
@@ -83,7 +87,12 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestion(self, message: str) -> str:
         if found := _UNRECOGNIZED.match(message):
-            meant = self._meant(found["first"])
+            word = found["first"]
+            used = self._of_command()._option_string_actions
+            if not word.startswith("-") and "-o" in used:
+                return f"; did you mean -o {word}?"
+            other = _OF_OTHERS.get(word.partition("=")[0], "")
+            meant = other if other in used else self._meant(word)
             return f"; did you mean {meant}?" if meant else ""
         if message.startswith("the following arguments are required"):
             for word in self._given:

@@ -77,9 +77,11 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
         "-f",
         "--file",
         type=Path,
-        required=True,
         metavar="FILE|DIR",
         help="YAML or JSON, parsed as by kubectl; -: standard input",
+    )
+    plan.add_argument(
+        "path", type=Path, nargs="?", metavar="FILE", help="the file or folder, without -f"
     )
     plan.add_argument("--offline", action="store_true", help="do not query a cluster")
     plan.add_argument(
@@ -169,14 +171,27 @@ the traceback of an error.
 _PROGRAM: Final = "wasmc"
 _PLUGIN: Final = "kubectl autowasm"
 _ELSEWHERE: Final = {
+    "build": "`wasmc push REF -f FILE` for a module that your toolchain built",
     "apply": "`kubectl apply -f FILE`; `wasmc plan -f FILE` shows first what it would change",
     "diff": "`wasmc plan -f FILE`",
     "describe": "`wasmc explain NAME`",
+    "blob": "`wasmc pull REF`",
+    "catalog": "`wasmc tags NAME` for one repository",
+    "config": "`wasmc inspect REF`",
+    "create": "`kubectl apply -f FILE`",
+    "edit": "`kubectl edit autowasm NAME`",
+    "exec": "`wasmc run REF|FILE`",
+    "export": "`wasmc pull REF -o FILE`",
     "get": "`kubectl get autowasm`",
     "images": "`wasmc tags NAME`",
+    "lint": "`wasmc inspect FILE` for a module, `wasmc plan --offline -f FILE` for an AutoWasm",
     "list": "`wasmc tags NAME`",
+    "logs": "`wasmc explain NAME` for the state of an AutoWasm, `kubectl logs` for the log of a sidecar",
     "ls": "`wasmc tags NAME`",
     "manifest": "`wasmc inspect REF`",
+    "ps": "`kubectl get autowasm`",
+    "repo": "`wasmc tags NAME`",
+    "save": "`wasmc pull REF -o FILE`",
     "show": "`wasmc inspect REF`",
     "tag": "`wasmc copy REF NAME:TAG`",
     "validate": "`wasmc inspect FILE` for a module, `wasmc plan --offline -f FILE` for an AutoWasm",

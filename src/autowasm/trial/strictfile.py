@@ -8,10 +8,12 @@ import re
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from autowasm.errors import UsageError
 from autowasm.manifests import conversion, nodes, reader
 from autowasm.manifests.conversion import Misfit
+from autowasm.manifests.mistakes import similar
 from autowasm.manifests.nodes import Alias, Mapping, Node, Scalar, Sequence, Unreadable
 
 _T = TypeVar("_T")
@@ -53,7 +55,7 @@ def read(content: bytes, kind: msgspec.json.Decoder[_T], *, name: str) -> _T:
     try:
         converted: _T = conversion.convert(value, kind)
     except Misfit as error:
-        raise UsageError(f"{name}: {_sentence(error, value, root)}") from error
+        raise UsageError(f"{name}: {_sentence(error, value, root, kind.type)}") from error
     except UnicodeEncodeError as error:
         raise UsageError(f"{name}: the name of a field is not valid text") from error
     return converted
@@ -79,7 +81,7 @@ def _steps(path: str) -> list[str | int]:
     ]
 
 
-def _sentence(error: Misfit, value: Any, root: Node) -> str:
+def _sentence(error: Misfit, value: Any, root: Node, kind: Any) -> str:
     steps = _steps(error.path)
     problem = error.problem
     got = _GOT.match(problem)
@@ -90,11 +92,61 @@ def _sentence(error: Misfit, value: Any, root: Node) -> str:
         problem = "must not be empty"
     steps = [step for step in steps if step != "..."]
     if error.field:
+        if problem.startswith("unknown field"):
+            problem = f"unknown field; {_known(error.field, inspect.type_info(kind), steps)}"
         steps.append(error.field)
     key, found = _found(root, steps)
     place = found if key is None else key
     shown = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in steps)
     return f"line {place.start.line + 1}: {shown.lstrip('.') or 'the document'}: {problem}"
+
+
+def _known(name: str, kind: inspect.Type, steps: list[str | int]) -> str:
+    """What the author of an unknown field may have meant: a field of the same place, or of one below it."""
+    here = _structs(kind)
+    for step in steps:
+        here = [found for each in here for found in _below(each, step)]
+    fields = {
+        one.encode_name: one
+        for each in here
+        if isinstance(each, inspect.StructType)
+        for one in each.fields
+    }
+    meant = similar(name, list(fields))
+    if meant is not None:
+        return f"did you mean {meant}?"
+    deeper = [
+        outer
+        for outer, one in fields.items()
+        for each in _structs(one.type, items=True)
+        if isinstance(each, inspect.StructType)
+        and name in {inner.encode_name for inner in each.fields}
+    ]
+    if deeper:
+        return f"it belongs into {' or '.join(dict.fromkeys(deeper))}"
+    return f"the fields here are {', '.join(each for each in fields if not each.startswith('$'))}"
+
+
+def _structs(kind: inspect.Type, *, items: bool = False) -> list[inspect.Type]:
+    """The types that a value may have, without annotations; `items`: those of the items in the place of a list."""
+    if isinstance(kind, inspect.Metadata):
+        return _structs(kind.type, items=items)
+    if isinstance(kind, inspect.UnionType):
+        return [found for each in kind.types for found in _structs(each, items=items)]
+    if items and isinstance(kind, inspect.ListType):
+        return _structs(kind.item_type)
+    return [kind]
+
+
+def _below(kind: inspect.Type, step: str | int) -> list[inspect.Type]:
+    """The types of a field, of the items of a list, or of the values of a mapping."""
+    if isinstance(kind, inspect.StructType):
+        return [
+            found for one in kind.fields if one.encode_name == step for found in _structs(one.type)
+        ]
+    if isinstance(kind, inspect.ListType):
+        return _structs(kind.item_type)
+    return _structs(kind.value_type) if isinstance(kind, inspect.DictType) else []
 
 
 def _expected(expected: str, got: str) -> str:

@@ -133,7 +133,7 @@ def test_invalid_suite_is_reported_before_any_case_runs(suites: Suites) -> None:
     Path("wrong.yaml").write_text("cases:\n- name: a\n  expected: {}\n")
     message = suites.error("suite.yaml", "wrong.yaml")
     assert message == (
-        "wasmc: error: wrong.yaml: line 3: cases[0].expected: unknown field; check the spelling\n"
+        "wasmc: error: wrong.yaml: line 3: cases[0].expected: unknown field; did you mean expect?\n"
     )
 
 

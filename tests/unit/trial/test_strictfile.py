@@ -19,7 +19,23 @@ HEAD = "cases:\n- name: a\n"
         ("defaults: {}\n", "line 1: cases: is required"),
         ("cases: []\n", "line 1: cases: must not be empty"),
         ("[]", "line 1: the document: must be a mapping, not a list"),
-        (f"{HEAD}  headrs: {{}}\n", "line 3: cases[0].headrs: unknown field; check the spelling"),
+        (
+            f"{HEAD}  headrs: {{}}\n",
+            "line 3: cases[0].headrs: unknown field; the fields here are module, config, ",
+        ),
+        (
+            f"{HEAD}  expect: {{status: 200}}\n",
+            "line 3: cases[0].expect.status: unknown field; it belongs into response",
+        ),
+        (
+            f"module: a.wasm\n{HEAD}",
+            "line 1: module: unknown field; it belongs into defaults or cases",
+        ),
+        (
+            f"{HEAD}  request: {{headres: {{}}}}\n",
+            "line 3: cases[0].request.headres: unknown field; did you mean headers?",
+        ),
+        ("cases:\n- name: a\n  {{ .b }}: c\n", "line 3, column 3: a key must be text"),
         ("cases:\n- request: {}\n", "line 2: cases[0].name: is required"),
         (
             f"{HEAD}  request:\n    headers:\n      x-a: b\n      x-n: 1\n",
