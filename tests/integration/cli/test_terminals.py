@@ -25,7 +25,27 @@ WIDTHS = (40, 80, 160)
 def module(tmp_path: Path) -> str:
     (tmp_path / "gate.wasm").write_bytes(gate.module())
     (tmp_path / "hello.wasm").write_bytes(wat.header_filter("world"))
+    (tmp_path / "suite.yaml").write_text(json.dumps(SUITE))
+    (tmp_path / "wrong.yaml").write_text(json.dumps(WRONG))
     return "gate.wasm"
+
+
+SUITE = {
+    "defaults": {"module": "gate.wasm", "config": "blue"},
+    "cases": [
+        {
+            "name": "a request that says who it is passes, with a long name",
+            "request": {"headers": {"x-user": "alice"}},
+            "expect": {"response": {"status": 201, "body": "a body that is not there " * 4}},
+        }
+    ],
+}
+WRONG = {
+    "apiVersion": "wasm.tcm.io/v1alpha1",
+    "kind": "AutoWasm",
+    "metadata": {"name": "details"},
+    "spec": {"url": "oci://a.io/b:v1", "selector": "app=details", "phase": "AUTHN"},
+}
 
 
 COMMANDS = (
@@ -34,6 +54,8 @@ COMMANDS = (
     ("run", "gate.wasm", "--config", "blue", "-H", "x-user: alice"),
     ("run", "gate.wasm"),
     ("plan", "-f", "plan.yaml", "--offline"),
+    ("plan", "wrong.yaml", "--offline"),
+    ("test", "suite.yaml"),
 )
 
 
