@@ -368,7 +368,8 @@ def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> Spe
     """The error with all mistakes of a document: fields, types and values."""
     found = _SCHEMA.find(_understood(document))
     errors = [
-        SpecError(each.path, each.problem + _copied(document, each.path)) for each in found.mistakes
+        SpecError(each.path, _with_hint(each.problem, _copied(document, each.path)))
+        for each in found.mistakes
     ]
     try:
         spec = msgspec.convert(found.corrected["spec"], _SPEC.type)
@@ -378,8 +379,17 @@ def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> Spe
     for each in values:
         path = found.as_written(each.field)
         if not found.is_about(path):
-            errors.append(SpecError(path, each.problem + _copied(document, path)))
+            errors.append(SpecError(path, _with_hint(each.problem, _copied(document, path))))
     return SpecError.joined(errors or [SpecError("object", str(error or "is not an AutoWasm"))])
+
+
+def _with_hint(problem: str, hint: str) -> str:
+    """Two clauses of one sentence; the first may end in a question mark."""
+    return (
+        f"{problem} ({hint})"
+        if hint and problem.endswith("?")
+        else "; ".join(filter(None, (problem, hint)))
+    )
 
 
 _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
@@ -403,11 +413,11 @@ def _copied(document: Any, path: str) -> str:
         return ""
     head = value[:_MAX_COPIED]
     if _TEMPLATE.search(head):
-        return "; it has a template expression: render the template first, and use the result"
+        return "it has a template expression: render the template first, and use the result"
     if _TYPOGRAPHIC.search(head):
-        return "; replace the typographic quotes by plain ones"
+        return "replace the typographic quotes by plain ones"
     found = _INVISIBLE.search(head)
-    return f"; it has the invisible character U+{ord(found[0]):04X}: remove it" if found else ""
+    return f"it has the invisible character U+{ord(found[0]):04X}: remove it" if found else ""
 
 
 def _understood(document: Mapping[Any, Any]) -> dict[Any, Any]:
