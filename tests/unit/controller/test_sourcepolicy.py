@@ -174,3 +174,21 @@ def test_off_without_quotes_is_refused_with_the_remedy() -> None:
     with pytest.raises(UsageError) as caught:
         SourcePolicy.parse(b"namespaces: {a: {registries: true}}")
     assert "in quotes" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xfen\x00", "line 1: byte 0 is not UTF-8; save the file as UTF-8"),
+        (b"namespaces:\n  {{ .a }}: {}\n", "line 2, column 3: a key must be text"),
+        (b"namespaces: {a: {rollout: {pause: 5}}}", "pause: 5 is a number; use a duration"),
+        (b"namespaces: {a: {registries: ['https://me:word@a.io']}}", "remove the scheme"),
+        (b"namespaces: {a: {registries: ['me:word@a.io']}}", "'a.io' is not HOST"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_without_its_passwords(content: bytes, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        SourcePolicy.parse(content)
+    assert says in str(caught.value)
+    assert "word" not in str(caught.value)
+    assert "\n" not in str(caught.value)
