@@ -32,6 +32,10 @@ Document = Mapping[str, Any]
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the AutoWasms, return the exit status. Raises UsageError."""
+    if arguments.path is not None:
+        arguments.file = [*arguments.file, arguments.path]
+    if not arguments.file:
+        raise UsageError("no file is given: wasmc convert -f FILE|DIR")
     files = [file for path in arguments.file for file in manifestfiles.files(path)]
     sources = [source for file in files for source in _sources(file)]
     if not sources:

@@ -22,9 +22,12 @@ def add_convert(commands: Any, add_json: Callable[[argparse.ArgumentParser], Non
         "--file",
         type=Path,
         action="append",
-        required=True,
+        default=[],
         metavar="FILE|DIR",
         help="YAML or JSON, parsed as by kubectl; -: standard input; may be repeated",
+    )
+    convert.add_argument(
+        "path", type=Path, nargs="?", metavar="FILE", help="a file or folder, without -f"
     )
     convert.add_argument(
         "--gateway",

@@ -171,14 +171,14 @@ the traceback of an error.
 _PROGRAM: Final = "wasmc"
 _PLUGIN: Final = "kubectl autowasm"
 _ELSEWHERE: Final = {
-    "build": "`wasmc push REF -f FILE` for a module that your toolchain built",
     "apply": "`kubectl apply -f FILE`; `wasmc plan -f FILE` shows first what it would change",
-    "diff": "`wasmc plan -f FILE`",
-    "describe": "`wasmc explain NAME`",
     "blob": "`wasmc pull REF`",
+    "build": "`wasmc push REF -f FILE` for a module that your toolchain built",
     "catalog": "`wasmc tags NAME` for one repository",
     "config": "`wasmc inspect REF`",
     "create": "`kubectl apply -f FILE`",
+    "describe": "`wasmc explain NAME`",
+    "diff": "`wasmc plan -f FILE`",
     "edit": "`kubectl edit autowasm NAME`",
     "exec": "`wasmc run REF|FILE`",
     "export": "`wasmc pull REF -o FILE`",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autowasm.api.v1alpha1 import API_VERSION, GROUP, KIND
 from autowasm.errors import SpecError
@@ -102,6 +102,10 @@ def file_bytes(limits: Limits) -> int:
     return limits.spec_bytes * 8
 
 
+_CONVERTIBLE: Final = frozenset({"WasmPlugin", "TrafficExtension", "EnvoyExtensionPolicy"})
+"""Kinds of other projects (`convert/dispatch.py`). Of EnvoyFilters only those with remote Wasm can be converted."""
+
+
 def _take(document: dict[str, Any], where: str, parsed: Parsed) -> None:
     kind, version = document["kind"], str(document.get("apiVersion", ""))
     if kind == "Secret" and version == "v1":
@@ -116,8 +120,9 @@ def _take(document: dict[str, Any], where: str, parsed: Parsed) -> None:
             f"{where}: this version supports {KIND} of {API_VERSION}, not {shown(kind)} {found}"
         )
     elif version:
+        remedy = "; `wasmc convert -f FILE` makes AutoWasms of it" if kind in _CONVERTIBLE else ""
         parsed.problems.append(
-            f"{where}: kind {shown(kind)} ({shown(version)}) is not supported by wasmer"
+            f"{where}: kind {shown(kind)} ({shown(version)}) is not supported by wasmer{remedy}"
         )
     else:
         parsed.incomplete(f"{where}: apiVersion is missing, and kind is {shown(kind)}")
