@@ -20,7 +20,7 @@ FILTER: Final = "envoy.filters.http.wasm"
 """The name of our filter and of most other Wasm filters: a patch that matches it matches those, too."""
 
 TUNNEL: Final = "connect_terminate"
-"""The listener on port 15008, which terminates mutual TLS and CONNECT of ambient workloads. Only the tunnel's requests pass it."""
+"""The listener on port 15008, which terminates HBONE (mutual TLS and CONNECT) of ambient workloads. Only the tunnel's requests pass it."""
 INNER: Final = "main_internal"
 """The internal listener to which the tunnel leads: one chain for each port, as in the listener of captured connections."""
 TUNNEL_PORT: Final = 15008

@@ -93,7 +93,7 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 class LastUse:
-    """Last uses by digest, on the clock `clock`. Eviction is decided elsewhere (`eviction.py`)."""
+    """Last uses by digest, on the clock `clock`. What is evicted is decided in `admission.py` and `retention.py`."""
 
     def __init__(
         self,

@@ -23,10 +23,10 @@ from autowasm.cli.clusters import server_of
 from autowasm.cli.stdio import is_coloured, width_of
 from autowasm.errors import AutoWasmError, SpecError, UsageError
 from autowasm.explain import desired
+from autowasm.explain.examine import examine
 from autowasm.explain.facts import Facts, SourceFact, StartFact
 from autowasm.explain.finding import Finding, Level, worst
 from autowasm.explain.gather import Gatherer, keys_of_all
-from autowasm.explain.registry import examine
 from autowasm.kube.client import Document, KubeClient
 from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey

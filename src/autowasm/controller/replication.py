@@ -1,7 +1,7 @@
 """Replication between replicas: Prefetcher copies published modules, ReplicaWaiter delays publication (ADR 14).
 
-Fetching the module that a spec names is in `fetchjobs.py`. Invariants: the prefetch asks no source: a digest in an EnvoyFilter
-may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `FIRST_TIMEOUT`
+Fetching the module that a spec names is in `fetchjobs.py`; which replica sends a module, in `artifacts/peers.py`. Invariants: the prefetch
+asks no source: a digest in an EnvoyFilter may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `FIRST_TIMEOUT`
 + `SECOND_TIMEOUT` seconds, so a replica that is gone delays no rollout, and one without the module copies it at the first request.
 """
 

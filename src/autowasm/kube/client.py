@@ -24,8 +24,8 @@ from autowasm.kube.errors import (
     Unreachable,
     from_response,
 )
+from autowasm.net.httperrors import retry_after
 from autowasm.net.proxy import NoProxy
-from autowasm.net.responses import retry_after
 from autowasm.net.tls import check_chains_as_curl
 from autowasm.performance.libraryimport import load
 

@@ -239,13 +239,13 @@ _RELEASE_TRIES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimings:
-    """Seconds; client-go's defaults. Raises ValueError for values that allow two leaders, or none for long."""
+    """Seconds; `settings.Election` has the defaults. Raises ValueError for values that allow two leaders, or none for long."""
 
-    lease_duration: int = 15
+    lease_duration: int
     """Time after the last renewal before another replica takes over. A Lease holds whole seconds."""
-    renew_deadline: float = 10.0
+    renew_deadline: float
     """Time that a leader leads without a renewal. The difference is the time to cancel a write in flight."""
-    retry_period: float = 2.0
+    retry_period: float
 
     def __post_init__(self) -> None:
         if self.renew_deadline >= self.lease_duration:

@@ -1,6 +1,6 @@
 """Failures below HTTP as our errors: names, connections, TLS, interrupted responses.
 
-Not statuses (see `responses.py`). Invariants: the message comes from the operating system or TLS, at the root of the
+Not statuses (see `httperrors.py`). Invariants: the message comes from the operating system or TLS, at the root of the
 exception, never from the text of requests or urllib3, which holds URLs with their queries; an advice is given only for a
 failure that it can help against.
 

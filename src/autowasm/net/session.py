@@ -34,9 +34,9 @@ from autowasm.limits import Limits
 from autowasm.net import tls
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.failures import certificate_failure, chain, may_be_tls, tls_failure
+from autowasm.net.httperrors import BODY_LIMIT, Responder, ServerMessage, error_for, parse
 from autowasm.net.pools import Pool, Pools
 from autowasm.net.proxy import DIRECT, Proxies
-from autowasm.net.responses import BODY_LIMIT, Responder, ServerMessage, error_for, parse
 from autowasm.net.transfer import RateWatch, too_slow
 from autowasm.net.urls import check_web_url, next_hop, redact
 from autowasm.reasons import Reason

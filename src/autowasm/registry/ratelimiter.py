@@ -18,7 +18,7 @@ from cachetools import FIFOCache, LRUCache
 from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net.responses import retry_after
+from autowasm.net.httperrors import retry_after
 from autowasm.reasons import Reason
 from autowasm.tokenbucket import TokenBucket
 

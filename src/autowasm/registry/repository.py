@@ -17,7 +17,7 @@ from autowasm.digest import Digest, DigestVerifier, Sha256Hex
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
 from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import Limits
-from autowasm.net.responses import LATER, Operation, Responder, error_for
+from autowasm.net.httperrors import LATER, Operation, Responder, error_for
 from autowasm.net.urls import next_hop, redact
 from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
@@ -36,7 +36,7 @@ class ManifestAnswer:
 
 
 class Repository:
-    """Reads and writes through one transport. Every method may raise the errors of `net/responses.py` and of a transfer."""
+    """Reads and writes through one transport. Every method may raise the errors of `net/httperrors.py` and of a transfer."""
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ from autowasm.errors import WASMER, AddressBlocked, Advice, ContentRejected
 from autowasm.limits import Limits
 from autowasm.net.dialer import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.failures import connection_failure
-from autowasm.net.responses import (
+from autowasm.net.httperrors import (
     BODY_LIMIT,
     LATER,
     NO_MESSAGE,

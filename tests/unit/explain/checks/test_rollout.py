@@ -12,9 +12,9 @@ from autowasm.api.v1alpha1 import Rollout
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.explain import desired
 from autowasm.explain.checks import envoyfilter, resource, rollout
+from autowasm.explain.examine import examine
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Finding, Level, Step
-from autowasm.explain.registry import examine
 from autowasm.settings import EnvoyFetch
 from tests.fakes import rollouts
 from tests.fakes.rollouts import (

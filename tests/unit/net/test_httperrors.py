@@ -6,7 +6,7 @@ import datetime
 import pytest
 
 from autowasm.errors import SourceDenied, SourceNotFound, SourceUnavailable
-from autowasm.net.responses import (
+from autowasm.net.httperrors import (
     MAX_RETRY_AFTER,
     Operation,
     Responder,
