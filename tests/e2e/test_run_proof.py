@@ -209,11 +209,13 @@ async def test_statistics_and_judgement_are_those_of_the_page(
 
         assert (status, report.state) == (expected.status, expected.state)
         assert after.reloads_of(NAME) is not None
-        assert (after.active_vms, after.fetched, after.fetch_failures) == (
-            expected.vms,
-            expected.fetched,
-            expected.failures,
-        )
+        assert (after.fetched, after.fetch_failures) == (expected.fetched, expected.failures)
+        if expected.vms:
+            # The page: threads that start VMs at the same moment may leave the gauge too low.
+            assert after.active_vms in range(2, expected.vms + 1)
+            assert after.created_vms == expected.vms + 1
+        else:
+            assert after.active_vms == expected.vms
         assert report.figures.other_plugins == 0
         assert (report.figures.reloads.total > 0) == (report.state is RunState.CRASHING)
 
@@ -237,8 +239,9 @@ async def _swapped(it: Stand, first: str, second: str, *others: Plugin) -> Sidec
     old = await asyncio.to_thread(MODULES[first])
     new = await asyncio.to_thread(MODULES[second])
     assert old is not None
+    empty = await it.read()
     it.listeners.use(Plugin("old", it.origin.add(wat.padded(old, size=len(old) + 20))), *others)
-    before, _ = await it.state(None, RunState.RUNNING, plugin="old")
+    before, _ = await it.state(empty, RunState.RUNNING, plugin="old")
     it.listeners.use(Plugin(NAME, it.origin.add(new) if new else ABSENT), *others)
     return before
 

@@ -165,7 +165,7 @@ class Container:
         return running.returncode or 0, printed.decode()
 
 
-async def runconfined(
+async def run_confined(
     command: Sequence[str], directory: Path, *, user: int, group: int, volumes: Sequence[Document]
 ) -> str:
     """The output of a short program that is confined like a container."""

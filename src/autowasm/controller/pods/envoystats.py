@@ -47,6 +47,7 @@ _LABEL: Final = re.compile(r'\b(\w+)="((?:[^"\\]|\\.)*)"')
 """It begins at a word, so that a long word is tried once."""
 _RELOAD: Final = re.compile(r"envoy_wasm_(?:(\w+)_)?vm_reload(?:_(success|failure|backoff))?")
 _VMS: Final = "envoy_wasm_envoy_wasm_runtime_v8_active"
+_CREATED_VMS: Final = "envoy_wasm_envoy_wasm_runtime_v8_created"
 _FETCHED: Final = frozenset(
     {"envoy_wasm_remote_load_fetch_successes", "envoy_wasm_remote_load_cache_hits"}
 )
@@ -129,7 +130,13 @@ class SidecarStats:
     plugins: Mapping[str, ReloadCounts] = field(default_factory=dict)
     """By series (`series_of`): all plug-ins that the process knows, those of draining filter chains included."""
     active_vms: int | None = None
-    """V8 VMs of all plug-ins: for each plug-in that runs, one for each worker and two more. None: none was ever started."""
+    """V8 VMs of all plug-ins: for each plug-in that runs, one for each worker and two more. None: none was ever started.
+
+    May be too low, or after the end of a plug-in too high, until the next VM starts or ends: each thread sets the gauge to its own
+    count (`LifecycleStatsHandler::onEvent`, envoy source/extensions/common/wasm/stats_handler.cc).
+    """
+    created_vms: int = 0
+    """V8 VMs that were started: for each start of a plug-in those that run, and one that is ended when it was configured."""
     fetched: int = 0
     """Modules that arrived, from a server or from the cache of the process."""
     fetch_failures: int = 0
@@ -314,6 +321,7 @@ class _Page:
                 for series, counts in self._plugins.items()
             },
             active_vms=single.get(_VMS),
+            created_vms=single.get(_CREATED_VMS, 0),
             fetched=sum(single.get(name, 0) for name in _FETCHED),
             fetch_failures=single.get(_FETCH_FAILURES, 0),
             warming=single.get(_WARMING),

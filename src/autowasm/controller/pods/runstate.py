@@ -30,6 +30,8 @@ from autowasm.reasons import Reason
 
 _OWN_VMS: Final = 2
 """VMs of a plug-in besides those of the workers: the base VM, and one on the main thread."""
+_TRIAL_VMS: Final = 1
+"""VMs that Envoy starts first to see whether the module takes its configuration, and ends."""
 _LATE: Final = 15.0
 """Seconds by which an uptime may be late: three times the interval at which Envoy updates it."""
 
@@ -207,6 +209,18 @@ class Evidence:
         return self._added() == 1 and self.is_attributable and 0 < self._gained() < self._each
 
     @property
+    def has_created_all_vms(self) -> bool:
+        """Whether some VMs are the plug-in's, and as many were started as it needs.
+
+        Threads that start VMs at the same time may leave the gauge below the number of VMs (`SidecarStats.active_vms`), for as long
+        as no VM starts or ends. With other plug-ins, those that were started since `before` are the plug-in's.
+        """
+        created = self.after.created_vms
+        if self.others and self.before is not None:
+            created = _increase(self.before.created_vms, created)
+        return self.has_some_vms and created >= self._each + _TRIAL_VMS
+
+    @property
     def has_no_vms(self) -> bool:
         """Whether it is certain that the plug-in has no VM."""
         if self.vms == 0:
@@ -343,7 +357,7 @@ def predecessor_drains(e: Evidence) -> bool:
 
 def vms_active(e: Evidence) -> bool:
     """VMs are there that can only be the plug-in's."""
-    return e.has_all_vms or e.has_new_vms
+    return e.has_all_vms or e.has_new_vms or e.has_created_all_vms
 
 
 def vms_starting(e: Evidence) -> bool:

@@ -104,6 +104,21 @@ def test_awaited_module_is_starting_whatever_runs_beside_it() -> None:
     assert state(OLD, stats("old", "new", active_vms=6, fetched=2)) is RunState.STARTING
 
 
+def test_gauge_that_threads_set_at_the_same_moment_does_not_hide_a_plugin_that_runs() -> None:
+    """Of the values 2, 3 and 4 any may be set last. Five VMs were started, of which one has ended as planned."""
+    for active in (2, 3):
+        for before in (None, PLAIN):
+            one = stats("new", active_vms=active, created_vms=5, fetched=1)
+            assert state(before, one) is RunState.RUNNING
+            assert state(before, replace(one, created_vms=4)) is RunState.STARTING
+    old = replace(OLD, created_vms=5)
+    two = stats("old", "new", active_vms=7, created_vms=10, fetched=2)
+    assert state(old, two) is RunState.RUNNING
+    assert state(old, replace(two, created_vms=9)) is RunState.STARTING
+    none = stats("old", "new", active_vms=4, created_vms=7, fetched=2)
+    assert state(old, none) is RunState.CONFIGURATION_REFUSED
+
+
 def test_module_that_has_not_arrived_while_the_old_filter_drains_is_awaited() -> None:
     """As seen on a busy node: Envoy knew the plug-in, and took the module out of its cache a moment later."""
     before = stats("old", seconds=0, active_vms=4, fetched=0)
