@@ -28,6 +28,8 @@ CLUSTER_ALERTS = {
 CLUSTER_PANELS = (
     "API server: ",
     "Pods by rollout state",
+    "Pods by run state",
+    "Sidecars read",
     "Staged rollouts",
     "Events and unexpected errors A",
 )

@@ -17,11 +17,14 @@ from tests.parts.prometheus import Prometheus, prometheus
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
+SLOW_LEASE = ("--lease-duration=15s", "--renew-deadline=10s", "--retry-period=2s")
+"""A leader that cannot renew its Lease ends its writes: they have to hang for longer than the alert's threshold before."""
+
 
 async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
     async with (
         kubernetes(tmp_path / "kubernetes") as cluster,
-        installed_without_istiod(cluster, tmp_path) as installation,
+        installed_without_istiod(cluster, tmp_path, arguments=SLOW_LEASE) as installation,
         prometheus(tmp_path / "prometheus", rules=alerting.quick_rules(least=2.0)) as watcher,
     ):
         begin = time.time()

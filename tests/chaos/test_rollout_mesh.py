@@ -151,7 +151,11 @@ async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_reque
     assert seen.counts == sorted(set(seen.counts)), described(found)
     assert {0, 1, 3, 6} <= set(seen.counts), described(found)
     assert not seen.violations
-    assert sent == {1: 1, 2: 3, 3: 6}, "a sidecar has one port and one filter chain"
+    # A sidecar has one port and one filter chain. An Envoy whose listener changes while it fetches asks once more.
+    assert sent.keys() == {1, 2, 3}
+    assert sent[1] in {1, 2}, sent
+    assert sent[2] in {3, 4}, sent
+    assert sent[3] in {6, 7}, sent
     for report in reports.values():
         assert report.failed == 0, report
         assert report.total > 100

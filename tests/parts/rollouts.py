@@ -203,22 +203,22 @@ class StagedMesh(Mesh):
         return found
 
     async def wait_rollout(
-        self, phase: str, *, name: str = "test", step: int | None = None, timeout: float = 90
+        self, *phases: str, name: str = "test", step: int | None = None, timeout: float = 90
     ) -> Document:
-        """The AutoWasm when the rollout of its generation is in this phase and step."""
+        """The AutoWasm when the rollout of its generation is in one of these phases, and in this step."""
 
         def reached(found: Document | None) -> bool:
             rollout = ((found or {}).get("status") or {}).get("rollout") or {}
             return (
                 found is not None
-                and rollout.get("phase") == phase
+                and rollout.get("phase") in phases
                 and (rollout.get("target") or {}).get("generation")
                 == found["metadata"]["generation"]
                 and step in {None, rollout.get("step")}
             )
 
         path = f"/apis/wasm.tcm.io/v1alpha1/namespaces/default/autowasms/{name}"
-        what = f"rollout {phase} {step or ''}"
+        what = f"rollout {' or '.join(phases)} {step or ''}"
         return await self.wait_object(path, reached, what=what, timeout=timeout)
 
     async def with_plugin(self, plugin: str) -> set[str]:
