@@ -399,6 +399,6 @@ GROUPS = {
     "process": Group(
         (_held_up, _preflight, _down),
         frozenset({"AutoWasmLoopBlocked", "AutoWasmPreflightsFail", "AutoWasmDown"}),
-        ("Duration",),
+        ("Duration A",),
     ),
 }

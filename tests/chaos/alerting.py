@@ -30,6 +30,7 @@ CLUSTER_PANELS = (
     "Pods by rollout state",
     "Pods by run state",
     "Sidecars read",
+    "Duration of a reading",
     "Staged rollouts",
     "Events and unexpected errors A",
 )

@@ -1,16 +1,22 @@
 """Free TCP ports and addresses on loopback.
 
 Not a reservation: between the choice and the bind, another process may take the port. Programs
-that can choose for themselves (port 0) do; those that cannot are started again with another number.
+that can choose for themselves (port 0) do; those that cannot are started again with another number. Ports are
+drawn from below those that Linux gives to outgoing connections, of which a test has thousands.
 """
 
 import atexit
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
+_EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+"""The first port that Linux gives to outgoing connections."""
+_LOWEST = 10_000
 _CLAIM_PORT = 65535
 """The port on the first address of a network of 256 that marks the network as used by a process."""
 
@@ -21,9 +27,20 @@ def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:
         ports = []
         for _ in range(count):
             listener = held.enter_context(socket.socket())
-            listener.bind((address, 0))
+            _bind(listener, address)
             ports.append(int(listener.getsockname()[1]))
     return ports
+
+
+def _bind(listener: socket.socket, address: str) -> None:
+    """To a free port outside the range of outgoing connections, where there are enough."""
+    for _ in range(100 if _EPHEMERAL >= 2 * _LOWEST else 0):
+        try:
+            listener.bind((address, _LOWEST + secrets.randbelow(_EPHEMERAL - _LOWEST)))
+        except OSError:
+            continue
+        return
+    listener.bind((address, 0))
 
 
 def free_port(*, address: str = LOOPBACK) -> int:
