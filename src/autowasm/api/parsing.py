@@ -33,6 +33,7 @@ from autowasm.manifests import conversion, mistakes
 from autowasm.manifests.conversion import Misfit
 from autowasm.net.urls import check_port
 from autowasm.reference import ImageReference
+from autowasm.text import INVISIBLE
 from autowasm.units import parse_duration
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
@@ -395,7 +396,6 @@ def _with_hint(problem: str, hint: str) -> str:
 _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
 _TEMPLATE: Final = re.compile(r"\{\{|\{%|\$\{|\$\(")
 _TYPOGRAPHIC: Final = re.compile("[\u2018-\u201f\u00ab\u00bb]")
-_INVISIBLE: Final = re.compile("[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
 
 
 def _copied(document: Any, path: str) -> str:
@@ -416,7 +416,7 @@ def _copied(document: Any, path: str) -> str:
         return "it has a template expression: render the template first, and use the result"
     if _TYPOGRAPHIC.search(head):
         return "replace the typographic quotes by plain ones"
-    found = _INVISIBLE.search(head)
+    found = INVISIBLE.search(head)
     return f"it has the invisible character U+{ord(found[0]):04X}: remove it" if found else ""
 
 

@@ -96,26 +96,29 @@ _COLUMNS, _LINES = 80, 24
 
 def width_of(stream: TextIO) -> int:
     """Columns: $COLUMNS, which shells do not export by themselves; else those of the terminal; UNWRAPPED for a file or a pipe."""
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    if not stream.isatty():
+    given = _given("COLUMNS")
+    if not given and not stream.isatty():
         return UNWRAPPED
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
-    except (OSError, ValueError):
-        return _COLUMNS
+    return given or _terminal_size(stream).columns or _COLUMNS
 
 
 def height_of(stream: TextIO) -> int:
     """Lines of a terminal: $LINES, which shells do not export by themselves; else those of the terminal."""
-    given = os.environ.get("LINES", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
+    return _given("LINES") or _terminal_size(stream).lines or _LINES
+
+
+def _given(variable: str) -> int:
+    """A size in the environment; 0: none."""
+    given = os.environ.get(variable, "")
+    return int(given) if given.isdecimal() else 0
+
+
+def _terminal_size(stream: TextIO) -> os.terminal_size:
+    """0 for what the terminal does not tell."""
     try:
-        return os.get_terminal_size(stream.fileno()).lines or _LINES
+        return os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
-        return _LINES
+        return os.terminal_size((0, 0))
 
 
 def fitted(width: int, *, least: int, most: int) -> int:

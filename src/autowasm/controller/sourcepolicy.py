@@ -136,13 +136,7 @@ class SourcePolicy:
     def parse(cls, data: bytes) -> Self:
         """Parse YAML or JSON. Raises UsageError that names all mistakes."""
         try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            line = data[: error.start].count(b"\n") + 1
-            problem = f"line {line}: byte {error.start} is not UTF-8; save the file as UTF-8"
-            raise UsageError(f"--policy-file: {problem}") from None
-        try:
-            nodes.check_keys(text)
+            nodes.check_keys(nodes.decoded(data))
             document = msgspec.yaml.decode(data)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise UsageError(f"--policy-file: {error}") from error

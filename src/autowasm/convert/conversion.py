@@ -92,6 +92,45 @@ def autowasms(
         }
 
 
+def directions(
+    matches: Iterable[tuple[PatchContext, Iterable[int]]],
+) -> list[Direction]:
+    """One for each context, with the ports of all its matches; a match without ports is for all of them."""
+    ports: dict[PatchContext, set[int] | None] = {}
+    for context, found in matches:
+        numbers, known = set(found), ports.get(context, set())
+        ports[context] = None if known is None or not numbers else known | numbers
+    return [
+        Direction(context, tuple(sorted(numbers)) if numbers is not None else None)
+        for context, numbers in ports.items()
+    ]
+
+
+def target_refs(spec: Document) -> list[Mapping[str, Any]]:
+    """`targetRefs`, and `targetRef` of older versions."""
+    refs = items(spec, "targetRefs")
+    if spec.get("targetRef"):
+        refs.append(mapping(spec, "targetRef"))
+    return refs
+
+
+def first_gateway(conversion: Conversion, gateways: Sequence[str]) -> str | None:
+    """The Gateway that an AutoWasm selects; the others are named as lost."""
+    for name in gateways[1:]:
+        conversion.lose(
+            "spec.targetRefs",
+            f"Gateway {name}: an AutoWasm selects one gateway; copy it with {GATEWAY_NAME_LABEL}: {name}",
+        )
+    return gateways[0] if gateways else None
+
+
+def image_source(image: str, sha256: str) -> dict[str, Any]:
+    """`source` of an image with the sha256 of its manifest, which is left out if the image has a digest or `sha256` is empty."""
+    if sha256 and "@" not in image:
+        image = pinned(image, sha256)
+    return {"source": {"registry": {"image": image}}}
+
+
 def mapping(parent: object, name: str) -> Mapping[str, Any]:
     """The mapping of this name, or an empty one."""
     found = parent.get(name) if isinstance(parent, Mapping) else None

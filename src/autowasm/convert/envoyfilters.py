@@ -18,12 +18,12 @@ from autowasm.api.v1alpha1 import PatchContext
 from autowasm.convert.conversion import (
     Batch,
     Conversion,
-    Direction,
     Document,
     autowasms,
+    directions,
+    image_source,
     items,
     mapping,
-    pinned,
     secret_name,
     text,
     texts,
@@ -129,9 +129,12 @@ def envoy_filter(source: Document, batch: Batch) -> Conversion:
         labels = dict(mapping(selector, "labels"))
         made |= {"selector": {"matchLabels": labels}, "filter": filter_}
         suffix = f"-{number}" if len(groups) > 1 else ""
-        conversion.autowasms += autowasms(
-            source, spec=made, directions=_directions(members), suffix=suffix
+        where = directions(
+            (context, () if one.port is None else (one.port,))
+            for one in members
+            for context in one.contexts
         )
+        conversion.autowasms += autowasms(source, spec=made, directions=where, suffix=suffix)
     if len(groups) > 1:
         conversion.note(
             "spec.configPatches",
@@ -151,18 +154,6 @@ def envoy_filter(source: Document, batch: Batch) -> Conversion:
             "the AutoWasms have other names: delete this EnvoyFilter when they are Ready. In between both run",
         )
     return conversion
-
-
-def _directions(members: list[_Found]) -> list[Direction]:
-    ports: dict[PatchContext, set[int] | None] = {}
-    for one in members:
-        for context in one.contexts:
-            known = ports.get(context, set())
-            ports[context] = None if known is None or one.port is None else known | {one.port}
-    return [
-        Direction(context, tuple(sorted(numbers)) if numbers is not None else None)
-        for context, numbers in ports.items()
-    ]
 
 
 def _found(conversion: Conversion, source: Document, batch: Batch) -> Iterator[_Found]:
@@ -206,8 +197,10 @@ def _visible(source: Document, batch: Batch) -> dict[str, _Extension]:
         name = mapping(each, "metadata").get("name")
         before = "" if each is source else f"EnvoyFilter {name} "
         for number, patch in enumerate(items(mapping(each, "spec"), "configPatches")):
+            if patch.get("applyTo") != "EXTENSION_CONFIG":
+                continue
             value = _value(patch)
-            if patch.get("applyTo") == "EXTENSION_CONFIG" and _is_added(patch, value):
+            if _is_added(patch, value):
                 extension = _Extension(value, f"{before}spec.configPatches[{number}]")
                 found.setdefault(str(value.get("name")), extension)
     return found
@@ -399,10 +392,7 @@ def _source(conversion: Conversion, code: Mapping[str, Any], *, path: str) -> di
         )
         return None
     if uri.startswith("oci://"):  # fetched by the agent
-        image = uri.removeprefix("oci://")
-        if sha256 and "@" not in image:
-            image = pinned(image, sha256)
-        return {"source": {"registry": {"image": image}}}
+        return image_source(uri.removeprefix("oci://"), sha256)
     if not uri.lower().startswith(("http://", "https://")):
         conversion.lose(
             f"{path}.remote.httpUri.uri",

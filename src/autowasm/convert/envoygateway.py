@@ -15,9 +15,11 @@ from autowasm.convert.conversion import (
     Direction,
     Document,
     autowasms,
+    first_gateway,
     items,
     mapping,
     pinned,
+    target_refs,
     text,
     texts,
     unknown_fields,
@@ -60,9 +62,7 @@ def extension_policy(source: Document, batch: Batch) -> Conversion:
 
 
 def _gateway(conversion: Conversion, spec: Document) -> str | None:
-    refs = items(spec, "targetRefs")
-    if spec.get("targetRef"):
-        refs.append(mapping(spec, "targetRef"))
+    refs = target_refs(spec)
     gateways = [str(one.get("name")) for one in refs if one.get("kind") == "Gateway"]
     for one in refs:
         if one.get("kind") != "Gateway":
@@ -77,12 +77,7 @@ def _gateway(conversion: Conversion, spec: Document) -> str | None:
             )
     if spec.get("targetSelectors"):
         conversion.lose("spec.targetSelectors", "names gateways by labels: name one in targetRefs")
-    for name in gateways[1:]:
-        conversion.lose(
-            "spec.targetRefs",
-            f"Gateway {name}: an AutoWasm selects one gateway; copy it with {GATEWAY_NAME_LABEL}: {name}",
-        )
-    return gateways[0] if gateways else None
+    return first_gateway(conversion, gateways)
 
 
 def _code(

@@ -17,11 +17,14 @@ from autowasm.convert.conversion import (
     Direction,
     Document,
     autowasms,
+    directions,
+    first_gateway,
+    image_source,
     is_gateway,
     items,
     mapping,
-    pinned,
     secret_name,
+    target_refs,
     text,
     unknown_fields,
     whole_number,
@@ -148,8 +151,8 @@ def _convert(
     if selector is None or filter_ is None:
         return
     labels, is_gateways = selector
-    directions = _directions(conversion, spec, labels, gateway=gateway or is_gateways)
-    position = _position(conversion, spec, directions)
+    placed = _directions(conversion, spec, labels, gateway=gateway or is_gateways)
+    position = _position(conversion, spec, placed)
     if position is not None:
         filter_["position"] = position
     if priority := whole_number(conversion, spec, "priority", path="spec"):
@@ -162,14 +165,12 @@ def _convert(
         else:
             made["secret"] = secret_name(str(module["imagePullSecret"]))
     made |= {"selector": {"matchLabels": dict(labels)}, "filter": filter_}
-    conversion.autowasms += autowasms(source, spec=made, directions=directions)
+    conversion.autowasms += autowasms(source, spec=made, directions=placed)
 
 
 def _selector(conversion: Conversion, spec: Document) -> tuple[Mapping[str, Any], bool] | None:
     """The labels, and whether they are a gateway's; None if nothing can be selected."""
-    refs = items(spec, "targetRefs")
-    if spec.get("targetRef"):
-        refs.append(mapping(spec, "targetRef"))
+    refs = target_refs(spec)
     if not refs:
         unknown_fields(
             conversion, mapping(spec, "selector"), ("matchLabels",), path="spec.selector"
@@ -185,18 +186,14 @@ def _selector(conversion: Conversion, spec: Document) -> tuple[Mapping[str, Any]
             )
         else:
             gateways.append(name)
-    if not gateways:
+    gateway = first_gateway(conversion, gateways)
+    if gateway is None:
         return None
     conversion.note(
         "spec.targetRefs",
-        f"the AutoWasm is for the Pods with the label {GATEWAY_NAME_LABEL}: {gateways[0]}; it has no effect if they are waypoints",
+        f"the AutoWasm is for the Pods with the label {GATEWAY_NAME_LABEL}: {gateway}; it has no effect if they are waypoints",
     )
-    for name in gateways[1:]:
-        conversion.lose(
-            "spec.targetRefs",
-            f"Gateway {name}: an AutoWasm selects one gateway; copy it with {GATEWAY_NAME_LABEL}: {name}",
-        )
-    return {GATEWAY_NAME_LABEL: gateways[0]}, True
+    return {GATEWAY_NAME_LABEL: gateway}, True
 
 
 def _filter(conversion: Conversion, module: Document, *, path: str) -> dict[str, Any] | None:
@@ -232,10 +229,7 @@ def _source(conversion: Conversion, module: Document, *, path: str) -> dict[str,
         )
         return None
     if not separator or scheme == "oci":
-        image = rest if separator else url
-        if sha256 and "@" not in image:
-            image = pinned(image, sha256)
-        return {"source": {"registry": {"image": image}}}
+        return image_source(rest if separator else url, sha256)
     made: dict[str, Any] = {"source": {"object": {"url": url}}}
     if sha256:
         made["sha256"] = sha256
@@ -262,9 +256,7 @@ def _environment(conversion: Conversion, module: Document, *, path: str) -> list
     return made
 
 
-def _position(
-    conversion: Conversion, spec: Document, directions: Iterable[Direction]
-) -> str | None:
+def _position(conversion: Conversion, spec: Document, placed: Iterable[Direction]) -> str | None:
     """The place in the chain. The order there: `buildHTTPConnectionManager` in pilot/pkg/networking/core/listener_builder.go."""
     phase = text(spec, "phase")
     if phase == "AUTHN":
@@ -280,7 +272,7 @@ def _position(
             f"{phase}: an AutoWasm is first or before the router. This one is before the router, after Istio's authentication, "
             "authorization and statistics; filter.position: First puts it before them",
         )
-    elif any(one.context is not PatchContext.SIDECAR_INBOUND for one in directions):
+    elif any(one.context is not PatchContext.SIDECAR_INBOUND for one in placed):
         conversion.note(
             "spec.phase",
             "the AutoWasm is next to the router, so requests that a VirtualService aborts (fault) or answers (corsPolicy) do not "
@@ -293,7 +285,7 @@ def _directions(
     conversion: Conversion, spec: Document, labels: Mapping[str, Any], *, gateway: bool
 ) -> list[Direction]:
     """Where the filter runs: an AutoWasm for each."""
-    ports: dict[PatchContext, set[int] | None] = {}
+    matches: list[tuple[PatchContext, set[int]]] = []
     for number, one in enumerate(items(spec, "match") or [{}]):
         unknown_fields(conversion, one, ("mode", "ports"), path=f"spec.match[{number}]")
         mode = text(one, "mode") or "CLIENT_AND_SERVER"
@@ -310,11 +302,9 @@ def _directions(
                 f"spec.match[{number}].ports", "names no port, and would match all of them"
             )
             continue
-        for context in _contexts(mode, labels, gateway=gateway):
-            known = ports.get(context, set())
-            ports[context] = None if known is None or not numbers else known | numbers
+        matches += [(context, numbers) for context in _contexts(mode, labels, gateway=gateway)]
     of_gateway = gateway or is_gateway(labels)
-    if not ports and of_gateway:
+    if not matches and of_gateway:
         conversion.lose(
             "spec.match",
             "mode SERVER never applies to a gateway, in Istio neither: nothing is left",
@@ -329,15 +319,13 @@ def _directions(
             "spec.selector",
             "is taken for that of sidecars; if these Pods are gateways, use --gateway",
         )
-    if not labels and PatchContext.GATEWAY in ports and not gateway:
+    made = directions(matches)
+    if not labels and not gateway and any(one.context is PatchContext.GATEWAY for one in made):
         conversion.note(
             "spec.selector",
             "without one the plugin is for all Pods of the namespace, so there is an AutoWasm for its gateways, too",
         )
-    return [
-        Direction(context, tuple(sorted(numbers)) if numbers is not None else None)
-        for context, numbers in ports.items()
-    ]
+    return made
 
 
 def _contexts(mode: str, labels: Mapping[str, Any], *, gateway: bool) -> list[PatchContext]:

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import yaml
 
+from autowasm.text import INVISIBLE
+
 try:
     from yaml import CSafeLoader
 except ImportError as error:  # pragma: no cover  # PyYAML built from source without libyaml
@@ -23,9 +25,8 @@ except ImportError as error:  # pragma: no cover  # PyYAML built from source wit
 MAX_NESTING: Final = 100
 """Levels. Copying and writing recurse, and Python's recursion limit allows about 300; EnvoyFilters have about 15."""
 _TEMPLATE: Final = re.compile(r"\{\{|\{%")
-_INVISIBLE: Final = re.compile("[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
-"""Spaces of other kinds, which copied text has. YAML takes them for letters."""
-_INVISIBLE_INDENT: Final = re.compile(f"^ *({_INVISIBLE.pattern})", re.MULTILINE)
+_INVISIBLE_INDENT: Final = re.compile(f"^ *({INVISIBLE.pattern})", re.MULTILINE)
+"""YAML takes such spaces for letters."""
 _HINTS: Final = (
     ("could not find expected ':'", "a key needs a colon and a space, and an item of a list a dash and a space"),
     ("mapping values are not allowed", "put a value that has a colon and a space in quotes; or the line before lacks a colon, or the indentation is wrong"),
@@ -47,6 +48,17 @@ TOO_DEEP: Final = f"nested deeper than {MAX_NESTING} levels"
 
 class Unreadable(ValueError):
     """The text is not valid. The message holds no values of the text."""
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file. Raises Unreadable if it is not UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise Unreadable(
+            f"line {line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +284,7 @@ def _hint(problem: str, text: str, line: int, first_line: int) -> str:
     if any(_TEMPLATE.search(each) for each in near):
         return "the file is a template: render it first, and use the result"
     for each in reversed(near):
-        if found := _INVISIBLE.search(each):
+        if found := INVISIBLE.search(each):
             return f"replace the invisible character U+{ord(found[0]):04X} by a space"
     if found := _INVISIBLE_INDENT.search(text):
         number = text.count("\n", 0, found.start(1)) + first_line

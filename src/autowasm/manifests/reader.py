@@ -27,6 +27,7 @@ from autowasm.manifests.nodes import (
     Sequence,
     Unreadable,
     at,
+    decoded,
     first_document,
 )
 
@@ -64,13 +65,7 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
     """
     if len(content) > file_bytes:
         raise Unreadable(f"larger than {file_bytes} bytes")
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise Unreadable(
-            f"line {line}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
+    text = decoded(content)
     found = Manifests()
     for number, (line, document) in enumerate(_documents(text, file_bytes, found.remarks), 1):
         if number > _MAX_DOCUMENTS:

@@ -38,7 +38,7 @@ _NOT_TEXT: Final = frozenset({"int", "float", "bool", "null"})
 def read(content: bytes, kind: msgspec.json.Decoder[_T], *, name: str) -> _T:
     """The first document of `content`. `name` is the file's, for messages. Raises UsageError."""
     try:
-        text = content.decode()
+        text = nodes.decoded(content)
         nodes.check_keys(text)
         root, more = nodes.first_document(text)
         if root is None:
@@ -46,10 +46,6 @@ def read(content: bytes, kind: msgspec.json.Decoder[_T], *, name: str) -> _T:
         if more:
             raise UsageError(f"{name}: more than one document; use a file for each")
         value = reader.read_value(content, file_bytes=MAX_BYTES)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        problem = f"byte {error.start} is not UTF-8; save the file as UTF-8"
-        raise UsageError(f"{name}: line {line}: {problem}") from None
     except Unreadable as error:
         raise UsageError(f"{name}: {error}") from None
     try:
