@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +60,19 @@ async def settle_on(mesh: StagedMesh, filter_: str, **fields: Any) -> str:
     return plugin
 
 
+@asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
+    """Run work that never ends beside the body. Raises what it raised."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception() or AssertionError
+
+
 @dataclass
 class Watched:
     """What was seen of the Pods while the rollout went on, in order, without repetitions."""
@@ -93,14 +106,8 @@ async def watched(mesh: StagedMesh, old: str) -> AsyncIterator[Watched]:
                     found.violations.append(f"step {after['step']}: {new} besides {chosen}")
             await asyncio.sleep(0.1)
 
-    task = asyncio.create_task(watch(), name="watch Envoys")
-    try:
+    async with meanwhile(watch(), name="watch Envoys"):
         yield found
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is not None:
-            raise task.exception() or AssertionError
 
 
 async def downloads(mesh: StagedMesh) -> int:
@@ -124,14 +131,8 @@ async def downloads_watched(mesh: StagedMesh) -> AsyncIterator[dict[int, int]]:
                 most[later["step"]] = max(count, most.get(later["step"], 0))
             await asyncio.sleep(0.05)
 
-    task = asyncio.create_task(watch(), name="count downloads")
-    try:
+    async with meanwhile(watch(), name="count downloads"):
         yield most
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is not None:
-            raise task.exception() or AssertionError
 
 
 async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_request(
@@ -151,7 +152,7 @@ async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_reque
     assert seen.counts == sorted(set(seen.counts)), described(found)
     assert {0, 1, 3, 6} <= set(seen.counts), described(found)
     assert not seen.violations
-    # A sidecar has one port and one filter chain. An Envoy whose listener changes while it fetches asks once more.
+    # A sidecar has one port and one filter chain. An Envoy whose listener changes while it fetches makes another request.
     assert sent.keys() == {1, 2, 3}
     assert sent[1] in {1, 2}, sent
     assert sent[2] in {3, 4}, sent

@@ -234,7 +234,7 @@ class Rollouts(RuleBasedStateMachine):
             return spec if digest == spec.digest else live.find(digest)
 
         stable, new = find(wanted.stable), find(wanted.target)
-        # A crash after the status of a success, then an edit: nobody has the variant, and no Pod got it.
+        # A crash after the status of a success, then an edit: the variant is stored nowhere, and no Pod got it.
         is_unwritten = state.phase is RolloutPhase.SUCCEEDED and len(self.proven) == 2
         assert is_unwritten or (stable is not None) == bool(wanted.stable), "a variant is lost"
         if (wanted.stable and stable is None) or (wanted.target and new is None):

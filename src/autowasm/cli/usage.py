@@ -11,8 +11,6 @@ from typing import Any, Final, NoReturn
 
 _SIMILAR: Final = 0.6
 _UNRECOGNIZED: Final = re.compile(r"unrecognized arguments: (?P<first>\S+)")
-
-
 _OF_OTHERS: Final = {"--format": "--json", "--output": "--json", "-o": "--json", "-e": "--env"}
 """Flags of other tools, and the flag that does the same in commands that have it."""
 

@@ -170,7 +170,9 @@ def test_nearest_extension_of_a_name_counts() -> None:
     other = named("other", extension("a", rootId="other"), namespace="elsewhere")
     found = converted_together(named("filter", discovered("a")), root, other, near)
     assert only(found[0])["rootID"] == "near"
-    assert [one.path for one in found[2].losses] == ["spec.configPatches[0]"], "nobody sees it"
+    assert [one.path for one in found[2].losses] == ["spec.configPatches[0]"], (
+        "no filter of its namespace uses it"
+    )
 
 
 def test_half_of_a_pair_is_lost_and_the_message_says_that_both_belong_together() -> None:
