@@ -284,5 +284,6 @@ def test_logs_of_standalone_mode_are_json_in_a_pipe(tmp_path: Path) -> None:
                     break
         finally:
             process.terminate()
+            process.stderr.read()  # else its last lines find the pipe closed
     assert process.returncode == 0
     assert "started" in events
