@@ -31,6 +31,7 @@ pytestmark = [
 
 RESTORED_WITHIN = 2.0
 """Seconds from the verdict until the previous filter is back."""
+_WITHOUT_PREFLIGHT = {"wasm.tcm.io/preflight": "off"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -219,17 +220,39 @@ async def test_module_that_refuses_its_configuration_is_found_by_its_missing_vms
     mesh: StagedMesh,
 ) -> None:
     old = await settle_on(mesh, "echo")
-    document = mesh.staged(
-        await mesh.image("refuse-config"),
-        pluginConfig="refuse",
-        annotations={"wasm.tcm.io/preflight": "off"},
-    )
-    await mesh.apply(document)
+    # An Envoy that has the module rejects the listener: the next test.
+    image = await mesh.image("refuse-config", tag="refuse", note="no Envoy has it yet")
+    await mesh.apply(mesh.staged(image, pluginConfig="refuse", annotations=_WITHOUT_PREFLIGHT))
     found = await mesh.wait_rollout("Aborted")
     assert found["status"]["rollout"]["reason"] == "ConfigurationRefused", described(found)
     assert found["status"]["rollout"]["step"] == 1
+    await serve_again(mesh, old)
+
+
+async def test_configuration_that_an_envoy_with_the_module_rejects_is_named_at_the_deadline(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "refuse-config")
+    image = await mesh.image("refuse-config")
+    refused = mesh.staged(
+        image, pluginConfig="refuse", deadline="10s", annotations=_WITHOUT_PREFLIGHT
+    )
+    async with mesh.load() as reports:
+        await mesh.apply(refused)
+        found = await mesh.wait_rollout("Aborted")
+        await serve_again(mesh, old)
+    rollout = found["status"]["rollout"]
+    assert (rollout["step"], rollout["reason"]) == (1, "DeadlineExceeded"), described(found)
+    assert "rejected a change of its listeners" in rollout["message"]
+    assert "if the module refuses its configuration" in rollout["message"]
+    for report in reports.values():
+        assert report.failed == 0, report
+
+
+async def serve_again(mesh: StagedMesh, plugin: str) -> None:
+    """All matched Pods have this filter again, and the status says that the rollout failed."""
     async with asyncio.timeout(10):
-        while await mesh.with_plugin(old) != mesh.names():
+        while await mesh.with_plugin(plugin) != mesh.names():
             await asyncio.sleep(0.05)
     await mesh.wait_phase("Degraded")
 
