@@ -32,7 +32,7 @@ from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
 from autowasm.controller.secretreader import ClusterSecrets
 from autowasm.kube.client import KubeClient
-from autowasm.kube.codec import DocumentCodec
+from autowasm.kube.codec import DocumentCodec, StoredDocument
 from autowasm.kube.informer import Informer, InformerGroup
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.listwatch import ListWatch
@@ -54,8 +54,8 @@ class Reflections(Protocol):
 class ClusterInformers:
     """The informers of the watched namespaces."""
 
-    autowasms: InformerGroup[dict[str, Any]]
-    envoyfilters: InformerGroup[dict[str, Any]]
+    autowasms: InformerGroup[StoredDocument]
+    envoyfilters: InformerGroup[StoredDocument]
     pods: InformerGroup[Pod]
     """Only a leader runs these."""
 

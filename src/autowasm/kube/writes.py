@@ -8,8 +8,8 @@ being deleted is written.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from autowasm.kube.client import Document, KubeClient
-from autowasm.kube.codec import decode_document, document_meta, without_field_sets
+from autowasm.kube.client import KubeClient
+from autowasm.kube.codec import StoredDocument, as_stored, decode_document, document_meta
 from autowasm.kube.resources import ObjectKey, ResourceType
 
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -20,7 +20,9 @@ def is_terminating(document: Mapping[str, Any]) -> bool:
     return document["metadata"].get("deletionTimestamp") is not None
 
 
-async def create(client: KubeClient, resource: ResourceType, body: Mapping[str, Any]) -> Document:
+async def create(
+    client: KubeClient, resource: ResourceType, body: Mapping[str, Any]
+) -> StoredDocument:
     """POST to the collection of the namespace that the body names. Returns the object as stored.
 
     Raises AlreadyExists; Forbidden (`namespace_terminating`) in a namespace that is being deleted.
@@ -35,7 +37,7 @@ async def update(
     body: Mapping[str, Any],
     *,
     read: Mapping[str, Any],
-) -> Document | None:
+) -> StoredDocument | None:
     """PUT `body` in the place of the object as it was `read`. Returns it as stored; None if it is being deleted.
 
     Raises Conflict if it has changed since, or is another one of the same name; NotFound.
@@ -49,7 +51,7 @@ async def update_status(
     status: Mapping[str, Any],
     *,
     read: Mapping[str, Any],
-) -> Document | None:
+) -> StoredDocument | None:
     """PUT the status of the object as it was `read`. Returns and raises as `update`.
 
     The server uses only the status, so the rest, which may be a megabyte, is not sent.
@@ -68,7 +70,7 @@ async def update_status(
 
 async def merge_patch(
     client: KubeClient, resource: ResourceType, key: ObjectKey, body: Mapping[str, Any]
-) -> Document:
+) -> StoredDocument:
     """PATCH with a JSON merge patch (RFC 7396). Returns the object as stored. Raises NotFound."""
     path = resource.object_path(key)
     return await _decoded(await client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
@@ -81,10 +83,10 @@ async def _put(
     *,
     read: Mapping[str, Any],
     subresource: str | None,
-) -> Document | None:
+) -> StoredDocument | None:
     if is_terminating(read):
         return None
-    key, resource_version = document_meta(dict(read))
+    key, resource_version = document_meta(read)
     metadata = {
         **body["metadata"],
         "resourceVersion": resource_version,
@@ -96,6 +98,6 @@ async def _put(
     return await _decoded(await client.request("PUT", path, body={**body, "metadata": metadata}))
 
 
-async def _decoded(answer: bytes | bytearray) -> Document:
+async def _decoded(answer: bytes | bytearray) -> StoredDocument:
     """As an informer will show it."""
-    return without_field_sets(await decode_document(answer))
+    return as_stored(await decode_document(answer))

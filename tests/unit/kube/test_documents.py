@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.kube.codec import Bookmark, DocumentCodec, WatchEvent, decode_bounded
+from autowasm.kube.codec import (
+    MAX_ENCODED,
+    Bookmark,
+    DocumentCodec,
+    EncodedDocument,
+    WatchEvent,
+    as_stored,
+    decode_bounded,
+)
 from autowasm.kube.errors import Expired, UnexpectedAnswer
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
@@ -136,6 +144,39 @@ async def test_an_unchanged_object_of_a_list_is_the_stored_one() -> None:
     assert read["a"] is same
     assert list(read.values()) == [same, *items[1:], versioned("d", "4")]
     assert not {id(read[name]) for name in "bcd"} & {id(item) for item in known.values()}
+
+
+async def test_an_unchanged_object_is_the_stored_one_that_an_earlier_list_has_brought() -> None:
+    body = json.dumps({"items": [versioned("a", "1"), versioned("b", "1")]}).encode()
+    known = dict((await DocumentCodec().page(body)).items)
+    body = json.dumps({"items": [versioned("a", "1"), versioned("b", "2")]}).encode()
+    page = await DocumentCodec().page(body, stored=known.get)
+    same, changed = (item for _, item in page.items)
+    assert same is known[ObjectKey("ns", "a")]
+    assert changed is not known[ObjectKey("ns", "b")]
+    read = await DocumentCodec().event(line("ADDED", versioned("a", "1")), stored=known.get)
+    assert isinstance(read, WatchEvent)
+    assert read.object is same
+
+
+@given(st.dictionaries(st.text(), JSON))
+async def test_an_object_that_is_kept_encoded_reads_as_the_one_that_was_decoded(
+    given_: dict[str, Any],
+) -> None:
+    decoded = await decode_bounded(json.dumps(given_).encode(), most=1_000_000)
+    kept = as_stored(decoded)
+    assert repr(dict(kept)) == repr(decoded)  # the same types and order
+    assert kept == decoded
+    assert kept == as_stored(dict(reversed(decoded.items())))
+    assert kept != {**decoded, "another": 1}
+    assert len(kept) == len(decoded)
+
+
+async def test_a_long_object_is_kept_decoded_and_a_number_of_any_size_is_kept() -> None:
+    short, long = {"a": 10**40, "b": 1.0, "c": -0.0}, {"a": "x" * MAX_ENCODED}
+    assert as_stored(long) is long
+    assert isinstance(as_stored(short), EncodedDocument)
+    assert repr(dict(as_stored(short))) == repr(short)
 
 
 async def test_an_unchanged_object_of_a_streaming_list_is_the_stored_one() -> None:
