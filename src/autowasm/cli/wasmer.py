@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.mode == _CHECK_UNINSTALL:
-            from autowasm.cli import uninstall  # noqa: PLC0415  # heavy, as below
+            from autowasm.cli import charthooks  # noqa: PLC0415  # heavy, as below
 
-            return uninstall.run(arguments.kubeconfig)
+            return charthooks.check_uninstall(arguments.kubeconfig)
         if arguments.mode == _CHECK_DOWNLOAD:
-            from autowasm.cli import downloadtest  # noqa: PLC0415  # heavy, as below
+            from autowasm.cli import charthooks  # noqa: PLC0415
 
-            return downloadtest.run(arguments.kubeconfig, arguments.url)
+            return charthooks.check_download(arguments.kubeconfig, arguments.url)
         settings = flags.settings_from(arguments)
         from autowasm.performance import eventloop  # noqa: PLC0415  # heavy, as below
         from autowasm.telemetry import logs  # noqa: PLC0415

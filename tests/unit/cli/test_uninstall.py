@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from autowasm.cli import uninstall, wasmer
+from autowasm.cli import charthooks, wasmer
 from tests.unit.kube.wire import Wire, failure, json_answer, serve, write_kubeconfig
 
 
-def _autowasm(number: int) -> uninstall.Document:
+def _autowasm(number: int) -> charthooks.Document:
     return {"metadata": {"namespace": "team", "name": f"filter-{number}"}}
 
 
 def test_it_names_the_first_and_counts_the_rest() -> None:
-    said = uninstall._report([_autowasm(n) for n in range(500)], more=20)
+    said = charthooks._uninstall_report([_autowasm(n) for n in range(500)], more=20)
     assert "the cluster has 520 AutoWasms" in said
     assert "team/filter-9, …" in said
     assert "filter-10" not in said
@@ -23,8 +23,8 @@ def test_it_names_the_first_and_counts_the_rest() -> None:
 
 
 def test_nothing_left_is_said_only_if_nothing_is_left() -> None:
-    assert "can be uninstalled" in uninstall._report([], more=0)
-    assert "Refused" in uninstall._report([], more=3)
+    assert "can be uninstalled" in charthooks._uninstall_report([], more=0)
+    assert "Refused" in charthooks._uninstall_report([], more=3)
 
 
 def test_outside_of_a_cluster_it_says_what_is_missing(
@@ -99,8 +99,8 @@ async def test_a_server_with_trouble_is_asked_again_until_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
     patience: float,
 ) -> None:
-    monkeypatch.setattr(uninstall, "_DEADLINE", patience)
-    monkeypatch.setattr(uninstall, "_PAUSE", 0.0)
+    monkeypatch.setattr(charthooks, "_DEADLINE", patience)
+    monkeypatch.setattr(charthooks, "_PAUSE", 0.0)
     failures = (failure(500, "InternalError"), failure(429, "TooManyRequests"))
     wire = Wire(*failures, json_answer(_page()))
     assert await _asked(wire, tmp_path) == (0 if patience > 0 else 1)
