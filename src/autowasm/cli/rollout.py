@@ -18,10 +18,9 @@ from typing import Final
 from autowasm.api.staged import Variants, variants_of
 from autowasm.api.v1alpha1 import ROLLOUT_ANNOTATION
 from autowasm.backoff import Backoff
-from autowasm.cli import clusters, registries, rolloutcommands, rollouttext
-from autowasm.cli.liveblock import LiveBlock
+from autowasm.cli import clusters, registries, rollouttext, rolloutview
 from autowasm.cli.rolloutview import Outcome, RolloutView, view_of
-from autowasm.cli.stdio import is_coloured, width_of
+from autowasm.cli.stdio import LiveBlock, is_coloured, width_of
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.errors import AutoWasmError, UsageError
 from autowasm.kube.client import KubeClient
@@ -146,8 +145,10 @@ async def _history(client: KubeClient, key: ObjectKey, *, as_json: bool) -> int:
 
 async def _command(client: KubeClient, key: ObjectKey, arguments: argparse.Namespace) -> int:
     verb: str = arguments.verb
-    rollout = rolloutcommands.check(verb, await _view(client, key))
-    given = rolloutcommands.value(verb, generation=rollout.target.generation, now=datetime.now(UTC))
+    rollout = rolloutview.check_command(verb, await _view(client, key))
+    given = rolloutview.command_value(
+        verb, generation=rollout.target.generation, now=datetime.now(UTC)
+    )
     body = {"metadata": {"annotations": {ROLLOUT_ANNOTATION: given}}}
     path, query = AUTOWASMS.object_path(key), {"fieldManager": "wasmc"}
     await client.request("PATCH", path, query=query, body=body, content_type=MERGE_PATCH)
@@ -160,8 +161,8 @@ async def _command(client: KubeClient, key: ObjectKey, arguments: argparse.Names
             aclosing(_views(client, key, warn=_warn)) as views,
         ):
             async for view in views:
-                if rolloutcommands.is_handled(given, view):
-                    rolloutcommands.check_result(verb, view)
+                if rolloutview.is_handled(given, view):
+                    rolloutview.check_result(verb, view)
                     print(rollouttext.done(verb, view), flush=True)
                     return 0
     except TimeoutError:

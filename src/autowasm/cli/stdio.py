@@ -1,8 +1,8 @@
-"""Standard input and pipes as files (`-f -`, `/dev/stdin`, `<(build)`, a FIFO), and the progress line on a terminal.
+"""Standard input and pipes as files (`-f -`, `/dev/stdin`, `<(build)`, a FIFO); the progress line and replaced lines on a terminal.
 
 Invariants: at most `most` bytes of a pipe are kept; a pipe is opened once, because the writer of a FIFO ends with its first
 reader; the copy is removed when the command ends; the progress line is written only to a terminal and erased at the end of
-its block.
+its block; a LiveBlock erases only lines that it wrote, its last lines stay, and a pipe gets no control characters.
 """
 
 import contextlib
@@ -25,6 +25,8 @@ _ALSO_STDIN: Final = frozenset(
     {STDIN, Path("/dev/stdin"), Path("/dev/fd/0"), Path("/proc/self/fd/0")}
 )
 _CHUNK: Final = 1 << 20
+_UP: Final = "\x1b[{}A"
+_ERASE_DOWN: Final = "\r\x1b[J"
 
 
 def is_stdin(path: Path) -> bool:
@@ -207,3 +209,44 @@ class Progress:
         bar = "#" * round(share * _WIDTH)
         total = f"{format_size(self._done)} of {format_size(self._total)}"
         return [f"[{bar:<{_WIDTH}}]", f"{share:4.0%}", total]
+
+
+class LiveBlock:
+    """`show` replaces what was shown before, on a terminal of at least this size and unless `is_plain`."""
+
+    def __init__(self, stream: TextIO, *, width: int, height: int, is_plain: bool = False) -> None:
+        self._stream = stream
+        self._shown = ""
+        columns, rows = self.size
+        fits = columns >= width and rows >= height
+        self.is_live = fits and not is_plain and stream.isatty()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns of the stream, and rows but for the one of the cursor."""
+        return width_of(self._stream), height_of(self._stream) - 1
+
+    def above(self, text: str) -> None:
+        """A message that stays: above the block, or on standard error where there is no terminal."""
+        if not self.is_live:
+            print(text, file=sys.stderr, flush=True)
+            return
+        shown = self._erased()
+        self._stream.write(f"{text}\n{shown}\n" if shown else f"{text}\n")
+        self._stream.flush()
+
+    def show(self, text: str) -> None:
+        """`text` has no line that is wider than the terminal, and no more lines than it. The same text is not written again."""
+        if text == self._shown:
+            return
+        if self.is_live:
+            self._erased()
+        self._shown = text
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def _erased(self) -> str:
+        """Move to where the block began, and erase it. Returns its text."""
+        if self._shown:
+            self._stream.write(_UP.format(self._shown.count("\n") + 1) + _ERASE_DOWN)
+        return self._shown

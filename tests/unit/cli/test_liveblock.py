@@ -13,7 +13,7 @@ from typing import TextIO
 import pytest
 
 from autowasm.cli import rollouttext
-from autowasm.cli.liveblock import LiveBlock
+from autowasm.cli.stdio import LiveBlock
 from tests.fakes.rollouts import STATES, view
 from tests.fakes.terminal import Terminal
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from autowasm.api.status import RolloutPhase, RolloutStatus
-from autowasm.cli import rolloutcommands
+from autowasm.cli import rolloutview
 from autowasm.cli.rolloutview import Outcome, view_of
 from autowasm.controller.rollout.observation import Command
 from autowasm.controller.rollout.statemachine import advance
@@ -30,10 +30,10 @@ VERBS = ("pause", "resume", "promote", "abort", "retry")
 
 
 def test_a_value_is_a_command_for_one_generation_and_never_equal_to_another() -> None:
-    value = rolloutcommands.value("pause", generation=7, now=TIME)
+    value = rolloutview.command_value("pause", generation=7, now=TIME)
     assert value == "pause@7 2026-11-28T04:42:01.005Z"
     assert Command.parse(value) == Command("pause", 7)
-    later = rolloutcommands.value("pause", generation=7, now=TIME + timedelta(milliseconds=1))
+    later = rolloutview.command_value("pause", generation=7, now=TIME + timedelta(milliseconds=1))
     assert later != value
 
 
@@ -43,20 +43,20 @@ def test_a_command_is_allowed_exactly_where_the_state_machine_does_something(
     verb: str, phase: RolloutPhase
 ) -> None:
     """The table of the state machine decides, not a copy of it."""
-    given = rolloutcommands.value(verb, generation=7, now=TIME)
+    given = rolloutview.command_value(verb, generation=7, now=TIME)
     fields = {} if phase is not RolloutPhase.ABORTED else {"aborted": (scenes.variant(),)}
     before = scenes.state(phase, **fields)
     after, _ = advance(before, scenes.observation(command=given), scenes.SPEC, scenes.NOW)
     assert after is not None
     changes = after.phase is not phase
     try:
-        rolloutcommands.check(verb, view(before))
+        rolloutview.check_command(verb, view(before))
     except AutoWasmError:
         assert not changes
     else:
         assert changes
-        rolloutcommands.check_result(verb, view(after))
-        assert rolloutcommands.is_handled(given, view(after, command=given))
+        rolloutview.check_result(verb, view(after))
+        assert rolloutview.is_handled(given, view(after, command=given))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_command_that_changes_nothing_is_refused_with_those_that_do(
     verb: str, rollout: RolloutStatus | None, says: str
 ) -> None:
     with pytest.raises(AutoWasmError) as raised:
-        rolloutcommands.check(verb, view(rollout))
+        rolloutview.check_command(verb, view(rollout))
     assert says in str(raised.value)
 
 
@@ -82,30 +82,30 @@ def test_a_command_for_a_spec_whose_rollout_has_not_begun_is_refused(verb: str) 
     with pytest.raises(
         AutoWasmError, match="the rollout is of generation 7, the spec has generation 8"
     ):
-        rolloutcommands.check(verb, view(FAILED, generation=8))
-    assert rolloutcommands.check("abort", view(WAITING, generation=8)) is WAITING
+        rolloutview.check_command(verb, view(FAILED, generation=8))
+    assert rolloutview.check_command("abort", view(WAITING, generation=8)) is WAITING
 
 
 def test_a_lost_stable_filter_leaves_promotion() -> None:
-    assert rolloutcommands.check("promote", view(LOST, generation=8)) is LOST
+    assert rolloutview.check_command("promote", view(LOST, generation=8)) is LOST
 
 
 def test_a_command_is_waited_for_until_wasmer_has_read_it() -> None:
-    value = rolloutcommands.value("pause", generation=7, now=TIME)
-    assert not rolloutcommands.is_handled(value, view(WAITING, command=value))
+    value = rolloutview.command_value("pause", generation=7, now=TIME)
+    assert not rolloutview.is_handled(value, view(WAITING, command=value))
     handled = msgspec.structs.replace(PAUSED, command=value)
-    assert rolloutcommands.is_handled(value, view(handled, command=value))
-    assert rolloutcommands.is_handled(value, view(handled, command="abort@7"))
+    assert rolloutview.is_handled(value, view(handled, command=value))
+    assert rolloutview.is_handled(value, view(handled, command="abort@7"))
     with pytest.raises(AutoWasmError, match="another command has replaced this one: abort@7"):
-        rolloutcommands.is_handled(value, view(WAITING, command="abort@7"))
+        rolloutview.is_handled(value, view(WAITING, command="abort@7"))
 
 
 def test_a_command_that_came_too_late_is_a_failure() -> None:
     with pytest.raises(
         AutoWasmError, match=r"pause was not carried out.*it is Aborted: step 2 of 4"
     ):
-        rolloutcommands.check_result("pause", view(FAILED))
-    rolloutcommands.check_result("abort", view(ABORTED))
+        rolloutview.check_result("pause", view(FAILED))
+    rolloutview.check_result("abort", view(ABORTED))
 
 
 @pytest.mark.parametrize(
