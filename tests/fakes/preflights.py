@@ -12,7 +12,7 @@ from autowasm.net.pools import Pools
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.processes import ForkServer
 from autowasm.preflight.runner import Preflight
-from autowasm.preflight.unknown import Unknown
+from autowasm.preflight.verdicts import Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Verdict
 from autowasm.telemetry.metrics import Metrics

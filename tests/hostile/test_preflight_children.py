@@ -13,7 +13,7 @@ import pytest
 from autowasm.limits import MIB, PreflightLimits
 from autowasm.preflight import wire
 from autowasm.preflight.processes import ForkServer, Result
-from autowasm.preflight.unknown import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, Reason
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import forkserver
 from tests.fakes.children import MISBEHAVE, UNREAD

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.limits import MIB, PreflightLimits
-from autowasm.preflight.unknown import Reason, Unknown
+from autowasm.preflight.verdicts import Reason, Unknown
 from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import preflights

@@ -20,7 +20,7 @@ from autowasm.errors import SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.manifests import reader
 from autowasm.manifests.nodes import Unreadable
-from autowasm.preflight.plugins import plugin_of
+from autowasm.preflight.condition import plugin_of
 from autowasm.sandbox.plugin import Plugin
 from autowasm.settings import EnvoyFetch
 from autowasm.trial.inputs import MAX_FILE_BYTES, read_file

@@ -6,7 +6,7 @@ Invariant: the verdict and its words are those of wasmer's pre-flight; the modul
 import time
 
 from autowasm.cli.options import EnvoyOffer
-from autowasm.preflight.words import described
+from autowasm.preflight.condition import described
 from autowasm.reasons import Reason
 from autowasm.sandbox.engine import compile_module, make_engine
 from autowasm.sandbox.errors import CannotCompile

@@ -43,7 +43,7 @@ from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.preflight.plugins import plugin_of
+from autowasm.preflight.condition import plugin_of
 from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
 from autowasm.sandbox.plugin import Plugin

@@ -19,7 +19,7 @@ from autowasm.cli.stdio import is_coloured, is_stdin, width_of
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.preflight.words import consequence_of, described
+from autowasm.preflight.condition import consequence_of, described
 from autowasm.registry.credentials import Credential
 from autowasm.sandbox.callouts import Answering
 from autowasm.sandbox.engine import compile_module, make_engine

@@ -24,9 +24,8 @@ from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube.resources import ObjectKey
-from autowasm.preflight.plugins import plugin_of
-from autowasm.preflight.unknown import Unknown
-from autowasm.preflight.words import described
+from autowasm.preflight.condition import described, plugin_of
+from autowasm.preflight.verdicts import Unknown
 from autowasm.reasons import Reason
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Verdict

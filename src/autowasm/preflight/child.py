@@ -23,7 +23,7 @@ from autowasm.preflight import isolation, wire
 from autowasm.preflight.forkserver import Work
 from autowasm.preflight.isolation import NotIsolated, Rlimits
 from autowasm.preflight.request import COMPILE, RUN, Answer, Problem, Request
-from autowasm.preflight.unknown import Reason
+from autowasm.preflight.verdicts import Reason
 from autowasm.sandbox.engine import (
     Engine,
     compile_module,

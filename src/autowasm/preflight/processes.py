@@ -20,7 +20,7 @@ import structlog
 from autowasm.backoff import Backoff
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import wire
-from autowasm.preflight.unknown import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, Reason
 from autowasm.preflight.wire import Ended, Job, Kill, Message, Ready, Started
 from autowasm.telemetry.metrics import Metrics
 

@@ -13,7 +13,7 @@ import msgspec
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.limits import PreflightLimits
 from autowasm.preflight.isolation import Enforced
-from autowasm.preflight.unknown import Reason
+from autowasm.preflight.verdicts import Reason
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Verdict
 from autowasm.text import shown

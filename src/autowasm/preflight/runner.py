@@ -31,8 +31,7 @@ from autowasm.preflight.isolation import Enforced
 from autowasm.preflight.processes import ForkServer, Result
 from autowasm.preflight.request import COMPILE, RUN, Answer, Request
 from autowasm.preflight.slots import Slots
-from autowasm.preflight.unknown import NoVerdict, Reason, Unknown
-from autowasm.preflight.verdicts import VerdictKey, Verdicts
+from autowasm.preflight.verdicts import NoVerdict, Reason, Unknown, VerdictKey, Verdicts
 from autowasm.preflight.wire import Ended
 from autowasm.sandbox.engine import ENGINE_VERSION
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits

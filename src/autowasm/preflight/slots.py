@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import Gauge
 
 from autowasm.limits import PreflightLimits
-from autowasm.preflight.unknown import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, Reason
 
 
 class Slots:

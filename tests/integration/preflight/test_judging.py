@@ -16,7 +16,7 @@ from autowasm.limits import PreflightLimits
 from autowasm.preflight import runner
 from autowasm.preflight.processes import Result
 from autowasm.preflight.request import COMPILE
-from autowasm.preflight.unknown import Reason, Unknown
+from autowasm.preflight.verdicts import Reason, Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics

@@ -9,7 +9,7 @@ import pytest
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.preflight.isolation import Enforced
 from autowasm.preflight.request import Answer, Problem, Request
-from autowasm.preflight.unknown import Reason
+from autowasm.preflight.verdicts import Reason
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Outcome, Verdict
 

@@ -9,7 +9,7 @@ from prometheus_client import Gauge
 
 from autowasm.limits import PreflightLimits
 from autowasm.preflight.slots import Slots
-from autowasm.preflight.unknown import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, Reason
 from autowasm.telemetry.metrics import Metrics
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from autowasm.controller.startcheck import StartCheck
 from autowasm.digest import Sha256Hex
-from autowasm.preflight.unknown import Unknown
+from autowasm.preflight.verdicts import Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.sandbox.vm import StartPhase

@@ -1,12 +1,15 @@
-"""A verdict in words: status, reason and message of the condition `Starts`.
+"""The condition `Starts`: the plugin that it is about, and a verdict as its status, reason and message.
 
-Invariant: the controller's status and `wasmc` say the same about the same verdict.
+Invariants: the plugin's bytes are those of the rendered EnvoyFilter, so that a verdict is about what sidecars get; the controller's
+status and `wasmc` say the same about the same verdict.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
+from autowasm.api import envoyfilter as envoyfilters
 from autowasm.reasons import Reason
-from autowasm.sandbox.plugin import Plugin
+from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.sandbox.vm import StartPhase
 from autowasm.text import shown
@@ -22,6 +25,27 @@ _DOUBTS: Final = {
     Doubt.LIMIT: Reason.SANDBOX_LIMIT,
     Doubt.UNSUPPORTED: Reason.SANDBOX_UNSUPPORTED,
 }
+
+
+def plugin_of(envoyfilter: Mapping[str, Any]) -> Plugin:
+    """The plugin that Envoy gets from an EnvoyFilter that `envoyfilter.render` made."""
+    config = envoyfilters.plugin_config_of(envoyfilter)
+    if config is None:
+        return Plugin()
+    vm = config["vmConfig"]
+    configuration = config.get("configuration")
+    policy = FailurePolicy.DEPRECATED_OPEN if config.get("failOpen") else FailurePolicy.CLOSED
+    if config.get("failurePolicy") == "FAIL_RELOAD":
+        policy = FailurePolicy.RELOAD
+    return Plugin(
+        name=config.get("name", ""),
+        root_id=config.get("rootId", ""),
+        vm_id=vm.get("vmId", ""),
+        configuration=configuration["value"].encode() if configuration is not None else None,
+        environment=(vm.get("environmentVariables") or {}).get("keyValues") or {},
+        failure_policy=policy,
+        allow_on_headers_stop_iteration=config.get("allowOnHeadersStopIteration", False),
+    )
 
 
 def described(verdict: Verdict, plugin: Plugin) -> tuple[str, Reason, str]:

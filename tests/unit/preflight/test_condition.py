@@ -5,7 +5,7 @@ import pytest
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api.record import Record
-from autowasm.preflight.plugins import plugin_of
+from autowasm.preflight.condition import plugin_of
 from autowasm.sandbox.plugin import FailurePolicy
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import IMAGE, document
