@@ -19,8 +19,7 @@ import structlog
 from cachetools import FIFOCache
 
 from autowasm.api.record import Record, belongs_to
-from autowasm.artifacts.circuitbreaker import CircuitBreakers
-from autowasm.artifacts.fetchlimiter import FetchLimiter
+from autowasm.artifacts.fetchlimiter import CircuitBreakers, FetchLimiter
 from autowasm.artifacts.peers import Peers, hedged
 from autowasm.artifacts.pullsecrets import (
     PullAccess,

@@ -1,25 +1,35 @@
-"""FetchLimiter: how many fetches run at once, for a namespace, a host and in all, fair over namespaces (ADR 11).
+"""When a fetch may begin: FetchLimiter and CircuitBreakers (ADR 11).
 
-A fetch that joins another's flight needs no slot. Invariants: no limit is ever exceeded; a waiting namespace gets the next
-fitting slot after at most one grant to each other namespace, so one tenant's hundred hanging fetches delay no other
-tenant. A fetch that has held its slot for `long_after` seconds no longer counts for its host, so two tenants cannot block a
-host for a third (ADR 0021); it still counts for its namespace and in all. A last part of all slots is reserved for
-namespaces that hold none, whatever hosts the others' fetches hang on.
+FetchLimiter: how many fetches run at once, for a namespace, a host and in all, fair over namespaces. A fetch that joins another's flight
+needs no slot. Invariants: no limit is ever exceeded; a waiting namespace gets the next fitting slot after at most one grant to
+each other namespace, so one tenant's hundred hanging fetches delay no other tenant. A fetch that has held its slot for
+`long_after` seconds no longer counts for its host, so two tenants cannot block a host for a third (ADR 0021); it still counts
+for its namespace and in all. A last part of all slots is reserved for namespaces that hold none, whatever hosts the others'
+fetches hang on.
+
+CircuitBreakers: requests to a source pause after repeated failures. The retry of one AutoWasm is in the work queue. Invariant: keys
+are (host, repository, credential), so one tenant's bad secret or dead registry never stops another tenant's fetch.
 """
 
 import asyncio
+import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from autowasm.errors import SourceUnavailable
+from cachetools import FIFOCache
+
+from autowasm.artifacts.source import SourceKey
+from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+_MAX_KEPT = 10_000
+"""Keys remembered; beyond it the oldest are dropped. Source keys come from specs, so tenants control their number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -189,3 +199,56 @@ def _add(counter: Counter[T], name: T, step: int) -> None:
     counter[name] += step
     if not counter[name]:
         del counter[name]
+
+
+@dataclass(slots=True)
+class _Circuit:
+    failures: int = 0
+    open_until: float = 0.0
+    last: str = ""
+
+
+class CircuitBreakers:
+    """State of each source key. `clock` in seconds, monotonic."""
+
+    def __init__(
+        self, limits: FetchLimits, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._states: FIFOCache[SourceKey, _Circuit] = FIFOCache(_MAX_KEPT)
+        metrics.circuit_breakers_open.set_function(self._count_open)  # breakers close by time alone
+
+    def check(self, key: SourceKey) -> None:
+        """Raises SourceUnavailable (`BackingOff`) while the key's breaker is open."""
+        state = self._states.get(key)
+        left = state.open_until - self._clock() if state else 0.0
+        if state is not None and left > 0:
+            where = f"{key.host}/{key.repository}".rstrip("/")
+            # The message has no remaining time: it is part of a status, which would change with it.
+            raise SourceUnavailable(
+                f"{where}: requests are paused after failures; last failure: {state.last}",
+                reason=Reason.BACKING_OFF,
+                retry_after=left,
+            )
+
+    def succeeded(self, key: SourceKey) -> None:
+        """The source answered: reset its failures."""
+        self._states.pop(key, None)
+
+    def failed(self, key: SourceKey, error: AutoWasmError) -> None:
+        """Count a failure of the source. A missing image or rejected content is not one."""
+        if not isinstance(error, SourceUnavailable | SourceDenied):
+            return
+        state = self._states.pop(key, None) or _Circuit()
+        state.failures += 1
+        state.last = str(error)
+        wait = getattr(error, "retry_after", None) or 0.0
+        if state.failures >= self._limits.breaker_failures:
+            wait = max(wait, self._limits.breaker_open)
+        state.open_until = self._clock() + min(wait, self._limits.retry_maximum)
+        self._states[key] = state
+
+    def _count_open(self) -> float:
+        now = self._clock()
+        return float(sum(state.open_until > now for state in self._states.values()))

@@ -1,6 +1,6 @@
 """Authorization for one registry: challenges, tokens, and the throttle of refused logins (ADR 19).
 
-Not the pause after other failures (see `artifacts/circuitbreaker.py`). Not an HTTP client: the caller passes a function that
+Not the pause after other failures (see `artifacts/fetchlimiter.py`). Not an HTTP client: the caller passes a function that
 calls the token endpoint. Invariants: a credential is sent only to the registry itself (Basic, a registry token) or to the
 token endpoint that the registry names (password, identity token), and there only over https, unless the registry itself
 uses plain http; a refused login is not sent a second time; until a host has accepted a credential, one request at a time

@@ -1,6 +1,6 @@
 import pytest
 
-from autowasm.artifacts.circuitbreaker import CircuitBreakers
+from autowasm.artifacts.fetchlimiter import CircuitBreakers
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import ContentRejected, SourceDenied, SourceNotFound, SourceUnavailable
 from autowasm.limits import FetchLimits
