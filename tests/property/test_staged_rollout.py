@@ -27,12 +27,9 @@ from autowasm.controller.rollout.observation import (
     Observation,
     PodObservation,
 )
+from autowasm.controller.rollout.placement import placement
 from autowasm.controller.rollout.selection import Candidate
-from autowasm.controller.rollout.statemachine import (
-    advance,
-    is_worth_writing,
-    placement,
-)
+from autowasm.controller.rollout.statemachine import advance, is_worth_writing
 from autowasm.settings import EnvoyFetch
 from autowasm.units import parse_duration
 from tests.fakes.autowasms import autowasm, record

@@ -15,8 +15,8 @@ from autowasm.api.record import Record
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm, Rollout
 from autowasm.api.variant import variant_of
-from autowasm.controller.rollout import rendering
-from autowasm.controller.rollout.statemachine import placement
+from autowasm.controller.rollout.placement import placement
+from autowasm.controller.rollout.placement import render as render_placement
 from autowasm.settings import EnvoyFetch
 
 
@@ -54,4 +54,4 @@ def now(
     def counted(sha256: str) -> int:
         return envoyfilters.resend_count_of(live, sha256)
 
-    return rendering.render(autowasm, envoy, wanted, find=found.find, resend=counted)
+    return render_placement(autowasm, envoy, wanted, find=found.find, resend=counted)

@@ -30,13 +30,13 @@ from autowasm.api.variant import Variant, plugin_name_of
 from autowasm.controller.pods.envoystats import Reading
 from autowasm.controller.pods.podindex import Pod, has_ended
 from autowasm.controller.publishing.ownership import replacement
-from autowasm.controller.rollout import rendering
 from autowasm.controller.rollout.effects import Action, BeginCounts, LookAgain, RecordEvent
 from autowasm.controller.rollout.facts import choice_of, is_same
-from autowasm.controller.rollout.observation import Observation, PodObservation
-from autowasm.controller.rollout.readings import StepReadings
+from autowasm.controller.rollout.observation import Observation, PodObservation, StepReadings
+from autowasm.controller.rollout.placement import placement
+from autowasm.controller.rollout.placement import render as render_placement
 from autowasm.controller.rollout.selection import Candidate
-from autowasm.controller.rollout.statemachine import advance, placement
+from autowasm.controller.rollout.statemachine import advance
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
@@ -290,7 +290,7 @@ class RolloutDriver:
         if wanted is None:
             return None
         find = memory.variants.get
-        return rendering.render(autowasm, self._envoy, wanted, find=find, resend=resend)
+        return render_placement(autowasm, self._envoy, wanted, find=find, resend=resend)
 
     def _capacity(
         self,

@@ -1,17 +1,21 @@
-"""What the state machine of a staged rollout is told: the target, the EnvoyFilter in place, the Pods, the annotations. Pure data.
+"""What the state machine of a staged rollout is told: the target, the EnvoyFilter in place, the Pods, the annotations. Pure.
 
-Invariant: times are ages and durations, measured by a clock that is never set, so a clock that is set cannot make an old reading
-a new one.
+StepReadings makes a PodObservation from the statistics of a Pod, as this leader has read them. A Pod is judged by two readings: the
+last one before it got the target, and the newest one. Requests are counted from the begin of a step. Invariants: times are ages and
+durations, measured by a clock that is never set, so a clock that is set cannot make an old reading a new one; the reading
+from before is never one that was made after the Pod got the target; a new leader that did not see the time before has none,
+and counts requests from its first reading.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from autowasm.api.status import MAX_STAGED, RolloutVariant
-from autowasm.controller.pods.runstate import RunState
+from autowasm.controller.pods.envoystats import Reading, Requests, SidecarStats
+from autowasm.controller.pods.runstate import RunState, judge
 from autowasm.controller.rollout.selection import Candidate
 
 UNREADABLE: Final = frozenset({RunState.STATS_UNREACHABLE, RunState.UNKNOWN})
@@ -101,3 +105,93 @@ class Command:
 def by_uid(pods: tuple[PodObservation, ...]) -> Mapping[str, PodObservation]:
     """The observations by the Pods' uids."""
     return {one.candidate.uid: one for one in pods}
+
+
+@dataclass(frozen=True, slots=True)
+class _Latest:
+    reading: Reading
+    begun: float
+    """Seconds of the monotonic clock at which the reading began, at the latest."""
+
+
+class StepReadings:
+    """Readings by the Pods' uids. Times are those of a monotonic clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, SidecarStats] = {}
+        self._latest: dict[str, _Latest] = {}
+        self._counted: dict[str, Requests] = {}
+        self._placed: set[str] = set()
+        self.counted_since: float | None = None
+        """Since when the requests of the step are counted; None: nothing was read yet."""
+
+    def begin_step(self, *, now: float) -> None:
+        """Count requests from now on."""
+        self._counted = {
+            uid: one.reading.requests or Requests()
+            for uid, one in self._latest.items()
+            if isinstance(one.reading, SidecarStats)
+        }
+        self.counted_since = now if self._latest else None
+
+    def add(self, readings: Mapping[str, Reading], *, plugin: str, begun: float) -> None:
+        """Take over new readings; none: there are no Pods. `plugin`: the target's name in the statistics. `begun`: when the first began."""
+        for uid, reading in readings.items():
+            self._latest[uid] = _Latest(reading, begun)
+            if not isinstance(reading, SidecarStats):
+                continue
+            self._counted.setdefault(uid, reading.requests or Requests())
+            # A successor does not know which Pods its predecessor gave the target.
+            if uid not in self._placed and reading.reloads_of(plugin) is None:
+                self._before[uid] = reading
+        if self.counted_since is None:
+            self.counted_since = begun
+
+    def place(self, uids: Collection[str]) -> None:
+        """These Pods get the target now: what is read from them later is not from before."""
+        self._placed.update(uids)
+
+    def has_all(self, uids: Collection[str]) -> bool:
+        """Whether each of these Pods was read, or the reading failed."""
+        return all(uid in self._latest for uid in uids)
+
+    def retain(self, uids: Collection[str]) -> None:
+        """Forget Pods that are gone."""
+        known: tuple[dict[str, SidecarStats] | dict[str, _Latest] | dict[str, Requests], ...]
+        known = (self._before, self._latest, self._counted)
+        for each in known:
+            for gone in each.keys() - set(uids):
+                del each[gone]
+        self._placed.intersection_update(uids)
+
+    def observed(self, candidate: Candidate, *, plugin: str, now: float) -> PodObservation:
+        """What is known of the Pod."""
+        uid = candidate.uid
+        latest = self._latest.get(uid)
+        if latest is None:
+            return PodObservation(candidate=candidate)
+        before = self._before.get(uid)
+        report = judge(before, latest.reading, plugin)
+        return PodObservation(
+            candidate=candidate,
+            run=report.state,
+            age=max(0.0, now - latest.begun),
+            figures=self._figures(uid, latest.reading),
+            before=_figures(before.requests if before is not None else None),
+            message=report.message,
+        )
+
+    def evidence(self, uid: str) -> tuple[SidecarStats | None, Reading | None]:
+        """The two readings by which the Pod is judged, for the log."""
+        latest = self._latest.get(uid)
+        return self._before.get(uid), latest.reading if latest is not None else None
+
+    def _figures(self, uid: str, reading: Reading) -> Figures:
+        if not isinstance(reading, SidecarStats) or reading.requests is None:
+            return Figures()
+        since = reading.requests.since(self._counted.get(uid, Requests()))
+        return _figures(since if since is not None else reading.requests)  # Envoy was restarted
+
+
+def _figures(requests: Requests | None) -> Figures:
+    return Figures(requests.total, requests.failed) if requests is not None else Figures()

@@ -1,18 +1,50 @@
-"""The EnvoyFilter of a placement: the controller writes it, and `wasmc explain` compares it with the one in place. Pure.
+"""Placement: which proxies have which variant in a state of a staged rollout, and the EnvoyFilter for it. Pure.
 
-Invariant: with the same variants, both have the same bytes.
+The controller writes the EnvoyFilter, and `wasmc explain` compares it with the one in place. Invariant: with the same variants, both
+have the same bytes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from autowasm.api import staged
+from autowasm.api.patches import Metadata
+from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.api.variant import Variant
-from autowasm.controller.rollout.statemachine import Placement
+from autowasm.controller.rollout.facts import choice_of
+from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.settings import EnvoyFetch
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The variants that the EnvoyFilter of a state has, by digest; empty: none. `render` makes it."""
+
+    stable: str
+    target: str = ""
+    proxies: tuple[Metadata, ...] | None = ()
+    """The proxies that have the target; None: all."""
+
+
+def placement(state: RolloutStatus) -> Placement | None:
+    """None: leave the EnvoyFilter in place as it is, because the stable variant is not known."""
+    stable = state.stable.digest if state.stable is not UNSET else ""
+    if state.reason == RolloutReason.STABLE_LOST.value:
+        return None
+    match state.phase:
+        case RolloutPhase.SUCCEEDED:
+            return Placement(state.target.digest)
+        case RolloutPhase.ABORTED:
+            return Placement(stable)
+        case _ if state.step == state.steps:
+            return Placement(stable, state.target.digest, None)
+        case _:
+            return Placement(stable, state.target.digest, choice_of(state).proxies())
 
 
 def render(

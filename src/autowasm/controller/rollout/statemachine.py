@@ -8,19 +8,17 @@ starts again only on request; only watched time counts, so a clock that is set n
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from autowasm.api.patches import Metadata
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import Rollout
 from autowasm.controller.pods.evidence import epoch
 from autowasm.controller.rollout import effects, facts
 from autowasm.controller.rollout.effects import Action, Result
-from autowasm.controller.rollout.facts import Facts, State, choice_of, is_same
+from autowasm.controller.rollout.facts import Facts, State, is_same
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.controller.rollout.observation import Observation
 
@@ -208,29 +206,3 @@ def _lasting(state: RolloutStatus) -> RolloutStatus:
         message="",
         verdict=UNSET,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The variants that the EnvoyFilter of a state has, by digest; empty: none. `api.staged.render` makes it."""
-
-    stable: str
-    target: str = ""
-    proxies: tuple[Metadata, ...] | None = ()
-    """The proxies that have the target; None: all."""
-
-
-def placement(state: RolloutStatus) -> Placement | None:
-    """None: leave the EnvoyFilter in place as it is, because the stable variant is not known."""
-    stable = state.stable.digest if state.stable is not UNSET else ""
-    if state.reason == RolloutReason.STABLE_LOST.value:
-        return None
-    match state.phase:
-        case RolloutPhase.SUCCEEDED:
-            return Placement(state.target.digest)
-        case RolloutPhase.ABORTED:
-            return Placement(stable)
-        case _ if state.step == state.steps:
-            return Placement(stable, state.target.digest, None)
-        case _:
-            return Placement(stable, state.target.digest, choice_of(state).proxies())

@@ -25,16 +25,15 @@ from autowasm.controller.rollout.observation import (
     Observation,
     PodObservation,
 )
+from autowasm.controller.rollout.placement import Placement, placement
 from autowasm.controller.rollout.statemachine import (
     EVENTS,
     PHASES,
     TABLE,
     Event,
-    Placement,
     advance,
     event_of,
     is_worth_writing,
-    placement,
 )
 from tests.unit.controller.rollout.scenes import (
     NEW,
