@@ -22,7 +22,7 @@ from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.stdio import is_coloured, width_of
 from autowasm.errors import AutoWasmError, SpecError, UsageError
-from autowasm.explain import desired
+from autowasm.explain import plan
 from autowasm.explain.examine import examine
 from autowasm.explain.facts import Facts, SourceFact, StartFact
 from autowasm.explain.finding import Finding, Level, worst
@@ -169,7 +169,7 @@ async def _facts_of(
             found = await _resolve(autowasm, access, login, arguments, pools)
             base = msgspec.structs.replace(base, source=found)
         if discovery.live is not None:
-            wanted = desired.now(autowasm, discovery.live, base.status, discovery.server.envoy)
+            wanted = plan.desired_now(autowasm, discovery.live, base.status, discovery.server.envoy)
             base = msgspec.structs.replace(base, desired=wanted)
     return await gatherer.facts(discovery, base)
 

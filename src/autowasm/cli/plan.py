@@ -32,12 +32,11 @@ from autowasm.cli.stdio import is_coloured, is_stdin, width_of
 from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
-from autowasm.explain.desired import with_any_rollout
 from autowasm.explain.examine import examine
 from autowasm.explain.facts import Facts, ServerFact, StartFact
 from autowasm.explain.finding import Finding, worst
 from autowasm.explain.gather import Discovery, Gatherer
-from autowasm.explain.plan import Plan
+from autowasm.explain.plan import Plan, with_any_rollout
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey

@@ -17,7 +17,6 @@ from autowasm.explain.checks import (
     running,
     server,
     source,
-    start,
 )
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Step
@@ -25,7 +24,6 @@ from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Step
 CHECKS: Final[tuple[Check, ...]] = (
     *resource.CHECKS,
     *source.CHECKS,
-    *start.CHECKS,
     *server.CHECKS,
     *envoyfilter.CHECKS,
     *order.CHECKS,

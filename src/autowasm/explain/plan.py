@@ -1,22 +1,28 @@
-"""Plan: the EnvoyFilter that wasmer would write for an AutoWasm, and its difference to the live one. Pure.
+"""Plan: the EnvoyFilter that an AutoWasm is to have, at once or in the step of a staged rollout, and its difference to the live one. Pure.
 
 `controller/decision.py` selects the record, `controller/publishing/ownership.py` checks the ownership.
-Invariant: the planned EnvoyFilter is the output of `render` for the record, so an apply writes those bytes, with a staged rollout in its end.
+Invariants: with the settings of wasmer, the EnvoyFilter is what wasmer writes, None where that is not known from here; the planned
+EnvoyFilter is the output of `render` for the record, so an apply writes those bytes, with a staged rollout in its end.
 """
 
 import difflib
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct
 
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import staged
 from autowasm.api.envoyfilter import record_of, resend_count_of
 from autowasm.api.record import Record
 from autowasm.api.status import Status
-from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.v1alpha1 import AutoWasm, Rollout
+from autowasm.api.variant import variant_of
 from autowasm.controller.decision import UseRecord, decide
 from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
-from autowasm.explain.desired import at_the_end
+from autowasm.controller.rollout.placement import placement
+from autowasm.controller.rollout.placement import render as render_placement
 from autowasm.manifests import writer
 from autowasm.settings import EnvoyFetch
 
@@ -55,7 +61,7 @@ def make(
     if record is None:
         return Plan(action="unknown", before=before)
     resend = resend_count_of(live, record.sha256) if live is not None else 0
-    desired = at_the_end(autowasm, record, envoy, resend=resend)
+    desired = desired_at_the_end(autowasm, record, envoy, resend=resend)
     if live is None:
         return Plan(action="create", after=desired, diff=_diff(None, desired))
     whose = ownership(live, owner=document)
@@ -88,3 +94,40 @@ def _diff(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
     old = as_yaml(before).splitlines(keepends=True) if before is not None else []
     new = as_yaml(after).splitlines(keepends=True)
     return "".join(difflib.unified_diff(old, new, "live", "planned"))
+
+
+def desired_at_the_end(
+    autowasm: AutoWasm, record: Record, envoy: EnvoyFetch, *, resend: int
+) -> dict[str, Any]:
+    """The EnvoyFilter when all Pods have the module of `record`."""
+    if autowasm.spec.rollout is None:
+        return envoyfilters.render(autowasm, record, envoy, resend=resend)
+    variant = variant_of(autowasm, record, resend=resend)
+    return staged.render(autowasm, envoy, stable=variant, target=None)
+
+
+def with_any_rollout(autowasm: AutoWasm) -> AutoWasm:
+    """The AutoWasm with some rollout: the EnvoyFilter of its end is the same for all of them, and another one than without."""
+    spec = msgspec.structs.replace(autowasm.spec, rollout=Rollout())
+    return msgspec.structs.replace(autowasm, spec=spec)
+
+
+def desired_now(
+    autowasm: AutoWasm, live: Mapping[str, Any], status: Status, envoy: EnvoyFetch
+) -> dict[str, Any] | None:
+    """The EnvoyFilter by what `live` and `status` tell."""
+    if status.rollout is UNSET:
+        record = envoyfilters.record_of(live)
+        if record is None or autowasm.spec.rollout is not None:
+            return None
+        resend = envoyfilters.resend_count_of(live, record.sha256)
+        return envoyfilters.render(autowasm, record, envoy, resend=resend)
+    wanted = placement(status.rollout)
+    if wanted is None:
+        return None
+    found = staged.variants_of(live)
+
+    def counted(sha256: str) -> int:
+        return envoyfilters.resend_count_of(live, sha256)
+
+    return render_placement(autowasm, envoy, wanted, find=found.find, resend=counted)

@@ -7,7 +7,7 @@ import msgspec
 from autowasm.api import staged
 from autowasm.api.status import RolloutPhase, RolloutStatus, RolloutVariant, StagedPod, Status
 from autowasm.api.variant import Variant, variant_of
-from autowasm.explain import desired
+from autowasm.explain import plan
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import autowasm, record
 
@@ -43,21 +43,21 @@ def live(*, target: bool = True) -> dict[str, Any]:
 
 
 def test_envoyfilter_of_a_step_is_the_one_in_place() -> None:
-    assert desired.now(STAGED, live(), Status(rollout=STATE), ENVOY) == live()
+    assert plan.desired_now(STAGED, live(), Status(rollout=STATE), ENVOY) == live()
 
 
 def test_pods_that_keep_a_filter_after_an_abort_differ() -> None:
     aborted = Status(rollout=msgspec.structs.replace(STATE, phase=RolloutPhase.ABORTED))
-    assert desired.now(STAGED, live(), aborted, ENVOY) == live(target=False)
+    assert plan.desired_now(STAGED, live(), aborted, ENVOY) == live(target=False)
 
 
 def test_nothing_is_known_without_the_variants_of_the_status() -> None:
     lost = msgspec.structs.replace(STATE, target=RolloutVariant("0" * 16, 2))
-    assert desired.now(STAGED, live(), Status(rollout=lost), ENVOY) is None
-    assert desired.now(STAGED, live(), Status(), ENVOY) is None
+    assert plan.desired_now(STAGED, live(), Status(rollout=lost), ENVOY) is None
+    assert plan.desired_now(STAGED, live(), Status(), ENVOY) is None
 
 
 def test_end_of_a_rollout_has_the_target_alone() -> None:
-    end = desired.at_the_end(STAGED, NEW, ENVOY, resend=0)
+    end = plan.desired_at_the_end(STAGED, NEW, ENVOY, resend=0)
     assert staged.variants_of(end).base == variant(NEW)
     assert staged.variants_of(end).override is None

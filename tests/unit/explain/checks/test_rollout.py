@@ -10,7 +10,7 @@ from autowasm.api import staged
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import Rollout
 from autowasm.controller.rollout.judgement import RolloutReason
-from autowasm.explain import desired
+from autowasm.explain import plan
 from autowasm.explain.checks import envoyfilter, resource, rollout
 from autowasm.explain.examine import examine
 from autowasm.explain.facts import Facts
@@ -166,6 +166,6 @@ def test_an_aborted_first_rollout_leaves_an_envoyfilter_that_is_as_it_should_be(
     known = given(first)
     assert known.autowasm is not None
     live = staged.render(known.autowasm, EnvoyFetch(), stable=None, target=None)
-    wanted = desired.now(known.autowasm, live, known.status, EnvoyFetch())
+    wanted = plan.desired_now(known.autowasm, live, known.status, EnvoyFetch())
     assert wanted == live
     assert findings_of(envoyfilter.edited, given(first, live=live, desired=wanted)) == {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autowasm.explain.checks import start
+from autowasm.explain.checks import source
 from autowasm.explain.facts import Facts, StartFact
 from autowasm.explain.finding import Level, Step
 from autowasm.kube.resources import ObjectKey
@@ -16,7 +16,7 @@ def facts(status: str, reason: str, *, planned: bool = False) -> Facts:
 
 
 def test_nothing_is_said_without_a_verdict() -> None:
-    assert not list(start.starts(Facts(key=KEY, document={})))
+    assert not list(source.starts(Facts(key=KEY, document={})))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_nothing_is_said_without_a_verdict() -> None:
     ],
 )
 def test_verdict_is_a_finding_with_a_command(status: str, reason: str, level: Level) -> None:
-    (finding,) = start.starts(facts(status, reason))
+    (finding,) = source.starts(facts(status, reason))
     assert (finding.level, finding.step, finding.check) == (level, Step.MODULE, "Starts")
     assert finding.field == "status.conditions[Starts]"
     if level is Level.OK:
@@ -41,5 +41,5 @@ def test_verdict_is_a_finding_with_a_command(status: str, reason: str, level: Le
 
 
 def test_planned_verdict_is_of_no_field() -> None:
-    (finding,) = start.starts(facts("False", "StartFailed", planned=True))
+    (finding,) = source.starts(facts("False", "StartFailed", planned=True))
     assert finding.field == ""
