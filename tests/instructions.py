@@ -90,8 +90,7 @@ def parse() -> float:
 def get() -> float:
     """One plain GET of a module over a kept connection, from the loop's call on."""
     from autowasm.blobs.blob import Blob  # noqa: PLC0415
-    from autowasm.digest import Sha256Hex  # noqa: PLC0415
-    from autowasm.hashedfile import Signature  # noqa: PLC0415
+    from autowasm.digest import Sha256Hex, Signature  # noqa: PLC0415
     from autowasm.limits import ServeLimits  # noqa: PLC0415
     from autowasm.performance.fastpath import FastConnection  # noqa: PLC0415
 

@@ -1,14 +1,17 @@
-"""Digest values (`sha256:<hex>`) and the incremental verification of bytes against one.
+"""Digest values (`sha256:<hex>`), the incremental verification of bytes against one, and files whose bytes were hashed.
 
 sha256 identifies modules everywhere (ADR 4); sha512 is supported only because OCI allows it for manifests and layers.
-Invariant: every `Digest` and `Sha256Hex` is well formed, lower case, and safe as a file name and in a URL path.
+Invariants: every `Digest` and `Sha256Hex` is well formed, lower case, and safe as a file name and in a URL path; bytes that were
+hashed while they were written are trusted only as long as the file has the signature that it had after the last write; everything
+else is hashed from the disk.
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NewType, Self
+from typing import NamedTuple, NewType, Self
 
 from autowasm.errors import ContentRejected
 from autowasm.reasons import Reason
@@ -99,3 +102,31 @@ class DigestVerifier:
                 f"not {self._expected}; they were changed in the registry or in transit",
                 reason=Reason.DIGEST_MISMATCH,
             )
+
+
+class Signature(NamedTuple):
+    """Identity of a file's content: while the signature is the same, the bytes are the same.
+
+    The kernel sets ctime at every write, rename, and link, and no program can reset it. `links` becomes 0 when the file is
+    removed or replaced.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+    links: int
+
+    @classmethod
+    def of(cls, fd: int) -> Self:
+        """The signature of the open file `fd`: one fstat, which does not block on local file systems."""
+        s = os.fstat(fd)
+        return cls(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_nlink)
+
+
+class HashedFile(NamedTuple):
+    """A file of which every byte was hashed. The digest is valid while the signature is the same."""
+
+    sha256: Sha256Hex
+    signature: Signature

@@ -1,9 +1,18 @@
-"""Exponential backoff with a cap and jitter: pure arithmetic.
+"""Pacing as in client-go's util/flowcontrol: Backoff after failures, and TokenBucket for rates.
 
-The caller waits; nothing here sleeps or counts. Invariant: no delay exceeds `maximum × (1 + jitter)`.
+Backoff: exponential, with a cap and jitter; pure arithmetic. Invariant: no delay exceeds `maximum × (1 + jitter)`.
+
+TokenBucket: at most `burst` events at once, and `rate` a second on average; golang.org/x/time/rate in small. Own code, because the
+libraries do not fit: aiolimiter only waits, and only on the event loop; limits counts on the time of day; pyrate-limiter has
+no reservations, and counts in whole milliseconds. The buckets of registries are used in threads, those of Events on virtual
+time in tests.
+
+Invariant of both: nothing here waits. The caller is refused, or is told how long to wait before it acts.
 """
 
 import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -21,3 +30,43 @@ class Backoff:
         plain: float = min(self.base * 2.0**exponent, self.maximum)
         share = (rng or random).random()
         return plain * (1.0 + self.jitter * share)
+
+
+class TokenBucket:
+    """Full at first. Not thread-safe. `rate` in tokens a second, above 0; `clock` in seconds, monotonic."""
+
+    __slots__ = ("_at", "_burst", "_clock", "_rate", "_tokens")
+
+    def __init__(
+        self, *, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._tokens = float(burst)
+        """Below 0: that many are reserved."""
+        self._at = clock()
+
+    def try_acquire(self) -> bool:
+        """Take a token, if there is one now."""
+        self._refill()
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def reserve(self) -> float:
+        """Take a token in any case. Returns the seconds until there is one for the caller; 0: now."""
+        self._refill()
+        self._tokens -= 1.0
+        return max(0.0, -self._tokens / self._rate)
+
+    def cancel_waits(self) -> None:
+        """The callers that were told to wait did not: the next ones need not wait for them."""
+        self._refill()
+        self._tokens = max(self._tokens, 0.0)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now

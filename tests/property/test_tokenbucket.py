@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.tokenbucket import TokenBucket
+from autowasm.flowcontrol import TokenBucket
 
 
 @given(

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from autowasm.backoff import Backoff
+from autowasm.flowcontrol import Backoff
 from autowasm.kube.workqueue import WorkQueue
 
 KEYS = st.sampled_from("abcd")

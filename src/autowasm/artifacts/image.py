@@ -18,9 +18,8 @@ from typing import Final, cast
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import RegistrySource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
-from autowasm.digest import Sha256Hex, sha256_of
+from autowasm.digest import HashedFile, Sha256Hex, sha256_of
 from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable, SpecError
-from autowasm.hashedfile import HashedFile
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reasons import Reason

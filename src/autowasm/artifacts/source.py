@@ -11,8 +11,7 @@ from typing import Protocol
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
-from autowasm.digest import Sha256Hex
-from autowasm.hashedfile import HashedFile
+from autowasm.digest import HashedFile, Sha256Hex
 from autowasm.registry.credentials import Credential
 
 

@@ -9,8 +9,7 @@ import weakref
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from autowasm.digest import Sha256Hex
-from autowasm.hashedfile import Signature
+from autowasm.digest import Sha256Hex, Signature
 from autowasm.net.pools import Closer
 
 

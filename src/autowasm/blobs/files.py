@@ -25,9 +25,8 @@ from typing import Final, TypeVar
 
 from autowasm import atomicfile
 from autowasm.blobs.blob import SyncedFile
-from autowasm.digest import Sha256Hex, sha256_hex
+from autowasm.digest import HashedFile, Sha256Hex, Signature, sha256_hex
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import MIB, StoreLimits
 from autowasm.net.pools import Pool
 from autowasm.reasons import Reason

@@ -21,9 +21,8 @@ from cachetools import LRUCache
 from autowasm.blobs import files
 from autowasm.blobs.blob import Blob
 from autowasm.blobs.files import Staging, finish, storage_errors
-from autowasm.digest import Sha256Hex
+from autowasm.digest import Sha256Hex, Signature
 from autowasm.errors import StorageError
-from autowasm.hashedfile import Signature
 from autowasm.limits import StoreLimits
 from autowasm.net.pools import Closer, Pool
 from autowasm.telemetry.metrics import Metrics

@@ -29,9 +29,8 @@ from autowasm.blobs import files
 from autowasm.blobs.blob import Blob, SyncedFile
 from autowasm.blobs.files import Stage, Staging, finish, is_storage_failure, storage_errors
 from autowasm.blobs.reading import BlobEntry, BlobIndex, KeyedLock, VerifiedReader
-from autowasm.digest import Sha256Hex
+from autowasm.digest import HashedFile, Sha256Hex, Signature
 from autowasm.errors import StorageError
-from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
 from autowasm.reasons import Reason

@@ -16,7 +16,6 @@ from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.fetcher import DAMAGED_ON_THE_WAY, ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
-from autowasm.backoff import Backoff
 from autowasm.errors import (
     AddressBlocked,
     AutoWasmError,
@@ -28,6 +27,7 @@ from autowasm.errors import (
     SpecError,
     StorageError,
 )
+from autowasm.flowcontrol import Backoff
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
 from autowasm.reference import ImageReference

@@ -19,13 +19,12 @@ import structlog
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.v1alpha1 import AutoWasm, Source
 from autowasm.artifacts.source import FetchRequest
-from autowasm.backoff import Backoff
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
+from autowasm.flowcontrol import Backoff, TokenBucket
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import PollSettings
 from autowasm.telemetry.metrics import Metrics
-from autowasm.tokenbucket import TokenBucket
 from autowasm.units import parse_duration
 
 

@@ -14,10 +14,10 @@ from typing import Final
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.backoff import Backoff
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.interfaces import Publisher, Replicas
 from autowasm.digest import Sha256Hex
+from autowasm.flowcontrol import Backoff
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
 

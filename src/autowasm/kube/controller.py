@@ -10,8 +10,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from autowasm.backoff import Backoff
 from autowasm.errors import AutoWasmError
+from autowasm.flowcontrol import Backoff
 from autowasm.kube.errors import ApiError, Conflict
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import ShutDown, WorkQueue

@@ -14,12 +14,12 @@ from typing import Any, Final, Literal, NoReturn, Protocol
 import structlog
 from cachetools import LRUCache
 
+from autowasm.flowcontrol import TokenBucket
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, NotFound
 from autowasm.kube.resources import EVENTS, ObjectKey
 from autowasm.limits import KubeLimits
-from autowasm.tokenbucket import TokenBucket
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Final, Generic, NoReturn, Protocol, TypeVar
 
 import structlog
 
-from autowasm.backoff import Backoff
+from autowasm.flowcontrol import Backoff
 from autowasm.kube import errors
 from autowasm.kube.codec import Bookmark, Stored, WatchEvent
 from autowasm.kube.listwatch import ListerWatcher

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
-from autowasm.backoff import Backoff
+from autowasm.flowcontrol import Backoff
 
 K = TypeVar("K", bound=Hashable)
 

@@ -24,8 +24,7 @@ import structlog
 
 from autowasm.blobs.blob import Blob
 from autowasm.blobs.files import DamagedBlob, finish, is_storage_failure, open_verified
-from autowasm.digest import Sha256Hex, sha256_hex
-from autowasm.hashedfile import Signature
+from autowasm.digest import Sha256Hex, Signature, sha256_hex
 from autowasm.net.pools import Pools
 from autowasm.sandbox.engine import ENGINE_VERSION
 from autowasm.telemetry.metrics import Metrics

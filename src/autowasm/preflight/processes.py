@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from autowasm.backoff import Backoff
+from autowasm.flowcontrol import Backoff
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import wire
 from autowasm.preflight.verdicts import NoVerdict, Reason

@@ -25,8 +25,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from cachetools import LRUCache
 
-from autowasm.backoff import Backoff
 from autowasm.errors import AddressBlocked, SourceDenied, SourceUnavailable
+from autowasm.flowcontrol import Backoff
 from autowasm.limits import Limits
 from autowasm.net.transfer import current_transfer
 from autowasm.net.urls import check_web_url, redact

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from autowasm.backoff import Backoff
-from autowasm.digest import Digest, DigestVerifier
+from autowasm.digest import Digest, DigestVerifier, HashedFile
 from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable
-from autowasm.hashedfile import HashedFile
+from autowasm.flowcontrol import Backoff
 from autowasm.limits import Limits
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools

@@ -15,12 +15,11 @@ from typing import Final
 
 from cachetools import FIFOCache, LRUCache
 
-from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
+from autowasm.flowcontrol import Backoff, TokenBucket
 from autowasm.limits import Limits
 from autowasm.net.httperrors import retry_after
 from autowasm.reasons import Reason
-from autowasm.tokenbucket import TokenBucket
 
 _MAX_KEPT: Final = 10_000
 """Hosts, and hosts with credentials, that are remembered; the oldest are evicted. They come from tenants."""

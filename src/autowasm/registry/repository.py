@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from autowasm.digest import Digest, DigestVerifier, Sha256Hex
+from autowasm.digest import Digest, DigestVerifier, HashedFile, Sha256Hex, Signature
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
-from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import Limits
 from autowasm.net.httperrors import LATER, Operation, Responder, error_for
 from autowasm.net.urls import next_hop, redact

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from autowasm.tokenbucket import TokenBucket
+from autowasm.flowcontrol import TokenBucket
 
 SERVER: Final = "wasmer"
 """The Server header, without versions of libraries."""

@@ -14,11 +14,11 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from autowasm.backoff import Backoff
 from autowasm.blobs.blob import Blob
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
+from autowasm.flowcontrol import Backoff
 from autowasm.limits import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 

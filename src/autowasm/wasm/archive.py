@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from autowasm.digest import Sha256Hex
+from autowasm.digest import HashedFile, Sha256Hex, Signature
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import Limits
 from autowasm.reasons import Reason
 from autowasm.text import listed

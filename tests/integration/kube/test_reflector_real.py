@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from autowasm.backoff import Backoff
 from autowasm.controller.pods.podindex import pod_codec
+from autowasm.flowcontrol import Backoff
 from autowasm.kube import reflector, writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import Codec, DocumentCodec

@@ -17,9 +17,8 @@ import structlog
 
 from autowasm.blobs import files
 from autowasm.blobs.store import BlobStore
-from autowasm.digest import Sha256Hex
+from autowasm.digest import HashedFile, Sha256Hex, Signature
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import MIB, StoreLimits
 from autowasm.net.pools import Pool, Pools
 from autowasm.telemetry.metrics import Metrics

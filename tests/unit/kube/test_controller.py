@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
+from autowasm.flowcontrol import Backoff
 from autowasm.kube.controller import Controller, Result, TerminalError
 from autowasm.kube.errors import Conflict, TooManyRequests
 from autowasm.kube.resources import ObjectKey

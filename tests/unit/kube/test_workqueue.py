@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from autowasm.backoff import Backoff
+from autowasm.flowcontrol import Backoff
 from autowasm.kube.workqueue import DEFAULT_BACKOFF, ShutDown, WorkQueue
 
 PLAIN = Backoff(base=1.0, maximum=60.0, jitter=0.0)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.blobs.blob import Blob
-from autowasm.digest import Sha256Hex
-from autowasm.hashedfile import Signature
+from autowasm.digest import Sha256Hex, Signature
 from autowasm.performance.sendfile import BlobSend
 
 SIZE = 8 << 20

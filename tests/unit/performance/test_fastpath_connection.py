@@ -14,8 +14,7 @@ from blockbuster import BlockBuster
 from structlog.testing import capture_logs
 
 from autowasm.blobs.blob import Blob
-from autowasm.digest import Sha256Hex
-from autowasm.hashedfile import Signature
+from autowasm.digest import Sha256Hex, Signature
 from autowasm.limits import ServeLimits
 from autowasm.performance.fastpath import FastConnection
 from autowasm.performance.sendfile import BlobSend

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from autowasm.blobs.blob import Blob
-from autowasm.digest import Sha256Hex
-from autowasm.hashedfile import Signature
+from autowasm.digest import Sha256Hex, Signature
 from autowasm.performance.fastpath import ResponseHeads, plain_request
 
 DIGEST = "ab" * 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.digest import Digest
+from autowasm.digest import Digest, HashedFile, Signature
 from autowasm.errors import (
     AddressBlocked,
     ContentRejected,
@@ -17,7 +17,6 @@ from autowasm.errors import (
     SourceNotFound,
     StorageError,
 )
-from autowasm.hashedfile import HashedFile, Signature
 from autowasm.registry.package import make_package
 from tests.fakes.scriptedserver import Exchange
 from tests.unit.registry.clients import (

@@ -10,8 +10,7 @@ from aiohttp import web
 from blockbuster import BlockBuster
 
 from autowasm.blobs.blob import Blob
-from autowasm.digest import Sha256Hex
-from autowasm.hashedfile import Signature
+from autowasm.digest import Sha256Hex, Signature
 from autowasm.limits import ServeLimits
 from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.ranges import Decision

@@ -21,9 +21,9 @@ from yarl import URL
 from autowasm.controller.pods import envoystats
 from autowasm.controller.pods.envoystats import ReadFailure, Reading, UnreadStats
 from autowasm.controller.pods.podindex import Pod, has_ended, in_steps
+from autowasm.flowcontrol import TokenBucket
 from autowasm.limits import StatsLimits
 from autowasm.telemetry.metrics import Metrics
-from autowasm.tokenbucket import TokenBucket
 
 _READ: Final = "read"
 """The result of a reading that succeeded, in metrics."""
