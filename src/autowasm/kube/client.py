@@ -1,62 +1,47 @@
 """KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-Only this module and `performance/libraryimport.py` use kubernetes_asyncio. The library reads kubeconfig and service account, runs exec
-plugins and sets up TLS; a thread imports it when a client is opened. Bodies are bytes in and dicts out, not typed models.
+Only `kubeconfig.py` and `performance/libraryimport.py` import kubernetes_asyncio; its part that sets up TLS is used here. A thread
+imports it when a client is opened. Bodies are bytes in and dicts out, not typed models.
 Invariants: every call has a deadline; no body is logged, so no Secret is; a message names method and path, never a query,
 a header or a body; a rotated token or certificate authority takes effect without a restart; a replaced connection is
 closed when its last call ends.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies_environment
 
 import aiohttp
 import msgspec
+import structlog
 
+from autowasm.errors import UsageError
+from autowasm.kube.codec import decode_document
 from autowasm.kube.errors import (
     AnswerTooLong,
     ApiError,
+    Unauthorized,
     UnexpectedAnswer,
     Unreachable,
     from_response,
 )
+from autowasm.kube.kubeconfig import SERVICE_ACCOUNT, ClientConfig, RefreshSchedule, fingerprint_of
+from autowasm.kube.resources import ObjectKey, ResourceType
+from autowasm.limits import KubeLimits
 from autowasm.net.httperrors import retry_after
+from autowasm.net.pools import Pools
 from autowasm.net.proxy import NoProxy
 from autowasm.net.tls import check_chains_as_curl
 from autowasm.performance.libraryimport import load
 
 if TYPE_CHECKING:
-    from kubernetes_asyncio.client import Configuration
-import asyncio
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
-
-import structlog
-import yaml
-
-from autowasm.errors import UsageError
-from autowasm.kube.codec import decode_document
-from autowasm.kube.errors import Unauthorized
-from autowasm.kube.kubeconfig import (
-    SERVICE_ACCOUNT,
-    RefreshSchedule,
-    fingerprint_of,
-    plugin_valid_until,
-)
-from autowasm.kube.resources import ObjectKey, ResourceType
-from autowasm.limits import KubeLimits
-from autowasm.net.pools import Pools
-
-if TYPE_CHECKING:
-    from kubernetes_asyncio.client import Configuration
-
+    from autowasm.kube.kubeconfig import Configuration
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Query = Mapping[str, str]
@@ -65,6 +50,10 @@ Document = dict[str, Any]
 JSON: Final = "application/json"
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _SHOWN: Final = 256
+_READ_BUFFER: Final = 2 * 1024 * 1024
+"""Bytes. The value of kubernetes_asyncio: an event with an object of etcd's largest size fits."""
+_encoder = msgspec.json.Encoder()
+_log = structlog.get_logger(__name__)
 
 NO_ANSWER: Final = (
     aiohttp.ClientError,
@@ -114,11 +103,6 @@ def no_answer(error: BaseException, call: Call) -> Unreachable:
     """The error for an exception of NO_ANSWER."""
     what = "no answer in time" if isinstance(error, TimeoutError) else str(error)
     return Unreachable(f"{call}: {type(error).__name__}: {what[:_SHOWN]}")
-
-
-_READ_BUFFER: Final = 2 * 1024 * 1024
-"""Bytes. The value of kubernetes_asyncio: an event with an object of etcd's largest size fits."""
-_encoder = msgspec.json.Encoder()
 
 
 class ApiConnection:
@@ -208,9 +192,6 @@ def _proxy_for(url: str) -> str | None:
     return None if direct else environment.get(parts.scheme)
 
 
-_log = structlog.get_logger(__name__)
-
-
 class Body:
     """The body of an answer, as a stream; `transport` None: the connection is closed already."""
 
@@ -238,15 +219,18 @@ class KubeClient:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits or KubeLimits()
-        self._kubeconfig = kubeconfig
-        self._context = context
-        self._service_account = service_account
-        self._environ = environ
+        self._config = ClientConfig(
+            kubeconfig=kubeconfig,
+            context=context,
+            service_account=service_account,
+            environ=environ,
+            pools=pools,
+            timeout=self.limits.credentials_timeout,
+        )
         self._pools = pools
         self._user_agent = user_agent
         self._schedule = RefreshSchedule(self._refresh, limits=self.limits)
         self._connection: ApiConnection | None = None
-        self._plugin_until: datetime | None = None
 
     async def __aenter__(self) -> Self:
         """Read the configuration. Raises UsageError."""
@@ -254,7 +238,7 @@ class KubeClient:
             async with asyncio.timeout(self.limits.credentials_timeout):
                 await self._refresh()
         except (OSError, ValueError, TimeoutError) as error:
-            raise UsageError(self._no_configuration(error)) from error
+            raise UsageError(f"{self._config}: {error}") from error
         self._schedule.refreshed()
         _log.info("kubernetes api", host=self.host)
         return self
@@ -347,21 +331,12 @@ class KubeClient:
         ):
             self._schedule.request()
 
-    def _no_configuration(self, error: BaseException) -> str:
-        if self._kubeconfig is not None:
-            return f"--kubeconfig {self._kubeconfig}: {error}"
-        return f"--kubeconfig is not set, and no service account was found: {error}"
-
     async def _refresh(self, refused: bool = True) -> None:
         """Read the configuration again; a new connection pool only if more than the token differs."""
-        if (
-            not refused
-            and self._plugin_until is not None
-            and datetime.now(UTC) < self._plugin_until
-        ):
+        if not refused and self._config.has_valid_token:
             return
-        configuration = await self._load()
-        fingerprint = await self._pools.disk.run(_fingerprint, configuration)
+        configuration = await self._config.load()
+        fingerprint = await self._pools.disk.run(fingerprint_of, configuration)
         if self._connection is not None and self._connection.fingerprint == fingerprint:
             self._connection.configuration.api_key = configuration.api_key
             return
@@ -372,54 +347,3 @@ class KubeClient:
         if previous is not None:
             _log.info("kubernetes connection settings changed", host=self.host)
             await previous.retire()
-
-    async def _load(self) -> "Configuration":
-        """Raises OSError, ValueError."""
-        run = self._pools.disk.run
-        parts = await run(load)
-        config = parts.kube_config
-        # Not `Configuration()`: it would copy a default that other code in this process has set.
-        configuration = type.__call__(parts.new_configuration)
-        # Python 3.13 requires key identifiers that many clusters' certificates lack; Go and older Pythons do not.
-        configuration.disable_strict_ssl_verification = True
-        try:
-            if self._kubeconfig is None:
-                await run(self._load_service_account, configuration)
-            else:
-                # On its own loop in a thread: it awaits exec plugins, and reads files synchronously.
-                loading = config.load_kube_config(
-                    str(self._kubeconfig), self._context, client_configuration=configuration
-                )
-                limited = asyncio.wait_for(loading, self.limits.credentials_timeout)
-                self._plugin_until = plugin_valid_until(await run(asyncio.run, limited))
-        except (
-            config.ConfigException,
-            yaml.YAMLError,
-            TypeError,
-            KeyError,
-            AssertionError,
-        ) as error:
-            raise ValueError(str(error)) from error
-        return cast("Configuration", configuration)
-
-    def _load_service_account(self, configuration: "Configuration") -> None:
-        more = {} if self._environ is None else {"environ": dict(self._environ)}
-        load().incluster_config.load_incluster_config(
-            configuration,
-            try_refresh_token=False,  # it would read files on the loop
-            token_filename=str(self._service_account / "token"),
-            cert_filename=str(self._service_account / "ca.crt"),
-            **more,
-        )
-        token = configuration.api_key["BearerToken"]
-        configuration.api_key["BearerToken"] = token.strip()
-
-
-def _fingerprint(configuration: "Configuration") -> str:
-    return fingerprint_of(
-        configuration.host,
-        configuration.verify_ssl,
-        configuration.tls_server_name,
-        configuration.proxy,
-        files=(configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file),
-    )
