@@ -17,8 +17,8 @@ from autowasm.api.status import utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import Publisher
+from autowasm.controller.pods.downloadtracker import DownloadTracker, PeerQuery
 from autowasm.controller.pods.resend import Outage, Resender
-from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
 from autowasm.controller.pods.runtracker import RunTracker
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.controller.polling import Poller
@@ -51,35 +51,35 @@ _WORKERS_END: Final = 2.0
 """Seconds that a stop waits for reconciles, so that their writes get an Event. Longer reconciles are cancelled."""
 
 
-def make_rollout_tracker(
+def make_download_tracker(
     application: Application, chosen: ChosenMode, *, peer_query: PeerQuery
-) -> RolloutTracker | None:
+) -> DownloadTracker | None:
     """The tracker that keeps `status.pods` up to date as proof of download; None: standalone."""
     cluster = chosen.cluster
     if cluster is None:
         return None
-    rollouts = RolloutTracker(
+    downloads = DownloadTracker(
         cluster, peer_query, metrics=application.metrics, settings=application.settings.proof
     )
-    cluster.use_load_report(rollouts.report)
-    return rollouts
+    cluster.use_load_report(downloads.report)
+    return downloads
 
 
 def make_run_tracker(
     application: Application,
     chosen: ChosenMode,
     *,
-    rollouts: RolloutTracker | None,
+    downloads: DownloadTracker | None,
     reader: StatsReader | None,
 ) -> RunTracker | None:
     """The tracker that keeps `status.pods.running` up to date as proof of run; None: standalone."""
     cluster = chosen.cluster
-    if cluster is None or rollouts is None or reader is None:
+    if cluster is None or downloads is None or reader is None:
         return None
     runs = RunTracker(
         cluster,
         reader,
-        downloaded=rollouts.downloaded_at,
+        downloaded=downloads.downloaded_at,
         record_event=chosen.record_event,
         metrics=application.metrics,
         settings=application.settings.run,
@@ -194,8 +194,8 @@ class Manager:
         self._resender = make_resender(
             application, chosen, peer_query=peer_query, requeue=queue.add
         )
-        self._rollouts = make_rollout_tracker(application, chosen, peer_query=peer_query)
-        self._runs = make_run_tracker(application, chosen, rollouts=self._rollouts, reader=reader)
+        self._downloads = make_download_tracker(application, chosen, peer_query=peer_query)
+        self._runs = make_run_tracker(application, chosen, downloads=self._downloads, reader=reader)
         self._jobs = FetchJobs(
             data.fetcher, limits=fetch, tasks=application.tasks, on_change=queue.add
         )
@@ -353,8 +353,8 @@ class Manager:
             tasks.create_task(chosen.service.run(self._requeue_all), name="service")
         if self._resender is not None:
             tasks.create_task(self._resender.run(chosen.leadership), name="resend")
-        if self._rollouts is not None:
-            tasks.create_task(self._rollouts.run(chosen.leadership), name="load report")
+        if self._downloads is not None:
+            tasks.create_task(self._downloads.run(chosen.leadership), name="load report")
         if self._runs is not None:
             tasks.create_task(self._runs.run(chosen.leadership), name="run report")
 

@@ -1,1 +1,1 @@
-"""Which Pods have a module (rollout, load report), and which must get it again (resend)."""
+"""Which Pods have a module (downloadtracker, load report), and which must get it again (resend)."""

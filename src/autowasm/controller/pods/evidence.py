@@ -1,6 +1,6 @@
 """DownloadEvidence: the known downloads of one module, from the replicas' download logs and a previous leader's status.
 
-`rollout.py` queries the replicas, `loadreport.py` decides. Invariants: a download counts for the only Pod that has its address,
+`downloadtracker.py` queries the replicas, `loadreport.py` decides. Invariants: a download counts for the only Pod that has its address,
 and only after that Pod's start; one without a Pod is kept for the Pod that appears with its address later; a status is taken
 over only if it covers every Pod.
 """

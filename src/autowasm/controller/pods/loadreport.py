@@ -1,6 +1,6 @@
 """LoadReport: which Pods have the module, which do not, and why. Pure.
 
-`rollout.py` queries the replicas. Invariants: unknown states are reported as unknown; a Pod counts as fetched only if its
+`downloadtracker.py` queries the replicas. Invariants: unknown states are reported as unknown; a Pod counts as fetched only if its
 address, which no other Pod has, downloaded the whole module since it started; `NeverAsked` requires that every replica answered
 and has logged for as long as the Pod could have asked. Not detected: a proxy container that restarts within its Pod, and
 clocks of nodes that differ by more than a Pod takes to start.

@@ -1,4 +1,4 @@
-"""One object for tests of RolloutTracker: its Pods, and the download logs of the replicas for its module."""
+"""One object for tests of DownloadTracker: its Pods, and the download logs of the replicas for its module."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,10 @@ import msgspec
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import Module
+from autowasm.controller.pods.downloadtracker import DownloadTracker, PeerQuery
 from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podindex import Pod
 from autowasm.controller.pods.podstatuswriter import PodReport, with_report
-from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, ProofSettings
 from autowasm.telemetry.metrics import Metrics
@@ -106,10 +106,10 @@ def loading(
     *,
     peer_query: PeerQuery | None = None,
     interval: float = 0.0,
-) -> RolloutTracker:
+) -> DownloadTracker:
     """`interval` 0: no earlier answer is used again."""
     settings = ProofSettings(interval=interval)
-    return RolloutTracker(
+    return DownloadTracker(
         world,
         peer_query or PeerQuery(world),
         metrics=metrics or Metrics(),
@@ -118,7 +118,7 @@ def loading(
     )
 
 
-async def report_of(found: RolloutTracker) -> LoadReport:
+async def report_of(found: DownloadTracker) -> LoadReport:
     report = await found.report(KEY)
     assert report is not None
     return report

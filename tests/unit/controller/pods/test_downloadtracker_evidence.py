@@ -1,4 +1,4 @@
-"""The evidence of RolloutTracker at each check: its age, its source, and when it is dropped."""
+"""The evidence of DownloadTracker at each check: its age, its source, and when it is dropped."""
 
 import asyncio
 import json
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from autowasm.controller.pods.downloadtracker import PeerQuery
 from autowasm.controller.pods.loadreport import STEP
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.rollout import PeerQuery
 from autowasm.kube.leaderelection import Tenure
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, report_of, stamp

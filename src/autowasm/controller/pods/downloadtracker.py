@@ -1,4 +1,4 @@
-"""RolloutTracker: follows rollouts while leading and returns load reports; PeerQuery asks all replicas.
+"""DownloadTracker: follows which Pods download a published module, while leading, and returns load reports; PeerQuery asks all replicas.
 
 `loadreport.py` decides, `podstatuswriter.py` writes within its budget. A replica that restarts loses its download log, so a new leader
 starts from the status: Pods that it counts as fetched and does not name as missing are taken over. Invariants: only the leader
@@ -120,7 +120,7 @@ class Workloads(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Rollout:
+class _Downloads:
     """The state of one object at the last check."""
 
     sha256: str
@@ -129,7 +129,7 @@ class _Rollout:
     is_open: bool
 
 
-class RolloutTracker:
+class DownloadTracker:
     """One per process. Pass `report` to the Workloads, and `run` it."""
 
     def __init__(
@@ -147,7 +147,7 @@ class RolloutTracker:
         self._settings = settings
         self._wall = wall
         self._downloads: dict[str, DownloadEvidence] = {}
-        self._states: dict[ObjectKey, _Rollout] = {}
+        self._states: dict[ObjectKey, _Downloads] = {}
         self._counted: dict[str, tuple[float, float]] = {}
         """By replica: downloads and errors at the last check."""
         self._gone: FIFOCache[str, float] = FIFOCache(_GONE_KEPT)
@@ -206,7 +206,9 @@ class RolloutTracker:
         )
         # A check may have dropped it between two steps, because no object used it yet.
         self._downloads.setdefault(record.sha256, downloads)
-        self._remember(key, _Rollout(record.sha256, published, found.states, _is_open(found)), pods)
+        self._remember(
+            key, _Downloads(record.sha256, published, found.states, _is_open(found)), pods
+        )
         kept = self._kept(found, downloads, dated=dated, previous=previous)
         if kept is not None:
             return kept
@@ -327,7 +329,7 @@ class RolloutTracker:
         for _ in learning:
             await asyncio.sleep(0)
 
-    def _remember(self, key: ObjectKey, state: _Rollout, pods: list[Pod]) -> None:
+    def _remember(self, key: ObjectKey, state: _Downloads, pods: list[Pod]) -> None:
         """Store the state of an object; measure a rollout that ends while we lead."""
         before, self._states[key] = self._states.get(key), state
         if before is None or not before.is_open or before.sha256 != state.sha256 or state.is_open:

@@ -1,4 +1,4 @@
-"""RolloutTracker with one object: queries to the replicas, and reports."""
+"""DownloadTracker with one object: queries to the replicas, and reports."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
+from autowasm.controller.pods.downloadtracker import PeerQuery
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.rollout import PeerQuery
 from autowasm.kube.leaderelection import Tenure
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
