@@ -1,6 +1,6 @@
 """Plain-text responses for people, on either port, and the request log of the blob port.
 
-Responses with blobs are in `response.py`. Invariants: a text has what is wrong and what would be right, and nothing that is
+Responses with blobs are in `blobs.py`. Invariants: a text has what is wrong and what would be right, and nothing that is
 not for the client, such as the message of a failed fetch, which can name another tenant's registry; a request id from
 outside is used only if it is well-formed; a query is never logged; a client that floods the port does not flood the log.
 """

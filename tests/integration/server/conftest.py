@@ -14,7 +14,7 @@ def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
     sendfile = blockbuster.functions["os.sendfile"]
     before = sendfile.can_block_functions[:]
     sendfile.can_block_in("autowasm/performance/sendfile.py", "_copy")
-    sendfile.can_block_in("autowasm/server/response.py", "_copy")
+    sendfile.can_block_in("autowasm/server/blobs.py", "_copy")
     yield
     sendfile.can_block_functions[:] = before
 

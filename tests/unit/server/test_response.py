@@ -13,8 +13,8 @@ from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex, Signature
 from autowasm.limits import ServeLimits
 from autowasm.server.aiohttpconnection import Connection
+from autowasm.server.blobs import BlobResponse, SendScheduler
 from autowasm.server.ranges import Decision
-from autowasm.server.response import BlobResponse, SendScheduler
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.server.ports import REQUEST, Handler, opened
 
@@ -28,7 +28,7 @@ def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
     """From the page cache, to a socket that does not block (ADR 1)."""
     sendfile = blockbuster.functions["os.sendfile"]
     before = sendfile.can_block_functions[:]
-    sendfile.can_block_in("autowasm/server/response.py", "_copy")
+    sendfile.can_block_in("autowasm/server/blobs.py", "_copy")
     yield
     sendfile.can_block_functions[:] = before
 

@@ -1,6 +1,6 @@
 import asyncio
 
-from autowasm.server.response import SendScheduler
+from autowasm.server.blobs import SendScheduler
 
 
 class Iterations:
