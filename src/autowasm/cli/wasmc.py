@@ -11,123 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from autowasm.cli import completion, registryflags
-from autowasm.cli.convertflags import add_convert
-from autowasm.cli.options import (
-    CLUSTER_DOMAIN,
-    KUBECONFIG,
-    SERVICE_NAME,
-    SERVICE_NAMESPACE,
-    SERVICE_PORT,
-    add_json,
-)
-from autowasm.cli.registryflags import add_checks
-from autowasm.cli.rolloutflags import add_rollout
-from autowasm.cli.trialflags import add_run, add_test
+from autowasm.cli import clusterflags, completion, moduleflags
+from autowasm.cli.options import add_json
 from autowasm.cli.usage import Parser, UsageExit, closest
 from autowasm.cli.version import ShowVersion, describe
 from autowasm.reasons import Reason
-
-_STATUSES = (
-    "Exit status: 0 no errors (with --strict: no errors and no warnings), 1 otherwise, 2 usage error, or the API server "
-    "cannot be queried."
-)
-
-
-def add_explain(commands: Any, add_registry: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the command `wasmc explain`."""
-    explain = commands.add_parser(
-        "explain",
-        help="diagnose a live AutoWasm, and suggest remedies",
-        description="Checks a live AutoWasm step by step: its source, module, EnvoyFilter and Pods. Reports the result of each check and, "
-        "for each problem, a remedy. Objects that your account may not read are reported as not checked. Nothing is written.",
-        epilog=_STATUSES,
-    )
-    name = explain.add_argument(
-        "name",
-        metavar="[NAMESPACE/]NAME",
-        nargs="?",
-        help="the AutoWasm (default: all of the namespace, with their problems only)",
-    )
-    name.completer = completion.autowasm_names  # read by argcomplete
-    explain.add_argument(
-        "-A", "--all-namespaces", action="store_true", help="all AutoWasms of the cluster"
-    )
-    explain.add_argument(
-        "--no-source", action="store_true", help="do not query the registry from this machine"
-    )
-    explain.add_argument(
-        "--fetch", action="store_true", help="also download and check the module on this machine"
-    )
-    _add_cluster_flags(explain)
-    add_registry(explain)
-
-
-def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the command `wasmc plan`."""
-    plan = commands.add_parser(
-        "plan",
-        help="show what wasmer would write for a file, without writing anything",
-        description="Checks the AutoWasms in FILE, or in the YAML and JSON files of a folder, and resolves their sources with your own login (or that of spec.secret, if you may "
-        "read it). Shows the exact EnvoyFilters, their differences from the live ones, the Pods that they would select, and "
-        "the problems that wasmc explain would report.",
-        epilog=_STATUSES,
-    )
-    plan.add_argument(
-        "-f",
-        "--file",
-        type=Path,
-        metavar="FILE|DIR",
-        help="YAML or JSON, parsed as by kubectl; -: standard input",
-    )
-    plan.add_argument(
-        "path", type=Path, nargs="?", metavar="FILE", help="the file or folder, without -f"
-    )
-    plan.add_argument("--offline", action="store_true", help="do not query a cluster")
-    plan.add_argument(
-        "--policy-file",
-        type=Path,
-        metavar="FILE",
-        help="the policy of the operator of wasmer: which sources are allowed, and how carefully a namespace rolls changes out (default: none)",
-    )
-    _add_cluster_flags(plan)
-    add_registry(plan)
-
-
-def _add_namespace(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n",
-        "--namespace",
-        metavar="NAME",
-        help="namespace of the AutoWasm (default: the context's)",
-    )
-
-
-def _add_kubeconfig(cluster: "argparse._ArgumentGroup") -> None:
-    shown = "$KUBECONFIG, ~/.kube/config, the Pod's service account"
-    KUBECONFIG._replace(default_shown=shown).declare_read(cluster)
-    cluster.add_argument(
-        "--context", metavar="NAME", help="context of the kubeconfig (default: its current context)"
-    )
-
-
-def _add_rollout_flags(parser: argparse.ArgumentParser) -> None:
-    _add_namespace(parser)
-    _add_kubeconfig(parser.add_argument_group("cluster"))
-
-
-def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
-    _add_namespace(parser)
-    add_json(parser)
-    parser.add_argument("--strict", action="store_true", help="also fail on warnings")
-    add_checks(parser, quiet="no warnings about the login or the module check")
-    cluster = parser.add_argument_group("cluster")
-    _add_kubeconfig(cluster)
-    SERVICE_NAME.declare_read(cluster)
-    SERVICE_NAMESPACE._replace(default="istio-system").declare_read(cluster)
-    SERVICE_PORT.declare_read(cluster)
-    CLUSTER_DOMAIN._replace(help="DNS domain of the cluster").declare_read(cluster)
-
 
 _DESCRIPTION = """\
 Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Runs and tests a filter without an Envoy.
@@ -254,23 +142,54 @@ def build_parser(program: str = _PROGRAM) -> Parser:
     parser.elsewhere = _ELSEWHERE
     parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    registryflags.add_push(commands)
-    registryflags.add_pull(commands)
-    registryflags.add_inspect(commands)
-    add_run(commands, registryflags.add_checks, registryflags.add_registry)
-    add_test(commands)
-    add_explain(commands, registryflags.add_registry)
-    add_plan(commands, registryflags.add_registry)
-    add_convert(commands, add_json)
-    add_rollout(commands, _add_rollout_flags)
-    registryflags.add_tags(commands)
-    registryflags.add_digest(commands)
-    registryflags.add_copy(commands)
-    registryflags.add_delete(commands)
-    registryflags.add_login(commands)
-    registryflags.add_logout(commands)
+    moduleflags.add_push(commands)
+    moduleflags.add_pull(commands)
+    moduleflags.add_inspect(commands)
+    moduleflags.add_run(commands)
+    moduleflags.add_test(commands)
+    clusterflags.add_explain(commands)
+    clusterflags.add_plan(commands)
+    _add_convert(commands)
+    clusterflags.add_rollout(commands)
+    moduleflags.add_tags(commands)
+    moduleflags.add_digest(commands)
+    moduleflags.add_copy(commands)
+    moduleflags.add_delete(commands)
+    moduleflags.add_login(commands)
+    moduleflags.add_logout(commands)
     _add_own(commands)
     return parser
+
+
+def _add_convert(commands: Any) -> None:
+    """Add the command `wasmc convert`."""
+    convert = commands.add_parser(
+        "convert",
+        help="convert WasmPlugins and similar objects to AutoWasms",
+        description="Prints the AutoWasms that do the same as the objects in FILE: WasmPlugin and TrafficExtension of Istio, WasmPlugin of "
+        "Higress, EnvoyExtensionPolicy of Envoy Gateway, and EnvoyFilters with remote Wasm. Names each field that an AutoWasm "
+        "cannot express on standard error. Nothing is fetched or written.",
+        epilog="Exit status: 0 everything was converted, 1 failure, 2 usage error, 3 something was lost, and is named in a line that begins "
+        "with wasmc: lost.",
+    )
+    convert.add_argument(
+        "-f",
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE|DIR",
+        help="YAML or JSON, parsed as by kubectl; -: standard input; may be repeated",
+    )
+    convert.add_argument(
+        "path", type=Path, nargs="?", metavar="FILE", help="a file or folder, without -f"
+    )
+    convert.add_argument(
+        "--gateway",
+        action="store_true",
+        help="the Pods that a selector matches are gateways, although their labels do not tell",
+    )
+    add_json(convert)
 
 
 def _add_own(commands: Any) -> None:
