@@ -16,7 +16,7 @@ from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
-from autowasm.registry.loginstore import LoginStore
+from autowasm.registry.dockerconfig import LoginStore
 
 _ANY_REPOSITORY = "login"
 """No request names it: a login is of the whole registry."""

@@ -1,21 +1,30 @@
-"""The login of a person or a CI job for one registry, from the files and variables of Docker, podman, buildah and skopeo.
+"""The logins of a person or a CI job, in the files and variables of Docker, podman, buildah and skopeo: found, kept and removed.
 
 For `wasmc` only. Not for the server, which reads Secrets (see `credentials.py`) and runs no programs named in a file.
-Invariants: the search order depends on the environment and the user's home only, so a message can name every searched
+Invariants of a search: the search order depends on the environment and the user's home only, so a message can name every searched
 place; the search ends at the first login; a credential helper (`docker-credential-NAME`) ends within
 `limits.credential_helper_timeout`; neither a password nor a helper's output, which holds it, is in a message.
 
+LoginStore keeps and removes logins where docker does, so that docker, crane, oras and wasmc find them. Invariants: the file is
+`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; a credential helper for the host (`credHelpers`), else the store
+(`credsStore`), gets the login, and the file holds it only without both; everything else in the file is kept; the file is replaced
+as a whole, readable by its owner only; no message has the password.
+
 Sources: docker/cli `cli/config/config.go` ($DOCKER_CONFIG) and `cli/config/configfile/file.go` ($DOCKER_AUTH_CONFIG before
-files, docker/cli#6008; `credHelpers` before `credsStore` before `auths`); containers-auth.json(5) (the same fields, keys with
-a path below the host); containers/common `pkg/auth` ($REGISTRY_AUTH_FILE replaces ${XDG_RUNTIME_DIR}/containers/auth.json);
-docker/cli#6156 (GitLab CI); docker/docker-credential-helpers `client/client.go`, `credentials/error.go` (the `get` protocol).
+files, docker/cli#6008; `credHelpers` before `credsStore` before `auths`; mode 0600, links are followed),
+`cli/config/credentials/native_store.go` (an empty entry in `auths` beside a store); containers-auth.json(5) (the same fields,
+keys with a path below the host); containers/common `pkg/auth` ($REGISTRY_AUTH_FILE replaces
+${XDG_RUNTIME_DIR}/containers/auth.json); docker/cli#6156 (GitLab CI); docker/docker-credential-helpers `client/client.go`,
+`credentials/error.go` (the `get` protocol), `credentials/credentials.go` (`store`, `erase`).
 """
 
 import asyncio
+import base64
 import json
 import os
 import pwd
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +47,8 @@ from autowasm.registry.credentials import (
 
 AUTH_VARIABLE: Final = "DOCKER_AUTH_CONFIG"
 """A variable that holds a document, not the name of a file."""
+_INDENT: Final = "\t"
+"""As docker writes the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,3 +348,127 @@ def _inline(
             raise UsageError(f"{place.name}: {error.problem}") from error
         _log.warning("login file skipped", file=place.name, error=error.problem)
         return None
+
+
+class LoginStore:
+    """The logins of docker's configuration."""
+
+    def __init__(self, environment: Mapping[str, str], *, limits: Limits, pools: Pools) -> None:
+        """Raises UsageError if there is no place for a configuration."""
+        self._environment = environment
+        self._limits = limits
+        self._pools = pools
+        self.path = _config_path(environment)
+
+    async def keep(self, host: str, credential: Credential) -> str:
+        """Keep the login. Returns the place, for a message. Raises UsageError, SourceDenied (`CredentialHelper`), OSError."""
+        config = await self._pools.disk.run(self._read)
+        server, helper = server_of(host), _keeper(config, host)
+        auths = config.setdefault("auths", {})
+        for name in _names(auths, host):
+            del auths[name]
+        if helper is None:
+            pair = f"{credential.username}:{credential.password}".encode(errors="surrogateescape")
+            auths[server] = {"auth": base64.b64encode(pair).decode()}
+            place = str(self.path)
+        else:
+            login = {
+                "ServerURL": server,
+                "Username": credential.username,
+                "Secret": credential.password,
+            }
+            await self._ask(helper, "store", json.dumps(login))
+            auths[server] = {}
+            place = f"docker-credential-{helper}"
+        await self._pools.disk.run(self._write, config)
+        return place
+
+    async def remove(self, host: str) -> bool:
+        """Remove the login from the helper and the file. False if there is none. Raises as `keep`."""
+        config = await self._pools.disk.run(self._read)
+        helper, auths = _keeper(config, host), config.get("auths") or {}
+        found = False
+        if helper is not None:
+            found = await self._ask(helper, "erase", server_of(host), absent_is_fine=True)
+        names = _names(auths, host)
+        for name in names:
+            del auths[name]
+        if names:
+            await self._pools.disk.run(self._write, config)
+        return found or bool(names)
+
+    async def _ask(
+        self, helper: str, action: str, text: str, *, absent_is_fine: bool = False
+    ) -> bool:
+        return await run_helper(
+            helper,
+            action,
+            text,
+            limits=self._limits,
+            environment=self._environment,
+            absent_is_fine=absent_is_fine,
+        )
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(self._limits.token_bytes + 1)
+        except FileNotFoundError:
+            return {}
+        try:
+            config = dict(parse_config(data, limits=self._limits))
+        except UsageError as error:
+            raise UsageError(f"{self.path}: {error}") from error
+        if config.get("auths") is None:
+            config.pop("auths", None)
+        if not isinstance(config.get("auths", {}), dict):
+            raise UsageError(f"{self.path}: auths is not a JSON object")
+        return config
+
+    def _write(self, config: Mapping[str, Any]) -> None:
+        """Replace the file. A link to it, as dotfile managers make, is followed and kept."""
+        target = Path(os.path.realpath(self.path))
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, name = tempfile.mkstemp(prefix=".config-", dir=target.parent)  # mode 0600
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(config, file, indent=_INDENT)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def server_of(host: str) -> str:
+    """The name of a registry in docker's configuration and in requests to helpers."""
+    return HUB_SERVER if normalize_host(host) == DOCKER_HUB else host
+
+
+def _keeper(config: Mapping[str, Any], host: str) -> str | None:
+    store = config.get("credsStore")
+    own = helper_of(config, normalize_host(host))
+    return own or (store if isinstance(store, str) and store else None)
+
+
+def _names(auths: Mapping[str, Any], host: str) -> list[str]:
+    """The entries of the host, under any of its names; those with a path below it are other logins."""
+    wanted = normalize_host(host)
+    return [name for name in auths if host_of(name) == wanted and _is_whole_host(name)]
+
+
+def _is_whole_host(name: str) -> bool:
+    path = (name.partition("://")[2] or name).partition("/")[2].strip("/")
+    return path in {"", "v1", "v2"}
+
+
+def _config_path(environment: Mapping[str, str]) -> Path:
+    if environment.get("DOCKER_CONFIG"):
+        return Path(environment["DOCKER_CONFIG"]) / "config.json"
+    home = home_of(environment)
+    if home is None:
+        raise UsageError("no home directory: HOME is not set; set DOCKER_CONFIG to a folder")
+    return home / ".docker" / "config.json"

@@ -11,7 +11,7 @@ from autowasm.errors import UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.registry.credentials import Credential
-from autowasm.registry.loginstore import LoginStore
+from autowasm.registry.dockerconfig import LoginStore
 
 ALICE = Credential("alice", "s3cret")
 AUTH = {"auth": "YWxpY2U6czNjcmV0"}
@@ -89,6 +89,6 @@ async def test_a_login_that_is_not_there_is_not_removed(tmp_path: Path, pools: P
 
 
 def test_without_a_home_there_is_no_place(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autowasm.registry.loginstore.home_of", lambda _: None)
+    monkeypatch.setattr("autowasm.registry.dockerconfig.home_of", lambda _: None)
     with pytest.raises(UsageError, match="DOCKER_CONFIG"):
         LoginStore({}, limits=Limits(), pools=pools)
