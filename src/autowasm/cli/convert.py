@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from autowasm.api.parsing import parse
-from autowasm.cli import manifestfiles
+from autowasm.cli import stdio
 from autowasm.convert.conversion import Batch, Conversion, Loss
 from autowasm.convert.dispatch import CONVERTERS, converter_of
 from autowasm.errors import SpecError, UsageError
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.file = [*arguments.file, arguments.path]
     if not arguments.file:
         raise UsageError("no file is given: wasmc convert -f FILE|DIR")
-    files = [file for path in arguments.file for file in manifestfiles.files(path)]
+    files = [file for path in arguments.file for file in stdio.manifest_files(path)]
     sources = [source for file in files for source in _sources(file)]
     if not sources:
         kinds = ", ".join(f"{kind} ({group})" for group, kind in CONVERTERS)
@@ -107,7 +107,7 @@ class _Converted:
 
 def _sources(path: Path) -> Iterator[Document]:
     """The objects of a file that can be converted. The others are named as warnings."""
-    content = manifestfiles.content(path, most=_FILE_BYTES)
+    content = stdio.manifest_content(path, most=_FILE_BYTES)
     try:
         found = reader.read(content, object_bytes=Limits().spec_bytes, file_bytes=_FILE_BYTES)
     except Unreadable as error:

@@ -23,7 +23,7 @@ from autowasm.api.parsing import parse
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess
-from autowasm.cli import clusters, findings, manifestfiles, registries, sources
+from autowasm.cli import clusters, findings, registries, sources, stdio
 from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
 from autowasm.cli.judging import judged
@@ -112,7 +112,7 @@ def _given_file(arguments: argparse.Namespace) -> Path:
 
 def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
     """The AutoWasms of the file, or of the files of a folder, as `wasmer standalone` reads them. Raises UsageError."""
-    files = manifestfiles.files(arguments.file)
+    files = stdio.manifest_files(arguments.file)
     parsed = [(file, _parsed(file)) for file in files]
     problems = [f"-f {file}: {'; '.join(one.problems)}" for file, one in parsed if one.broken]
     if problems:
@@ -140,7 +140,7 @@ def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
 
 def _parsed(path: Path) -> documents.Parsed:
     limits = Limits()
-    content = manifestfiles.content(path, most=documents.file_bytes(limits))
+    content = stdio.manifest_content(path, most=documents.file_bytes(limits))
     return documents.parse(content, limits=limits)
 
 

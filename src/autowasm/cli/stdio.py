@@ -1,4 +1,4 @@
-"""Standard input and pipes as files (`-f -`, `/dev/stdin`, `<(build)`, a FIFO); the progress line and replaced lines on a terminal.
+"""Standard input, pipes and files of `-f` (`-`, `/dev/stdin`, `<(build)`, a FIFO, a folder); progress and replaced lines on a terminal.
 
 Invariants: at most `most` bytes of a pipe are kept; a pipe is opened once, because the writer of a FIFO ends with its first
 reader; the copy is removed when the command ends; the progress line is written only to a terminal and erased at the end of
@@ -27,6 +27,8 @@ _ALSO_STDIN: Final = frozenset(
 _CHUNK: Final = 1 << 20
 _UP: Final = "\x1b[{}A"
 _ERASE_DOWN: Final = "\r\x1b[J"
+_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+_MAX_FILES: Final = 1_000
 
 
 def is_stdin(path: Path) -> bool:
@@ -250,3 +252,29 @@ class LiveBlock:
         if self._shown:
             self._stream.write(_UP.format(self._shown.count("\n") + 1) + _ERASE_DOWN)
         return self._shown
+
+
+def manifest_files(path: Path) -> list[Path]:
+    """The file, or the YAML and JSON manifest_files of a folder in the order of their names, as kubectl reads one. Raises UsageError."""
+    try:
+        if path == STDIN or not path.is_dir():
+            return [path]
+        found = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES)
+    except OSError as error:
+        raise UsageError(f"-f {path}: {error.strerror}") from error
+    if not found:
+        raise UsageError(f"-f {path}: the folder has no *.yaml, *.yml or *.json manifest_files")
+    if len(found) > _MAX_FILES:
+        raise UsageError(f"-f {path}: more than {_MAX_FILES} manifest_files")
+    return found
+
+
+def manifest_content(path: Path, *, most: int) -> bytes:
+    """The bytes of the file, or of standard input; one more than `most` bytes if it is larger. Raises UsageError."""
+    if path == STDIN:
+        return standard_input("-f -").read(most + 1)
+    try:
+        with path.open("rb") as file:  # opened once: it may be a pipe
+            return file.read(most + 1)
+    except OSError as error:
+        raise UsageError(f"-f {path}: {error.strerror}") from error
