@@ -23,10 +23,10 @@ from autowasm.sandbox.callouts import Answering, HttpAnswer
 from autowasm.sandbox.engine import Compiled, make_engine
 from autowasm.sandbox.engine import compile_module as compile_bytes
 from autowasm.sandbox.http import Exchange, exchange
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message, Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.protocol import LogLevel
+from autowasm.sandbox.state import LogLine
 from autowasm.sandbox.vm import StartFailure, Vm
 from tests.parts import ports
 from tests.parts.filteringenvoy import (

@@ -14,16 +14,14 @@ from typing import Any
 from autowasm.cli.modules import Module
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message, decoded
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.protocol import MetricType
-from autowasm.sandbox.state import Metric
+from autowasm.sandbox.state import LogLine, Metric
 from autowasm.sandbox.tcp import Conversation
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.sandbox.vm import Failure
-from autowasm.trial.changes import Header, compared
-from autowasm.trial.differences import Difference
+from autowasm.trial.differences import Difference, Header, compared
 
 
 @dataclass(frozen=True, slots=True)

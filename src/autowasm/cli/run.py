@@ -24,11 +24,11 @@ from autowasm.registry.credentials import Credential
 from autowasm.sandbox.callouts import Answering
 from autowasm.sandbox.engine import compile_module, make_engine
 from autowasm.sandbox.errors import CannotCompile
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
+from autowasm.sandbox.state import LogLine
 from autowasm.sandbox.tcp import Sent, Side
 from autowasm.sandbox.verdict import Outcome, Verdict, of_uncompilable
 from autowasm.trial import envoyrun, inputs

@@ -12,14 +12,13 @@ from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
 from autowasm.cli.stdio import UNWRAPPED, fitted
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message
 from autowasm.sandbox.protocol import LogLevel, MetricType
-from autowasm.sandbox.state import Metric
+from autowasm.sandbox.state import LogLine, Metric
 from autowasm.sandbox.tcp import Conversation
 from autowasm.sandbox.vm import Failure
 from autowasm.text import shown
-from autowasm.trial.changes import Change, Header, compared
+from autowasm.trial.differences import Change, Header, compared
 from autowasm.trial.matching import callout_line
 from autowasm.units import format_size
 

@@ -22,11 +22,10 @@ from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed
 from autowasm.sandbox.instance import HostCallback, Imported, Instance
-from autowasm.sandbox.logs import Log
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import Errno, LogLevel, Result
-from autowasm.sandbox.state import START_NANOSECONDS, Clock, Ledger, Metrics, Shared
+from autowasm.sandbox.state import START_NANOSECONDS, Clock, Ledger, Log, Metrics, Shared
 from autowasm.text import shown
 from autowasm.wasm import abi
 

@@ -11,10 +11,9 @@ from typing import Final
 
 from autowasm.sandbox.callouts import Callout
 from autowasm.sandbox.httpstream import HttpStream
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message, Request, Response
 from autowasm.sandbox.properties import Value
-from autowasm.sandbox.state import Metric
+from autowasm.sandbox.state import LogLine, Metric
 from autowasm.sandbox.vm import Failure, Vm
 
 IDLE_SECONDS: Final = 300.0

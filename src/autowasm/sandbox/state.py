@@ -1,7 +1,8 @@
-"""What the host keeps for a module beyond one stream: shared data, queues, metrics, and the time.
+"""What the host keeps for a module beyond one stream: shared data, queues, metrics, log lines, and the time.
 
-`Shared` belongs to all virtual machines of a `vm_id` and may outlive one of them. Invariant: the bytes that a module can
-make the host keep are limited (`SandboxLimits.state_bytes`).
+`Shared` belongs to all virtual machines of a `vm_id` and may outlive one of them. Invariants: the bytes that a module can make the
+host keep are limited (`SandboxLimits.state_bytes`, `SandboxLimits.log_bytes`); a log line is one line of printable characters, safe
+for terminals and statuses, whatever a module writes.
 
 Sources: proxy-wasm-cpp-host src/shared_data.cc, src/shared_queue.cc; envoy source/extensions/common/wasm/context.cc
 `defineMetric`, `incrementMetric`, `recordMetric`, `getMetric`, include/proxy-wasm/wasm.h `nextCounterMetricId`.
@@ -10,11 +11,13 @@ Sources: proxy-wasm-cpp-host src/shared_data.cc, src/shared_queue.cc; envoy sour
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from autowasm.sandbox.errors import FailureKind, ModuleFailed
 from autowasm.sandbox.plugin import SandboxLimits
-from autowasm.sandbox.protocol import U32, MetricType, Result
+from autowasm.sandbox.protocol import U32, LogLevel, MetricType, Result
+from autowasm.text import shown
 
 U64: Final = U32 << 32 | U32
 _ENTRY_BYTES: Final = 200
@@ -222,3 +225,57 @@ class Clock:
         tick()
         if timer is not None and self._timers.get(context) is timer:
             timer.due = self._elapsed + timer.period
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line that the module logged. `prefix` is what Envoy writes before it, after "wasm log"."""
+
+    level: LogLevel
+    message: bytes
+    prefix: str = ""
+
+    @property
+    def text(self) -> str:
+        """The message as printable characters, whole."""
+        return shown(self.message, most=max(1, len(self.message)) * 4)
+
+    def __str__(self) -> str:
+        return f"{self.level.name.lower()}: {shown(self.message, most=500)}"
+
+
+class Log:
+    """The last lines, as many as the limits allow."""
+
+    def __init__(self, limits: SandboxLimits) -> None:
+        self._limits = limits
+        self._lines: deque[LogLine] = deque()
+        self._bytes = 0
+        self.written = 0
+        """Lines that were logged, kept or not."""
+        self.dropped = 0
+        """Lines that are not kept any more."""
+
+    def add(self, level: LogLevel, message: bytes, *, prefix: str = "") -> None:
+        """Keep a line."""
+        line = LogLine(level, message[: self._limits.log_line_bytes], prefix)
+        self.written += 1
+        self._lines.append(line)
+        self._bytes += _weight(line)
+        while self._bytes > self._limits.log_bytes:
+            self._bytes -= _weight(self._lines.popleft())
+            self.dropped += 1
+
+    def since(self, written: int) -> tuple[LogLine, ...]:
+        """The lines after the first `written` ones, as far as they are kept."""
+        return tuple(islice(self._lines, max(0, written - self.dropped), None))
+
+    def last(self, count: int = 10) -> tuple[str, ...]:
+        """The last lines as printable text, each shortened."""
+        return tuple(
+            str(line) for line in islice(self._lines, max(0, len(self._lines) - count), None)
+        )
+
+
+def _weight(line: LogLine) -> int:
+    return len(line.message) + 100  # what an object takes besides

@@ -18,12 +18,11 @@ from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import ModuleFailed
 from autowasm.sandbox.headers import HeaderMap
 from autowasm.sandbox.host import Host
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.pairs import Pairs
 from autowasm.sandbox.plugin import FailurePolicy
 from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import BufferType, CloseType, MapType, StreamType
-from autowasm.sandbox.state import Metric
+from autowasm.sandbox.state import LogLine, Metric
 from autowasm.sandbox.vm import Failure, Vm
 
 _DRAIN_SECONDS: Final = 60.0

@@ -18,11 +18,10 @@ from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed, UsageError
 from autowasm.sandbox.host import NEWER_LIBRARY, Environment, Host
-from autowasm.sandbox.logs import Log, LogLine
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
-from autowasm.sandbox.state import START_NANOSECONDS, Metrics, Shared
+from autowasm.sandbox.state import START_NANOSECONDS, Log, LogLine, Metrics, Shared
 from autowasm.text import shown
 
 _LIMITS: Final = SandboxLimits()

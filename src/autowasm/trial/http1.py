@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from autowasm.trial.changes import Pairs
+Pairs = Sequence[tuple[str, str]]
+
 
 MAX_HEAD: Final = 256 * 1024
 MAX_BODY: Final = 64 * 1024 * 1024

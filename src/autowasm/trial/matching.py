@@ -14,10 +14,9 @@ from msgspec import UNSET, UnsetType
 
 from autowasm.sandbox.callouts import Callout
 from autowasm.sandbox.http import Exchange
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message, decoded
 from autowasm.sandbox.protocol import MetricType
-from autowasm.sandbox.state import Metric
+from autowasm.sandbox.state import LogLine, Metric
 from autowasm.text import shown
 from autowasm.trial import suite
 from autowasm.trial.suite import ExpectedHeader, Matcher, Text

@@ -17,11 +17,11 @@ from autowasm.errors import UsageError
 from autowasm.sandbox.callouts import Answering
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.http import Exchange
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import LogLevel
+from autowasm.sandbox.state import LogLine
 from autowasm.sandbox.vm import StartFailure
 from autowasm.trial import envoyrun, inputs, strictfile
 from autowasm.trial.differences import differences

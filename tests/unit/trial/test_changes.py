@@ -2,7 +2,7 @@
 
 import pytest
 
-from autowasm.trial.changes import Change, Header, compared
+from autowasm.trial.differences import Change, Header, compared
 
 A, B, C = ("a", "1"), ("b", "2"), ("c", "3")
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from autowasm.sandbox.http import Exchange
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message
 from autowasm.sandbox.protocol import LogLevel
+from autowasm.sandbox.state import LogLine
 from autowasm.trial.differences import Difference, differences
 from autowasm.trial.envoyrun import Observed, Passed
 from autowasm.trial.http1 import Wire

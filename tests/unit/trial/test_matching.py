@@ -9,10 +9,9 @@ import pytest
 from autowasm.sandbox.callouts import Callout, CalloutKind
 from autowasm.sandbox.errors import FailureKind
 from autowasm.sandbox.http import Exchange, Failure
-from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message
 from autowasm.sandbox.protocol import LogLevel, MetricType
-from autowasm.sandbox.state import Metric
+from autowasm.sandbox.state import LogLine, Metric
 from autowasm.trial import suite
 from autowasm.trial.matching import (
     Mismatch,
