@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from autowasm.sandbox.pairs import unpack
+from autowasm.sandbox.headers import unpack
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from tests.parts import ports, provision
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError

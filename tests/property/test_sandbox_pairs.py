@@ -3,8 +3,7 @@
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autowasm.sandbox.headers import HeaderMap, MapKind
-from autowasm.sandbox.pairs import MAX_BYTES, MAX_COUNT, pack, unpack
+from autowasm.sandbox.headers import MAX_BYTES, MAX_COUNT, HeaderMap, MapKind, pack, unpack
 
 pairs = st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=60)), max_size=40)
 

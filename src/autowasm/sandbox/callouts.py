@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
-from autowasm.sandbox.pairs import Pairs
+from autowasm.sandbox.headers import Pairs
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 

@@ -12,9 +12,8 @@ from random import Random
 from typing import Final
 
 from autowasm.sandbox import attributes
-from autowasm.sandbox.headers import HeaderMap, MapKind
+from autowasm.sandbox.headers import HeaderMap, MapKind, Pairs
 from autowasm.sandbox.message import Request, encoded
-from autowasm.sandbox.pairs import Pairs
 
 _GRPC: Final = b"application/grpc"
 _HOP_BY_HOP: Final = (

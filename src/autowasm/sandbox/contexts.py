@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autowasm.sandbox.callouts import Callout
-from autowasm.sandbox.headers import HeaderMap
-from autowasm.sandbox.pairs import Pairs
+from autowasm.sandbox.headers import HeaderMap, Pairs
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import BufferType, MapType, Result, StreamType

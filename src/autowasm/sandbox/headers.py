@@ -1,18 +1,26 @@
-"""Header maps as Envoy keeps them: lower-case names, values in order, and some headers that exist only once.
+"""Header maps: as Envoy keeps them, and as the ABI has them in the module's memory.
 
-Invariants: pseudo headers (`:path`) come first; a second value for a header that Envoy keeps inline is appended to the
-first, with a comma; names are compared without case.
+Envoy: lower-case names, values in order, and some headers that exist only once. Invariants: pseudo headers (`:path`) come first; a
+second value for a header that Envoy keeps inline is appended to the first, with a comma; names are compared without case.
+
+ABI: count, sizes of all names and values, then each with a NUL behind it. Invariant: `unpack(pack(pairs)) == pairs` for every map
+that Envoy accepts, and `unpack` of any other bytes is empty, as in Envoy, which reports no error.
 
 Sources: envoy source/common/http/header_map_impl.cc `insertByKey`, `appendToHeader`, `setCopy`; envoy/http/header_map.h
-`INLINE_*_HEADERS`, and the headers that extensions register besides, as found with 1.36.4 and 1.40.0.
+`INLINE_*_HEADERS`, and the headers that extensions register besides, as found with 1.36.4 and 1.40.0; proxy-wasm-cpp-host
+src/pairs_util.cc `marshalPairs` and `toPairs`, include/proxy-wasm/limits.h.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Final
 
-from autowasm.sandbox.pairs import Pairs
+Pairs = list[tuple[bytes, bytes]]
 
+MAX_BYTES: Final = 1024 * 1024
+MAX_COUNT: Final = 1024
+"""More of either, from the module, is read as no pairs at all. What the host writes has no limit."""
 _REQUEST: Final = """
 :authority :method :path :protocol :scheme expect grpc-timeout te user-agent x-client-trace-id
 accept accept-encoding access-control-request-headers access-control-request-method authorization cache-control
@@ -38,6 +46,34 @@ connection content-length content-type keep-alive proxy-connection transfer-enco
 x-envoy-decorator-operation x-request-id
 """
 _TRAILERS: Final = "grpc-message grpc-status"
+
+
+def pack(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a map."""
+    flat = [text for pair in pairs for text in pair]
+    sizes = [len(text) for text in flat]
+    head = struct.pack(f"<I{len(flat)}I", len(flat) // 2, *sizes)
+    return head + b"".join(text + b"\0" for text in flat)
+
+
+def unpack(data: bytes) -> Pairs:
+    """The map in `data`; empty if `data` is malformed or larger than Envoy reads."""
+    if not 4 <= len(data) <= MAX_BYTES:
+        return []
+    (count,) = struct.unpack_from("<I", data)
+    at = 4 + 8 * count
+    if count > MAX_COUNT or at > len(data):
+        return []
+    texts = []
+    for size in struct.unpack_from(f"<{2 * count}I", data, 4):
+        end = at + size
+        if end + 1 > len(data) or data[end] != 0:
+            return []
+        texts.append(data[at:end])
+        at = end + 1
+    if at != len(data):
+        return []
+    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 class MapKind(Enum):

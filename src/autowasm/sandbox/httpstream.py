@@ -14,11 +14,10 @@ from autowasm.sandbox.connectionmanager import LocalReply, arriving, is_grpc, lo
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import FailureKind, ModuleFailed
 from autowasm.sandbox.filterchain import Direction
-from autowasm.sandbox.headers import HeaderMap, MapKind
+from autowasm.sandbox.headers import HeaderMap, MapKind, Pairs
 from autowasm.sandbox.host import Host
 from autowasm.sandbox.httpfilter import RequestFilter, ResponseFilter
 from autowasm.sandbox.message import Message, Request, Response, decoded, encoded, trailer_map
-from autowasm.sandbox.pairs import Pairs
 from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import BufferType, MapType, StreamType
 from autowasm.sandbox.vm import Vm

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Final, TypeAlias
 
-from autowasm.sandbox.pairs import pack
+from autowasm.sandbox.headers import pack
 from autowasm.sandbox.protocol import Result
 
 

@@ -16,9 +16,8 @@ from autowasm.sandbox import attributes
 from autowasm.sandbox.callouts import Callout
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import ModuleFailed
-from autowasm.sandbox.headers import HeaderMap
+from autowasm.sandbox.headers import HeaderMap, Pairs
 from autowasm.sandbox.host import Host
-from autowasm.sandbox.pairs import Pairs
 from autowasm.sandbox.plugin import FailurePolicy
 from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import BufferType, CloseType, MapType, StreamType

@@ -10,10 +10,10 @@ from autowasm.envoyversion import EnvoyVersion
 from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.calls import HOST_CALLS
 from autowasm.sandbox.engine import Compiled
+from autowasm.sandbox.headers import pack, unpack
 from autowasm.sandbox.host import Phase
 from autowasm.sandbox.http import exchange
 from autowasm.sandbox.message import Request, Response
-from autowasm.sandbox.pairs import pack, unpack
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.protocol import BufferType, Errno, MapType, Result
 from autowasm.sandbox.state import START_NANOSECONDS

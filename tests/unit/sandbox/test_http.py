@@ -8,9 +8,9 @@ import pytest
 from autowasm.sandbox.callouts import Answer, Broken, Callout, HttpAnswer
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, UsageError
+from autowasm.sandbox.headers import pack
 from autowasm.sandbox.http import exchange
 from autowasm.sandbox.message import Request, Response
-from autowasm.sandbox.pairs import pack
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.protocol import MapType
 from autowasm.sandbox.vm import Started, StartFailure, Vm

@@ -6,7 +6,7 @@ import pytest
 
 from autowasm.sandbox.callouts import HttpAnswer
 from autowasm.sandbox.engine import Compiled
-from autowasm.sandbox.pairs import pack
+from autowasm.sandbox.headers import pack
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.tcp import Sent, Side, converse
 from autowasm.sandbox.vm import StartFailure, Vm

@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import CannotCompile, FailureKind, SandboxError
-from autowasm.sandbox.pairs import pack
+from autowasm.sandbox.headers import pack
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.verdict import REQUEST, Doubt, Outcome, Verdict, judge, of_uncompilable
 from tests.parts import wat

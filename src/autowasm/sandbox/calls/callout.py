@@ -21,9 +21,8 @@ from autowasm.sandbox.callouts import (
 )
 from autowasm.sandbox.contexts import CallResponse, Context, GrpcStream
 from autowasm.sandbox.errors import FailureKind, ModuleFailed
-from autowasm.sandbox.headers import HeaderMap, MapKind
+from autowasm.sandbox.headers import HeaderMap, MapKind, unpack
 from autowasm.sandbox.host import Call, Host, Phase
-from autowasm.sandbox.pairs import unpack
 from autowasm.sandbox.protocol import GrpcStatus, Result
 from autowasm.text import shown
 

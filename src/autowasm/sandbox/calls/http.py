@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from autowasm.sandbox.contexts import Buffer
-from autowasm.sandbox.headers import HeaderMap
+from autowasm.sandbox.headers import HeaderMap, pack, unpack
 from autowasm.sandbox.host import Call, Host, Phase
-from autowasm.sandbox.pairs import pack, unpack
 from autowasm.sandbox.protocol import BufferType, MapType, Result, StreamType
 
 # --- header maps
