@@ -1,12 +1,14 @@
 """Free TCP ports and addresses on loopback.
 
-Not a reservation: between the choice and the bind, another process may take the port. Programs
-that can choose for themselves (port 0) do; those that cannot are started again with another number. Ports are
-drawn from below those that Linux gives to outgoing connections, of which a test has thousands.
+Not a reservation: between the choice and the bind, a program of someone else may take the port. Programs that can choose for
+themselves (port 0) do. Invariants: no two processes of ours get the same port of 127.0.0.1, as each has a range of its own; a
+process gets a port again only after all others of its range; the ranges are below those that Linux gives to outgoing connections,
+of which a test has thousands.
 """
 
 import atexit
-import secrets
+import itertools
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +19,51 @@ LOOPBACK = "127.0.0.1"
 _EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 """The first port that Linux gives to outgoing connections."""
 _LOWEST = 10_000
+_RANGE = 256
+"""Ports in the range of a process. 88 processes have one; others take ports of outgoing connections."""
 _CLAIM_PORT = 65535
-"""The port on the first address of a network of 256 that marks the network as used by a process."""
+"""The port on the first address of a network of 256 that marks the network, or a range of ports, as used by a process."""
+
+
+def _claim(address: str) -> bool:
+    """Mark the address as used for as long as this process lives. False: another process has it."""
+    claim = socket.socket()
+    try:
+        claim.bind((address, _CLAIM_PORT))
+    except OSError:
+        claim.close()
+        return False
+    atexit.register(claim.close)
+    return True
+
+
+class _Ports:
+    """Those of the range of this process, one after the other, again and again. A forked process gets a range of its own."""
+
+    def __init__(self) -> None:
+        self._process = 0
+        self._range: Iterator[int] = iter(())
+
+    def bind(self, listener: socket.socket, address: str) -> None:
+        if self._process != os.getpid():
+            self._process, self._range = os.getpid(), itertools.cycle(self._claimed())
+        for port in itertools.islice(self._range, _RANGE):
+            try:
+                listener.bind((address, port))
+            except OSError:
+                continue
+            return
+        listener.bind((address, 0))
+
+    def _claimed(self) -> range:
+        for number in range((_EPHEMERAL - _LOWEST) // _RANGE):
+            if _claim(f"127.63.{number}.1"):
+                first = _LOWEST + number * _RANGE
+                return range(first, first + _RANGE)
+        return range(0)
+
+
+_ports = _Ports()
 
 
 def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:
@@ -27,20 +72,9 @@ def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:
         ports = []
         for _ in range(count):
             listener = held.enter_context(socket.socket())
-            _bind(listener, address)
+            _ports.bind(listener, address)
             ports.append(int(listener.getsockname()[1]))
     return ports
-
-
-def _bind(listener: socket.socket, address: str) -> None:
-    """To a free port outside the range of outgoing connections, where there are enough."""
-    for _ in range(100 if _EPHEMERAL >= 2 * _LOWEST else 0):
-        try:
-            listener.bind((address, _LOWEST + secrets.randbelow(_EPHEMERAL - _LOWEST)))
-        except OSError:
-            continue
-        return
-    listener.bind((address, 0))
 
 
 def free_port(*, address: str = LOOPBACK) -> int:
@@ -58,20 +92,14 @@ class _Addresses:
         """One that no other process of ours uses."""
         if address := next(self._free, ""):
             return address
-        network = self._claim()
+        network = self._claimed()
         self._free = (f"{network}.{last}" for last in range(2, 255))
         return next(self._free)
 
-    def _claim(self) -> str:
+    def _claimed(self) -> str:
         for number in range(1, 64 * 256):
             network = f"127.{64 + number // 256}.{number % 256}"
-            claim = socket.socket()
-            try:
-                claim.bind((f"{network}.1", _CLAIM_PORT))
-            except OSError:
-                claim.close()
-            else:
-                atexit.register(claim.close)
+            if _claim(f"{network}.1"):
                 return network
         raise OSError("no network of loopback addresses is free")
 
