@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
 from autowasm.controller.cluster import ClusterMode
 from autowasm.kube.errors import BadRequest
@@ -27,7 +28,7 @@ from autowasm.kube.reflector import NoMetrics
 from autowasm.limits import KubeLimits
 from autowasm.settings import Cluster, EnvoyFetch
 from tests.bench import pods
-from tests.fakes.autowasms import document, parsing, record
+from tests.fakes.autowasms import document, record
 
 _EVENTS = 2000
 _CHANGES = 100

@@ -7,7 +7,7 @@ smallest. Time until AutoWasms are `Synced` at a real API server is in the row `
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from tests.bench import measure
@@ -60,11 +60,8 @@ async def run(plan: Plan) -> Result:
         *_exponents("AutoWasms", autowasms, by_autowasms),
         *_exponents("Pods", pods, by_pods),
     ]
-    charts = [
-        _chart("growth-autowasms", f"Growth with AutoWasms, {fixed_pods} Pods", "AutoWasms", autowasms, by_autowasms),
-        _chart("growth-pods", f"Growth with Pods, {fixed_autowasms} AutoWasms", "Pods", pods, by_pods),
-    ]  # fmt: skip
-    return Result(figures, charts)
+    grown = {"AutoWasms": (autowasms, by_autowasms), "Pods": (pods, by_pods)}
+    return Result(figures, charts(grown))
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -108,15 +105,28 @@ def _exponents(axis: str, sizes: Sequence[int], points: Sequence[Point]) -> list
     return found
 
 
+def charts(grown: Mapping[str, tuple[Sequence[int], Sequence[Point]]]) -> list[Chart]:
+    """One for each measure, on which a straight line is linear growth. `grown`: by what grows, the sizes and their points."""
+    return [_chart(name, text, unit, factor, grown) for name, text, unit, factor, _ in _WHAT]
+
+
 def _chart(
-    name: str, title: str, axis: str, sizes: Sequence[int], points: Sequence[Point]
+    name: str,
+    text: str,
+    unit: str,
+    factor: float,
+    grown: Mapping[str, tuple[Sequence[int], Sequence[Point]]],
 ) -> Chart:
-    series = {}
-    for which, text, unit, factor, most in _WHAT:
-        if most is None:
-            continue
-        values = [factor * median(point[which]) for point in points]
-        slope = _exponent(which, sizes, values)
-        series[f"{text} ({unit}), exponent {slope:.2f}"] = values
-    labels = [str(size) for size in sizes]
-    return Chart(name, title, "", labels, series, kind="line", label_unit=axis, logarithmic=True)
+    """What grows has other numbers, so each size is a share of the largest of its kind."""
+    shares = sorted({size / sizes[-1] for sizes, _ in grown.values() for size in sizes})
+    series: dict[str, list[float | None]] = {}
+    for what, (sizes, points) in grown.items():
+        values = [factor * median(point[name]) for point in points]
+        slope = _exponent(name, sizes, values)
+        fitted = "" if math.isnan(slope) else f", exponent {slope:.2f}"
+        known = dict(zip([size / sizes[-1] for size in sizes], values, strict=True))
+        series[f"{sizes[0]} to {sizes[-1]} {what}{fitted}"] = [known.get(one) for one in shares]
+    labels = [f"{100 * share:g}" for share in shares]
+    return Chart(
+        f"growth-{name}", text, unit, labels, series, kind="line", label_unit="% of the largest"
+    )

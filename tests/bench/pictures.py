@@ -93,7 +93,10 @@ def draw(chart: Mapping[str, Any], directory: Path) -> Path:
         picture.x_labels = chart["labels"]
     for name, values in chart["series"].items():
         dashed = {"width": 2.5, "dasharray": "7, 5"} if name in chart.get("dashed", ()) else None
-        points = list(zip(numbers, values, strict=True)) if is_line else list(values)
+        points = list(values)
+        if is_line:  # a line goes over a value that is missing
+            pairs = zip(numbers, values, strict=True)
+            points = [(number, value) for number, value in pairs if value is not None]
         picture.add(name, points, stroke_style=dashed, dots_size=4)
     picture.uuid = chart["name"]  # not another one for each drawing
     directory.mkdir(parents=True, exist_ok=True)
