@@ -139,7 +139,7 @@ async def _push(url: str, tag: str, module: bytes) -> str:
         "config": config,
         "layers": [layer],
     }
-    headers = {"content-type": manifest["mediaType"]}
+    headers = {"content-type": str(manifest["mediaType"])}
     answer = await wire.request(
         "PUT", f"{base}/manifests/{tag}", headers=headers, body=json.dumps(manifest).encode()
     )

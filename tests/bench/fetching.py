@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 _MOST = 64 << 20
 
 
-def measured(work: Callable[[], None]) -> dict[str, Any]:
+def measured(work: Callable[[], object]) -> dict[str, Any]:
     """Wall and processor seconds of `work`, children included."""
     begun, cpu = time.perf_counter(), _cpu()
     work()
@@ -134,7 +134,7 @@ def oras(arguments: argparse.Namespace) -> dict[str, Any]:
 
     with ThreadPoolExecutor(len(arguments.references)) as pool:
         get((0, arguments.warm))
-        return measured(lambda: [*pool.map(get, enumerate(arguments.references))] and None)
+        return measured(lambda: list(pool.map(get, enumerate(arguments.references))))
 
 
 def crane(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def crane(arguments: argparse.Namespace) -> dict[str, Any]:
 
     with ThreadPoolExecutor(len(arguments.references)) as pool:
         get((0, arguments.warm))
-        return measured(lambda: [*pool.map(get, enumerate(arguments.references))] and None)
+        return measured(lambda: list(pool.map(get, enumerate(arguments.references))))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Measured again with both in memory cgroups of what the chart's limit leaves to w
 from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tests.bench import capacity, cgroup, load
 from tests.bench.plan import Plan
@@ -71,10 +72,10 @@ class _Herds:
         self.held: list[float] = []
 
     def figures(self, what: str, *, bounded: bool) -> list[Figure]:
-        def kept(limit: float) -> dict[str, object]:
+        def kept(limit: float) -> dict[str, Any]:
             return {"budget": at_most(limit)} if bounded else {}
 
-        time_budget = {"budget": ratio_at_most(1.35)} if bounded else {}
+        time_budget: dict[str, Any] = {"budget": ratio_at_most(1.35)} if bounded else {}
         return [
             Figure(what, "s", self.ours, "nginx", self.theirs, **time_budget),
             Figure(f"{what}, clients without it", "", self.lost, "nginx", self.their_lost, **kept(0)),

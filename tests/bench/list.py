@@ -6,6 +6,7 @@ processor time for each Pod is compared.
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.bench import measure, pods
@@ -83,5 +84,5 @@ async def _create(cluster: Cluster, count: int, few: int) -> None:
 
 async def _follow(cluster: Cluster, who: str, count: int, *, namespace: str = "") -> dict[str, Any]:
     command = [*measure.pinned(measure.SERVER_CPU), sys.executable, "-m", "tests.bench.informers"]
-    words = [who, "--kubeconfig", cluster.kubeconfig, "--pods", str(count)]
+    words: list[str | Path] = [who, "--kubeconfig", cluster.kubeconfig, "--pods", str(count)]
     return await measure.json_of([*command, *words, "--namespace", namespace], timeout=600)

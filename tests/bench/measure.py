@@ -57,7 +57,7 @@ def drop_from_page_cache(file: Path) -> None:
 def pinned(cpu: int | None, *, cgroup: Path | None = None) -> list[str | Path]:
     """A command that becomes the one behind it, on one processor; the whole machine if it has but one, or `cpu` is None."""
     which = [] if cpu is None else ["--cpu", str(cpu)]
-    where = ["--cgroup", cgroup] if cgroup else []
+    where: list[str | Path] = ["--cgroup", cgroup] if cgroup else []
     return [sys.executable, "-S", PIN, *which, *where, "--"]
 
 

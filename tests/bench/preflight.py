@@ -236,7 +236,7 @@ async def _changes(plan: Plan) -> list[Figure]:
             async with composed(directory, arguments=[f"--preflight={mode}"]) as mesh:
                 sidecar = await mesh.add_sidecar("details-v1", LABELS)
                 image = await mesh.push("v1", module)
-                fields = {"rootID": FILTER, "applyPorts": [sidecar.port]}
+                fields: dict[str, Any] = {"rootID": FILTER, "applyPorts": [sidecar.port]}
                 await mesh.apply(mesh.autowasm(image, **fields, pluginConfig="first"))
                 await _answered(sidecar.host, "first")
                 words = [f"new {number}" for number in range(count)]

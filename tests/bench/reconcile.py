@@ -67,8 +67,8 @@ async def _measure(
     installation: Installation, image: str, size: int, runs: _Runs, *, rivals: bool
 ) -> None:
     if rivals:
-        crpeer = [await asyncio.to_thread(provision.crpeer), "-config"]
-        kopf = [sys.executable, "-m", "tests.bench.kopfpeer", "--kubeconfig"]
+        crpeer: list[str | Path] = [await asyncio.to_thread(provision.crpeer), "-config"]
+        kopf: list[str | Path] = [sys.executable, "-m", "tests.bench.kopfpeer", "--kubeconfig"]
         workers = ["-workers", str(WORKERS)]
         runs.crpeer.append(await _rival(installation, image, size, crpeer, workers))
         runs.kopf.append(await _rival(installation, image, size, kopf, []))

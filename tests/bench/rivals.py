@@ -7,11 +7,16 @@ import asyncio
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 _PAGE = 500
 
-Meters = Callable[[], Any]
+
+class _Meter(Protocol):
+    def read(self, **more: Any) -> dict[str, Any]: ...
+
+
+Meters = Callable[[], _Meter]
 
 
 async def follow_with_kubernetes_asyncio(
@@ -38,9 +43,9 @@ async def follow_with_kubernetes_asyncio(
                     break
             await stream.close()
             return meter.read(pods=len(rows), heard=heard)
-        token = None
+        token = ""
         while len(rows) < wanted:
-            more = {"_continue": token} if token else {}
+            more: dict[str, Any] = {"_continue": token} if token else {}
             page = await core.list_namespaced_pod(namespace, limit=_PAGE, **more)
             for pod in page.items:
                 _keep(rows, pod)

@@ -20,17 +20,17 @@ from tests.parts.wasmer import Wasmer, program, standalone
 async def run(plan: Plan) -> Result:
     """Seconds."""
     crane = await asyncio.to_thread(provision.crane)
-    python = [sys.executable, "-I", "-c", "pass"]
     runs: dict[str, list[float]] = {}
+    commands: dict[str, list[str | Path]] = {
+        "wasmc --help": [program("wasmc"), "--help"],
+        "wasmc push --help": [program("wasmc"), "push", "--help"],
+        "wasmer --help": [program("wasmer"), "--help"],
+        "wasmer --version": [program("wasmer"), "--version"],
+        "python": [sys.executable, "-I", "-c", "pass"],
+        "crane": [crane, "--help"],
+    }
     for _ in range(max(plan.repeats, plan.pick(5, 1))):
-        for name, command in (
-            ("wasmc --help", [program("wasmc"), "--help"]),
-            ("wasmc push --help", [program("wasmc"), "push", "--help"]),
-            ("wasmer --help", [program("wasmer"), "--help"]),
-            ("wasmer --version", [program("wasmer"), "--version"]),
-            ("python", python),
-            ("crane", [crane, "--help"]),
-        ):
+        for name, command in commands.items():
             runs.setdefault(name, []).append(await _seconds(command))
     alone = [await _standalone(plan.directory / f"s{turn}") for turn in range(plan.repeats)]
     cold, again = await _controller(plan)

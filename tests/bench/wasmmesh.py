@@ -86,13 +86,13 @@ class WasmMesh:
         document = self._autowasm(image, name) if system == OURS else self._wasmplugin(image, name)
         await self.mesh.apply(document)
 
-    def _autowasm(self, image: str, name: str) -> Mapping[str, Any]:
+    def _autowasm(self, image: str, name: str) -> dict[str, Any]:
         document = self.mesh.autowasm(image, name=name)
         document["spec"]["filter"].pop("applyPorts", None)
         document["spec"]["selector"]["matchLabels"] = {"app": _APPS[OURS]}
         return document
 
-    def _wasmplugin(self, image: str, name: str) -> Mapping[str, Any]:
+    def _wasmplugin(self, image: str, name: str) -> dict[str, Any]:
         return {
             "apiVersion": "extensions.istio.io/v1alpha1",
             "kind": "WasmPlugin",
@@ -202,7 +202,7 @@ async def _page(directory: Path) -> Path:
     return root
 
 
-def _pull_secret(*hosts: str) -> Mapping[str, Any]:
+def _pull_secret(*hosts: str) -> dict[str, Any]:
     config = {"auths": {host: {"username": USER, "password": PASSWORD} for host in hosts}}
     data = base64.b64encode(json.dumps(config).encode()).decode()
     return {

@@ -73,13 +73,21 @@ async def _follow(plan: Plan, who: str, events: int, *, rate: int) -> dict[str, 
     pods = min(_PODS, events)
     async with _replaying(pods=pods, events=events, rate=rate) as port:
         kubeconfig = await asyncio.to_thread(_kubeconfig, plan.directory, port)
-        command = [
+        command: list[str | Path] = [
             *measure.pinned(measure.SERVER_CPU),
             sys.executable,
             "-m",
             "tests.bench.informers",
         ]
-        words = [who, "--kubeconfig", kubeconfig, "--pods", str(pods), "--events", str(events)]
+        words: list[str | Path] = [
+            who,
+            "--kubeconfig",
+            kubeconfig,
+            "--pods",
+            str(pods),
+            "--events",
+            str(events),
+        ]
         return await measure.json_of([*command, *words])
 
 
