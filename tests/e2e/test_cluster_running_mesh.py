@@ -1,8 +1,12 @@
-"""Proof of run, as kubectl shows it: real API server, istiod, and sidecars that pilot-agent starts with Istio's bootstrap."""
+"""Proof of run, as kubectl shows it: real API server, istiod, and sidecars that pilot-agent starts with Istio's bootstrap.
+
+wasmer writes a status about Pods once in a minute. So the applications of all tests go through their changes at the same time, from the
+start of the module on: a test awaits what became of its own.
+"""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +28,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "wat"
 PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/api/v1/namespaces/default/events"
 DEADLINE = 240
-"""A status about Pods is written once in a minute."""
+"""Seconds."""
 
 
 @dataclass
@@ -32,6 +36,16 @@ class RunningMesh(Mesh):
     """With a sidecar for each of `hosts` (address:port of its inbound listener), by the label `app`, and its Pod."""
 
     hosts: dict[str, str] = field(kw_only=True)
+
+    async def add_app(self, app: str) -> None:
+        """A Pod with a sidecar."""
+        labels, address = {"app": app}, ports.free_address()
+        self.hosts[app] = await self.add_workload(app, labels, address=address)
+        sidecar = injected(
+            self.istiod, self.directory / app, name=app, labels=labels, address=address
+        )
+        await self.stack.enter_async_context(sidecar)
+        await self.add_pod(app, app=app, address=address)
 
     async def add_pod(self, name: str, *, app: str, address: str) -> None:
         """As the kubelet would report it."""
@@ -101,48 +115,6 @@ class RunningMesh(Mesh):
         return found
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def mesh(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[RunningMesh]:
-    directory = tmp_path_factory.mktemp("running")
-    async with composed(
-        directory, plane=control_plane, authority=True, arguments=["--preflight=off"]
-    ) as found:
-        mesh = RunningMesh(**found.parts, hosts={})
-
-        async def add(app: str) -> None:
-            labels, address = {"app": app}, ports.free_address()
-            mesh.hosts[app] = await mesh.add_workload(app, labels, address=address)
-            sidecar = injected(
-                mesh.istiod, directory / app, name=app, labels=labels, address=address
-            )
-            await mesh.stack.enter_async_context(sidecar)
-            await mesh.add_pod(app, app=app, address=address)
-
-        for app in ("good", "replaced", "refusing", "crashing"):
-            await add(app)
-        # A status about Pods is written once in a minute: all of them wait for the same minute.
-        await mesh.filtered("replaced", await _hello("first"), tag="first")
-        await mesh.filtered(
-            "refusing", await _filter("refuse-config"), tag="refusing", pluginConfig="refuse"
-        )
-        module = await _filter("fail-on-request")
-        await mesh.filtered("crashing", module, tag="crashing", failStrategy="FAIL_RELOAD")
-        crashing = asyncio.create_task(_crash(mesh))
-        try:
-            yield mesh
-        finally:
-            crashing.cancel()
-
-
-async def _crash(mesh: RunningMesh) -> None:
-    while True:
-        with suppress(OSError):
-            await wire.get(f"http://{mesh.hosts['crashing']}/", headers={"x-fail": "request"})
-        await asyncio.sleep(0.2)
-
-
 async def _filter(name: str) -> bytes:
     path = await asyncio.to_thread(filters.build, name)
     return await asyncio.to_thread(path.read_bytes)
@@ -154,9 +126,8 @@ async def _hello(tag: str) -> bytes:
     return wat.padded(content, size=len(content) + 20 + len(tag))
 
 
-async def test_running_sidecars_are_counted_and_one_that_cannot_be_read_is_named(
-    mesh: RunningMesh,
-) -> None:
+async def _good(mesh: RunningMesh) -> None:
+    await mesh.add_app("good")
     labels = {"app": "good"}
     closed = await mesh.add_sidecar("closed", labels)  # has no port 15090
     await mesh.add_pod("closed", app="good", address=closed.host.rpartition(":")[0])
@@ -177,23 +148,30 @@ async def test_running_sidecars_are_counted_and_one_that_cannot_be_read_is_named
     assert "notRunning" not in await mesh.pods_of("good")
 
 
-async def test_module_of_the_same_name_counts_when_the_previous_one_has_drained(
-    mesh: RunningMesh,
-) -> None:
+async def _replaced(mesh: RunningMesh) -> None:
+    await mesh.add_app("replaced")
+    await mesh.filtered("replaced", await _hello("first"), tag="first")
     await mesh.until_running("replaced", "True", "Running")
     await mesh.filtered("replaced", await _hello("two"), tag="two")
     await mesh.until_running("replaced", "True", "Running")
     assert (await mesh.pods_of("replaced"))["running"] == 1
 
+
+async def _spoiled(mesh: RunningMesh) -> None:
+    await mesh.add_app("spoiled")
+    await mesh.filtered("spoiled", await _hello("unspoiled"), tag="unspoiled")
+    await mesh.until_running("spoiled", "True", "Running")
+    assert (await mesh.pods_of("spoiled"))["running"] == 1
     module = await _filter("refuse-config")
-    await mesh.filtered("replaced", module, tag="three", pluginConfig="refuse")
-    await mesh.until_running("replaced", "False", "ConfigurationRefused")
-    assert (await mesh.pods_of("replaced"))["running"] == 0
+    await mesh.filtered("spoiled", module, tag="spoiled", pluginConfig="refuse")
+    await mesh.until_running("spoiled", "False", "ConfigurationRefused")
+    assert (await mesh.pods_of("spoiled"))["running"] == 0
 
 
-async def test_refused_configuration_is_reported_with_the_pod_and_an_event(
-    mesh: RunningMesh,
-) -> None:
+async def _refusing(mesh: RunningMesh) -> None:
+    await mesh.add_app("refusing")
+    module = await _filter("refuse-config")
+    await mesh.filtered("refusing", module, tag="refusing", pluginConfig="refuse")
     await mesh.until_running("refusing", "False", "ConfigurationRefused")
     assert "default/refusing has the configuration but runs no VM" in await mesh.message("refusing")
     assert (await mesh.columns("refusing"))["RUNNING"] == "0"
@@ -207,6 +185,78 @@ async def test_refused_configuration_is_reported_with_the_pod_and_an_event(
     assert (found["type"], found["message"].split()[:2]) == ("Warning", ["Pod", "default/refusing"])
 
 
-async def test_crashes_are_counted(mesh: RunningMesh) -> None:
-    await mesh.until_running("crashing", "False", "Crashing")
+async def _crashing(mesh: RunningMesh) -> None:
+    await mesh.add_app("crashing")
+    module = await _filter("fail-on-request")
+    await mesh.filtered("crashing", module, tag="crashing", failStrategy="FAIL_RELOAD")
+    crashing = asyncio.create_task(_crash(mesh))
+    try:
+        await mesh.until_running("crashing", "False", "Crashing")
+    finally:
+        crashing.cancel()
     assert "default/crashing has the module crashing (" in await mesh.message("crashing")
+
+
+async def _crash(mesh: RunningMesh) -> None:
+    while True:
+        with suppress(OSError):
+            await wire.get(f"http://{mesh.hosts['crashing']}/", headers={"x-fail": "request"})
+        await asyncio.sleep(0.2)
+
+
+COURSES: Mapping[str, Callable[[RunningMesh], Coroutine[None, None, None]]] = {
+    "good": _good,
+    "replaced": _replaced,
+    "spoiled": _spoiled,
+    "refusing": _refusing,
+    "crashing": _crashing,
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def courses(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
+    """By app: its changes and what has to become of them, running."""
+    async with composed(
+        tmp_path_factory.mktemp("running"),
+        plane=control_plane,
+        authority=True,
+        arguments=["--preflight=off"],
+    ) as found:
+        mesh = RunningMesh(**found.parts, hosts={})
+        tasks = {app: asyncio.create_task(course(mesh)) for app, course in COURSES.items()}
+        try:
+            yield tasks
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.wait(tasks.values())
+
+
+async def test_running_sidecars_are_counted_and_one_that_cannot_be_read_is_named(
+    courses: Mapping[str, asyncio.Task[None]],
+) -> None:
+    await courses["good"]
+
+
+async def test_module_of_the_same_name_counts_when_the_previous_one_has_drained(
+    courses: Mapping[str, asyncio.Task[None]],
+) -> None:
+    await courses["replaced"]
+
+
+async def test_module_that_refuses_its_configuration_does_not_count_as_the_running_one_that_it_replaces(
+    courses: Mapping[str, asyncio.Task[None]],
+) -> None:
+    await courses["spoiled"]
+
+
+async def test_refused_configuration_is_reported_with_the_pod_and_an_event(
+    courses: Mapping[str, asyncio.Task[None]],
+) -> None:
+    await courses["refusing"]
+
+
+async def test_crashes_are_counted(courses: Mapping[str, asyncio.Task[None]]) -> None:
+    await courses["crashing"]
