@@ -9,13 +9,13 @@ import asyncio
 import atexit
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 from pathlib import Path
 from pprint import pformat
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from autowasm.envoyversion import envoy_version
 from autowasm.sandbox import attributes
@@ -52,6 +52,18 @@ _PACE = 0.05
 """Seconds between the pieces of a body in the sandbox: so long that callouts are answered in between."""
 
 Pair = tuple[str, str]
+
+
+class Named(Protocol):
+    """A case of any kind."""
+
+    @property
+    def name(self) -> str:
+        """Another one for each case."""
+
+
+_C = TypeVar("_C", bound=Named)
+_O = TypeVar("_O")
 
 
 @dataclass(frozen=True)
@@ -426,3 +438,40 @@ def difference(real: object, ours: object) -> str:
     """What differs between two observations, as a diff; empty if nothing does."""
     before, after = (pformat(each, width=150).splitlines() for each in (real, ours))
     return "\n".join(unified_diff(before, after, "envoy", "sandbox", lineterm="", n=1))
+
+
+async def differences(
+    cases: Mapping[str, Sequence[_C]],
+    directory: Path,
+    *,
+    in_sandbox: Callable[[_C, str], _O],
+    in_envoy: Callable[
+        [str, Sequence[_C], Mapping[str, _O], Path], Coroutine[None, None, dict[str, _O]]
+    ],
+) -> str:
+    """What differs between the sandbox and an Envoy that runs all cases, for each version of `cases`; empty if nothing does.
+
+    The Envoys run side by side: most of the time goes by while filters hold streams.
+    """
+    # All of the sandbox first: it holds the loop, and streams in Envoy end when nothing happens.
+    ours = {
+        version: {each.name: in_sandbox(each, version) for each in given}
+        for version, given in cases.items()
+    }
+    assert all(len(ours[version]) == len(given) for version, given in cases.items())
+    async with asyncio.TaskGroup() as group:
+        real = {
+            version: group.create_task(in_envoy(version, given, ours[version], directory / version))
+            for version, given in cases.items()
+        }
+    return "\n".join(
+        f"{version} {name}\n{text}"
+        for version, found in ours.items()
+        for name, each in found.items()
+        if (text := difference(real[version].result()[name], each))
+    )
+
+
+async def http_differences(cases: Mapping[str, Sequence[Case]], directory: Path) -> str:
+    """`differences` of HTTP filters."""
+    return await differences(cases, directory, in_sandbox=in_sandbox, in_envoy=in_envoy)

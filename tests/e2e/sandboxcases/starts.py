@@ -1,4 +1,4 @@
-"""Modules that start in Envoy or do not, and what is said of those that do not.
+"""Modules that start in Envoy or do not, what is said of those that do not, and how that is compared.
 
 `CRASHES` are modules that crash Envoy. `LATER` are modules that Envoy loads without a complaint, and that answer every request with 503.
 """
@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from autowasm.envoyversion import envoy_version
 from autowasm.sandbox.plugin import Plugin
-from tests.parts import filters, wat
+from autowasm.sandbox.verdict import Outcome, judge
+from tests.parts import comparison, filters, wat
+from tests.parts.filteringenvoy import plugin_of
+from tests.parts.loading import envoy_failure
 
 _ASSETS = Path(__file__).parents[2] / "assets" / "wat"
 _FILTER = """
@@ -26,6 +30,24 @@ class Start:
     plugin: Plugin = field(default_factory=Plugin)
     says: tuple[str, ...] = ()
     we_say: tuple[str, ...] = ()
+
+    async def compare(self, version: str, directory: Path) -> None:
+        """Raises AssertionError unless the sandbox and an Envoy of this version say the same. Writes to `directory`."""
+        module = self.module()
+        config = plugin_of(self.plugin, directory / "module.wasm")
+        said = await envoy_failure(version, module, directory, plugin=config)
+        verdict = judge(
+            comparison.compiled(module),
+            self.plugin,
+            envoy=envoy_version(version),
+            smoke_request=False,
+        )
+        assert bool(said) == (verdict.outcome is Outcome.REFUSED), (said, verdict)
+        assert verdict.outcome is not Outcome.DOUBTFUL
+        for part in self.says:
+            assert part in said
+        for part in self.we_say:
+            assert part in verdict.message
 
 
 def text(body: str, *, imports: str = "", abi: str = "0_2_1", maximum: str = "") -> bytes:
@@ -161,9 +183,9 @@ CASES: Mapping[str, Start] = {
     **{
         f"{name}-{toolchain}": _built(name, toolchain, configuration=b"{}")
         for name, toolchain in filters.every()
+        if toolchain != "go"  # all of them start: `toolchains.py` has them
     },
     "refused-c": _built("refuse-config", "c", configuration=b"please refuse"),
-    "refused-go": _built("refuse-config", "go", configuration=b"please refuse"),
     "refused-assemblyscript": _built(
         "refuse-config", "assemblyscript", configuration=b"please refuse"
     ),
@@ -173,6 +195,11 @@ CASES: Mapping[str, Start] = {
     ),
     "assemblyscript-without-configuration": _built("echo", "assemblyscript"),
 }
+
+OF_GO: Mapping[str, Start] = {
+    "refused-go": _built("refuse-config", "go", configuration=b"please refuse"),
+}
+"""Apart from `CASES`, because to compile one takes seconds."""
 
 CRASHES: Mapping[str, Start] = {
     "start-section-logs": _text(
