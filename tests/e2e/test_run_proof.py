@@ -1,56 +1,31 @@
 """What a sidecar's statistics prove, on each Envoy that we promise: the real reader and the judgement, for each kind of failure.
 
 The table of docs/reference/sidecar-statistics.md is what is expected. Each case has a fresh Envoy, whose admin port stands for
-port 15090, and modules that no wasmer would publish; a sidecar as pilot-agent starts it is in `test_run_proof_mesh.py`.
+port 15090, and modules that no wasmer would publish. A module that takes the place of another one is in `test_run_proof_replaced.py`,
+a sidecar as pilot-agent starts it in `test_run_proof_mesh.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from autowasm.controller.pods.envoystats import Requests, SidecarStats
-from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.runstate import RunReport, RunState, judge
-from autowasm.controller.pods.statsreader import StatsReader
-from autowasm.limits import StatsLimits
-from autowasm.telemetry.metrics import Metrics
-from tests.parts import envoy as envoys
-from tests.parts import filters, ports, pypi, wat, wire
-from tests.parts.envoy import Envoy
-from tests.parts.remotecode import CLUSTER, Listeners, Origin, Plugin
-from tests.parts.upstream import upstream
+from autowasm.controller.pods.runstate import RunState, judge
+from tests.e2e.statisticsstand import ABSENT, MODULES, NAME, WORKERS, compiled, stand
+from tests.parts import filters, pypi, wire
+from tests.parts.remotecode import Plugin
 
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS),
 ]
 
-ASSETS = Path(__file__).parents[1] / "assets" / "wat"
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sidecar-statistics.md"
-WORKERS = 2
-NAME = "hello.default-0123456789ab"
 POLICIES = {"FAIL_CLOSE": "FAIL_CLOSED", "FAIL_OPEN": "FAIL_OPEN", "FAIL_RELOAD": "FAIL_RELOAD"}
 """As an AutoWasm has them, to Envoy's."""
-DEADLINE = 60
-POD = Pod("default", "details", b"1" * 16, (), ports.LOOPBACK, "Running", 1, injected=True)
-
-
-def _compiled(name: str) -> bytes:
-    return wat.compile_file(ASSETS / f"{name}.wat")
-
-
-MODULES: dict[str, Callable[[], bytes | None]] = {
-    "good": lambda: _compiled("hello"),
-    "crashes on a request": lambda: filters.build("fail-on-request").read_bytes(),
-    "refuses its configuration": lambda: _compiled("refuses_configuration"),
-    "no Proxy-Wasm ABI": lambda: _compiled("no_abi"),
-    "cannot be fetched": lambda: None,
-}
-ABSENT = "f" * 64
 
 
 @dataclass(frozen=True)
@@ -89,101 +64,6 @@ def _rows() -> Iterator[tuple[str, str, Expected]]:
 
 
 TABLE = list(_rows())
-
-
-@dataclass
-class Stand:
-    """An Envoy with plain listeners, an origin of modules, and the reader."""
-
-    origin: Origin
-    listeners: Listeners
-    envoy: Envoy
-    reader: StatsReader
-
-    async def read(self) -> SidecarStats:
-        """One reading over HTTP."""
-        reading = await self.reader.read_pod(POD)
-        assert isinstance(reading, SidecarStats), reading
-        return reading
-
-    async def until(
-        self, wanted: Callable[[SidecarStats], bool], *, what: str, meanwhile: bool = False
-    ) -> SidecarStats:
-        """The first reading that is as wanted. `meanwhile`: send requests that crash a module between readings."""
-        last: SidecarStats | None = None
-        try:
-            async with asyncio.timeout(DEADLINE):
-                while True:
-                    if wanted(last := await self.read()):
-                        return last
-                    if meanwhile:
-                        await self.ask(fail=True)
-                    await asyncio.sleep(0.05)
-        except TimeoutError as error:
-            error.add_note(f"not {what}; last: {last}")
-            error.add_note((await self.envoy.log_text())[-4000:])
-            raise
-
-    async def state(
-        self,
-        before: SidecarStats | None,
-        wanted: RunState,
-        *,
-        plugin: str = NAME,
-        meanwhile: bool = False,
-    ) -> tuple[SidecarStats, RunReport]:
-        """The first reading that is judged so."""
-
-        def judged(stats: SidecarStats) -> bool:
-            report = judge(before, stats, plugin)
-            assert report.state is wanted or not report.state.is_failure, report
-            return report.state is wanted
-
-        after = await self.until(judged, what=wanted.value, meanwhile=meanwhile)
-        return after, judge(before, after, plugin)
-
-    async def drained(self, *, without: str) -> SidecarStats:
-        """A reading when the filter chains with this plug-in have ended."""
-        return await self.until(
-            lambda stats: stats.reloads_of(without) is None, what=f"without {without}"
-        )
-
-    async def ask(self, *, fail: bool = False) -> int:
-        """The status of a request; `fail`: one over which the filter fail-on-request crashes."""
-        host = f"{ports.LOOPBACK}:{self.listeners.ports[0]}"
-        headers = {"x-fail": "request"} if fail else {}
-        return (await wire.get(f"http://{host}/", headers=headers)).status
-
-
-@asynccontextmanager
-async def stand(directory: Path, version: str, *, listeners: int = 1) -> AsyncIterator[Stand]:
-    """Run one."""
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        web = await enter(upstream())
-        origin = await enter(Origin().running())
-        await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-        file = Listeners(directory, ports.free_ports(listeners))
-        file.use()
-        proxy = await enter(
-            envoys.envoy(
-                directory / "envoy",
-                lds=file.path,
-                clusters={"web": web.host, CLUSTER: origin.host},
-                version=version,
-                concurrency=WORKERS,
-                drain_seconds=2,
-            )
-        )
-        reader = await enter(
-            StatsReader(
-                is_shared=lambda _: False,
-                limits=StatsLimits(),
-                metrics=Metrics(),
-                port=int(proxy.admin.rpartition(":")[2]),
-            )
-        )
-        yield Stand(origin, file, proxy, reader)
 
 
 @pytest.mark.parametrize(
@@ -231,63 +111,6 @@ async def test_statistics_and_judgement_are_those_of_the_page(
         assert judge(None, counting, NAME).state is expected.state
 
 
-REFUSING, GOOD = "refuses its configuration", "good"
-
-
-async def _swapped(it: Stand, first: str, second: str, *others: Plugin) -> SidecarStats:
-    """A reading of the first module running, before the second takes its place."""
-    old = await asyncio.to_thread(MODULES[first])
-    new = await asyncio.to_thread(MODULES[second])
-    assert old is not None
-    empty = await it.read()
-    it.listeners.use(Plugin("old", it.origin.add(wat.padded(old, size=len(old) + 20))), *others)
-    before, _ = await it.state(empty, RunState.RUNNING, plugin="old")
-    it.listeners.use(Plugin(NAME, it.origin.add(new) if new else ABSENT), *others)
-    return before
-
-
-@pytest.mark.parametrize(
-    ("second", "state"),
-    [
-        (GOOD, RunState.RUNNING),
-        (REFUSING, RunState.CONFIGURATION_REFUSED),
-        ("cannot be fetched", RunState.FETCH_FAILED),
-    ],
-)
-@pytest.mark.parametrize("listeners", [1, 2])
-async def test_new_module_is_judged_alike_while_the_old_one_drains_and_after(
-    version: str, second: str, state: RunState, listeners: int, tmp_path: Path
-) -> None:
-    async with stand(tmp_path, version, listeners=listeners) as it:
-        before = await _swapped(it, GOOD, second)
-        draining, report = await it.state(before, state)
-        assert draining.reloads_of("old") is not None
-        assert report.figures.other_plugins == 1
-
-        drained = await it.drained(without="old")
-        assert judge(before, drained, NAME).state is state
-        assert judge(None, drained, NAME).state is state
-
-
-@pytest.mark.parametrize(
-    ("second", "state"),
-    [(GOOD, RunState.RUNNING), (REFUSING, RunState.CONFIGURATION_REFUSED)],
-)
-async def test_another_plugin_in_the_process_does_not_hide_what_became_of_this_one(
-    version: str, second: str, state: RunState, tmp_path: Path
-) -> None:
-    other = await asyncio.to_thread(filters.build, "deny")
-    async with stand(tmp_path, version) as it:
-        stranger = Plugin("stranger", it.origin.add(other.read_bytes()))
-        before = await _swapped(it, GOOD, second, stranger)
-        await it.state(before, state)
-        drained = await it.drained(without="old")
-        assert judge(before, drained, NAME).state is state
-        assert judge(before, drained, "stranger").state is not RunState.CONFIGURATION_REFUSED
-        if state is not RunState.RUNNING:
-            assert judge(None, drained, NAME).state is RunState.UNKNOWN, "it may be the stranger"
-
-
 async def test_crash_with_fail_open_as_wasmer_writes_it_shows_in_no_statistic(
     version: str, tmp_path: Path
 ) -> None:
@@ -316,7 +139,7 @@ async def test_crash_with_fail_open_as_wasmer_writes_it_shows_in_no_statistic(
 
 async def test_module_that_is_awaited_is_not_a_failure(version: str, tmp_path: Path) -> None:
     async with stand(tmp_path, version) as it:
-        good = await asyncio.to_thread(_compiled, "hello")
+        good = await asyncio.to_thread(compiled, "hello")
         sha256 = it.origin.add(good)
         it.origin.hold(sha256)
         before = await it.read()
@@ -328,32 +151,11 @@ async def test_module_that_is_awaited_is_not_a_failure(version: str, tmp_path: P
         await it.state(before, RunState.RUNNING)
 
 
-async def test_envoy_that_has_the_module_rejects_a_configuration_that_it_refuses(
-    version: str, tmp_path: Path
-) -> None:
-    module = await asyncio.to_thread(filters.build, "refuse-config")
-    async with stand(tmp_path, version) as it:
-        accepted = Plugin("old", it.origin.add(module.read_bytes()), configuration="accepted")
-        it.listeners.use(accepted)
-        before, _ = await it.state(None, RunState.RUNNING, plugin="old")
-
-        it.listeners.use(replace(accepted, name=NAME, configuration="refuse"))
-        # The name may be there for a moment after Envoy has rejected it.
-        after = await it.until(
-            lambda stats: stats.rejected == 1 and stats.reloads_of(NAME) is None, what="rejected"
-        )
-
-        report = judge(before, after, NAME)
-        assert report.state is RunState.NOT_ACCEPTED
-        assert "rejected a change" in report.message
-        assert judge(before, after, "old").state is RunState.RUNNING
-
-
 async def test_fetch_that_failed_on_one_of_two_listeners_is_a_failure(
     version: str, tmp_path: Path
 ) -> None:
     async with stand(tmp_path, version, listeners=2) as it:
-        sha256 = it.origin.add(await asyncio.to_thread(_compiled, "hello"))
+        sha256 = it.origin.add(await asyncio.to_thread(compiled, "hello"))
         it.origin.serve_once(sha256)
         before = await it.read()
         it.listeners.use(Plugin(NAME, sha256))
@@ -367,7 +169,7 @@ async def test_fetch_that_failed_on_one_of_two_listeners_is_a_failure(
 async def test_restarted_envoy_is_judged_by_what_it_counted_itself(
     version: str, tmp_path: Path
 ) -> None:
-    good = await asyncio.to_thread(_compiled, "hello")
+    good = await asyncio.to_thread(compiled, "hello")
     async with stand(tmp_path / "one", version) as it:
         it.listeners.use(Plugin(NAME, it.origin.add(good)))
         before, _ = await it.state(None, RunState.RUNNING)
