@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ WIDTHS = (40, 80, 160)
 
 @pytest.fixture
 def module(tmp_path: Path) -> str:
-    (tmp_path / "gate.wasm").write_bytes(gate.module())
-    (tmp_path / "hello.wasm").write_bytes(wat.header_filter("world"))
-    (tmp_path / "suite.yaml").write_text(json.dumps(SUITE))
-    (tmp_path / "wrong.yaml").write_text(json.dumps(WRONG))
+    write_files(tmp_path)
     return "gate.wasm"
+
+
+def write_files(home: Path) -> None:
+    """The modules, and the files that `COMMANDS` name."""
+    (home / "gate.wasm").write_bytes(gate.module())
+    (home / "hello.wasm").write_bytes(wat.header_filter("world"))
+    (home / "suite.yaml").write_text(json.dumps(SUITE))
+    (home / "wrong.yaml").write_text(json.dumps(WRONG))
 
 
 SUITE = {
@@ -95,13 +101,23 @@ def write_plan(home: Path) -> None:
     (home / "plan.yaml").write_text(json.dumps(document))
 
 
+@pytest.fixture(scope="module")
+def displayed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, int]]:
+    """What a person sees of one of `COMMANDS` at a width, and the exit status; run once, for all tests."""
+    home = tmp_path_factory.mktemp("home")
+    write_files(home)
+    write_plan(home)
+    return functools.cache(
+        lambda command, columns: shown(home, *command, columns=columns),
+    )
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_line_is_wider_than_the_terminal(
-    tmp_path: Path, module: str, command: tuple[str, ...], columns: int
+    displayed: Callable[..., tuple[str, int]], command: tuple[str, ...], columns: int
 ) -> None:
-    write_plan(tmp_path)
-    text, status = shown(tmp_path, *command, columns=columns)
+    text, status = displayed(command, columns)
     assert status in {0, 1}
     lines = terminal.plain(text).splitlines()
     assert len(lines) > 3
@@ -110,14 +126,17 @@ def test_no_line_is_wider_than_the_terminal(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_pipe_has_no_line_breaks_in_an_item_and_no_colours(
-    tmp_path: Path, module: str, command: tuple[str, ...]
+    displayed: Callable[..., tuple[str, int]],
+    tmp_path: Path,
+    module: str,
+    command: tuple[str, ...],
 ) -> None:
     write_plan(tmp_path)
     text = piped(tmp_path, *command)
     assert "\x1b" not in text
-    at_80 = terminal.plain(shown(tmp_path, *command)[0])
+    at_80 = terminal.plain(displayed(command, 80)[0])
     assert len(text.splitlines()) <= len(at_80.splitlines())
-    at_40 = terminal.plain(shown(tmp_path, *command, columns=40)[0])
+    at_40 = terminal.plain(displayed(command, 40)[0])
     assert len(text.splitlines()) < len(at_40.splitlines()), "at 40 columns lines are broken"
 
 

@@ -14,10 +14,10 @@ from tests.mutants import modules
 ROOT = Path(__file__).parents[3]
 
 COUNTDOWN = """\
-def countdown(start: int) -> int:
+def countdown(left: list[str]) -> int:
     steps = 0
-    while start > 0:
-        start -= 1
+    while left:
+        left.pop()
         steps += 1
     return steps
 """
@@ -26,9 +26,8 @@ from autowasm.tiny import countdown
 
 
 def test_countdown() -> None:
-    assert countdown(3) == 3
-    assert countdown(0) == 0
-    assert countdown(-1) == 0
+    assert countdown(["three", "two", "one"]) == 3
+    assert countdown([]) == 0
 """
 TINY = "src/autowasm/tiny.py"
 IS_ADULT = "def is_adult(age: int) -> bool:\n    return age >= 18\n"
@@ -54,7 +53,19 @@ before = 'return age >= 18'
 after = 'return age > 18'
 reason = "Ages of 18 do not occur."
 """
-CHECKS_LITTLE = CHECKS_ALL.replace("assert countdown(3) == 3", "countdown(3)")
+DOUBLED = """\
+def doubled(number: int) -> int:
+    total = number
+    total += number
+    return total
+"""
+CHECKS_LITTLE = """\
+from autowasm.tiny import doubled
+
+
+def test_doubled() -> None:
+    assert doubled(0) == 0
+"""
 
 
 class Project:
@@ -115,10 +126,10 @@ def project(tmp_path: Path) -> Project:
 def test_the_run_passes_when_each_mutant_is_killed_even_one_that_never_ends(
     project: Project,
 ) -> None:
-    # Without `start -= 1`, the loop never ends.
+    # Without `left.pop()`, the loop never ends.
     project.module(COUNTDOWN, test=CHECKS_ALL)
     status, output = project.run("--in", "countdown", "tiny")
-    assert "tiny.py: 12 mutants, 12 killed, 0 accepted, 0 survived, 0 stale entries" in output
+    assert "tiny.py: 7 mutants, 7 killed, 0 accepted, 0 survived, 0 stale entries" in output
     assert status == 0
 
 
@@ -220,9 +231,9 @@ def test_tests_that_fail_without_a_mutant_are_reported_instead_of_counted_as_kil
 
 
 def test_a_weak_test_lets_a_dropped_statement_survive(project: Project) -> None:
-    project.module(COUNTDOWN, test=CHECKS_LITTLE)
+    project.module(DOUBLED, test=CHECKS_LITTLE)
     status, output = project.run("tiny")
-    assert "tiny.py:5: survivor in countdown (StatementRemover)\n- steps += 1\n+ pass" in output
+    assert "tiny.py:3: survivor in doubled (StatementRemover)\n- total += number\n+ pass" in output
     assert status == 1
 
 
