@@ -1,6 +1,6 @@
 """The sandbox against the real Envoy: the same filters with the same requests do the same.
 
-One Envoy of each version for each group of cases, side by side. The permitted differences are those of `DIFFERENCES`, and no case shows
+Envoys of each version run the cases of a group, side by side. The permitted differences are those of `DIFFERENCES`, and no case shows
 one. Filters from real toolchains are in `test_sandbox_toolchains.py`, and which modules start in `test_sandbox_starts.py`.
 """
 

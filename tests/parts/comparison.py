@@ -9,7 +9,7 @@ import asyncio
 import atexit
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from difflib import unified_diff
@@ -50,6 +50,9 @@ IDLE_SECONDS = 1.0
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
 _PACE = 0.05
 """Seconds between the pieces of a body in the sandbox: so long that callouts are answered in between."""
+
+_CASES = 24
+"""One Envoy runs so many cases, one after another."""
 
 Pair = tuple[str, str]
 
@@ -449,9 +452,9 @@ async def differences(
         [str, Sequence[_C], Mapping[str, _O], Path], Coroutine[None, None, dict[str, _O]]
     ],
 ) -> str:
-    """What differs between the sandbox and an Envoy that runs all cases, for each version of `cases`; empty if nothing does.
+    """What differs between the sandbox and Envoys that run all cases, for each version of `cases`; empty if nothing does.
 
-    The Envoys run side by side: most of the time goes by while filters hold streams.
+    The Envoys, each for some of the cases, run side by side: most of the time goes by while filters hold streams.
     """
     # All of the sandbox first: it holds the loop, and streams in Envoy end when nothing happens.
     ours = {
@@ -459,17 +462,28 @@ async def differences(
         for version, given in cases.items()
     }
     assert all(len(ours[version]) == len(given) for version, given in cases.items())
+    running: list[tuple[str, asyncio.Task[dict[str, _O]]]] = []
     async with asyncio.TaskGroup() as group:
-        real = {
-            version: group.create_task(in_envoy(version, given, ours[version], directory / version))
-            for version, given in cases.items()
-        }
+        for version, given in cases.items():
+            for name, some in _portions(version, given):
+                expected = {each.name: ours[version][each.name] for each in some}
+                work = in_envoy(version, some, expected, directory / name)
+                running.append((version, group.create_task(work)))
+    real: dict[str, dict[str, _O]] = {version: {} for version in cases}
+    for version, task in running:
+        real[version].update(task.result())
     return "\n".join(
         f"{version} {name}\n{text}"
         for version, found in ours.items()
         for name, each in found.items()
-        if (text := difference(real[version].result()[name], each))
+        if (text := difference(real[version][name], each))
     )
+
+
+def _portions(version: str, cases: Sequence[_C]) -> Iterator[tuple[str, Sequence[_C]]]:
+    """The cases of each Envoy, and its name."""
+    for first in range(0, len(cases), _CASES):
+        yield f"{version}-{first}", cases[first : first + _CASES]
 
 
 async def http_differences(cases: Mapping[str, Sequence[Case]], directory: Path) -> str:
