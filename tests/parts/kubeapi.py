@@ -152,6 +152,18 @@ class KubeApi:
             for document in documents
         ]
 
+    async def dry_run(self, document: Mapping[str, Any]) -> str:
+        """`apply` without storing anything; the warning of the API server, empty if there is none. Raises as `apply`."""
+        path = f"{await self.path_of(document)}?fieldManager={_FIELD_MANAGER}&force=true"
+        answer = await self.call(
+            "PATCH",
+            f"{path}&fieldValidation=Strict&dryRun=All",
+            body=json.dumps(document).encode(),
+            content_type=_APPLY_PATCH,
+        )
+        check(answer, "PATCH", path)
+        return answer.headers.get("warning", "")
+
     async def delete(self, path: str, *, missing_ok: bool = True) -> None:
         """Delete the object or the collection at `path`. Does not wait until it is gone, and reads no object."""
         answer = await self.call("DELETE", path)
