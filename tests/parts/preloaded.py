@@ -8,12 +8,14 @@ test about those starts the console script.
 
 import asyncio
 import atexit
+import fcntl
 import functools
 import multiprocessing
 import os
 import pkgutil
 import signal
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -85,6 +87,7 @@ async def start(
 ) -> Forked:
     """Run the console script `entry_point` as `command`; `streams` are its standard input, output and error, which stay open here.
 
+    If its input is a terminal, that is its controlling terminal.
     Returns once it leads a session of its own, which dies with this process.
     """
     given = (entry_point, list(command), dict(environment), str(directory))
@@ -215,6 +218,8 @@ def _become(
     *standard, begun = streams
     for number, stream in enumerate(standard):
         os.dup2(stream, number)
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its controlling terminal: Ctrl-C there is a signal
     os.write(begun, b".")
     # Among the others is the end of a pipe; the fork server waits until it is closed.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
@@ -222,7 +227,7 @@ def _become(
     os.environ.update(environment)
     time.tzset()
     os.chdir(directory)
-    # As the interpreter opens them for pipes.
+    # As the interpreter opens them, for pipes and for a terminal.
     sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115 - until the process ends
     sys.stderr = open(2, "w", errors="backslashreplace", buffering=1)  # noqa: SIM115
     sys.argv = command

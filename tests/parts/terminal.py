@@ -3,6 +3,7 @@
 Invariant: the program is in a session of its own whose controlling terminal this is, so Ctrl-C is a key, not a signal of the test.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -16,16 +17,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.parts import preloaded
+
 INTERRUPT = b"\x03"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ERASE = "\x1b[K"
 
 
-class Terminal:
-    """The screen and the keyboard of a running program."""
+class Screen:
+    """The screen and the keyboard of a terminal."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", leader: int) -> None:
-        self.process = process
+    def __init__(self, leader: int) -> None:
         self._leader = leader
         self._seen = b""
 
@@ -46,12 +48,11 @@ class Terminal:
                 raise EOFError(f"it ended without {pattern!r}: {self.text}")
         return self.text
 
-    def wait(self, *, timeout: float = 60) -> int:
-        """Read to the end; the exit status. Raises TimeoutError."""
+    def read_to_end(self, *, timeout: float = 60) -> None:
+        """Read until no program has the terminal any more. Raises TimeoutError."""
         end = time.monotonic() + timeout
         while self._read(end - time.monotonic()):
             pass
-        return self.process.wait(max(0.1, end - time.monotonic()))
 
     def _read(self, timeout: float) -> bool:
         """One piece. False at the end."""
@@ -66,6 +67,20 @@ class Terminal:
         return bool(piece)
 
 
+class Terminal(Screen):
+    """The terminal of a running program."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", leader: int) -> None:
+        super().__init__(leader)
+        self.process = process
+
+    def wait(self, *, timeout: float = 60) -> int:
+        """Read to the end; the exit status. Raises TimeoutError."""
+        end = time.monotonic() + timeout
+        self.read_to_end(timeout=timeout)
+        return self.process.wait(max(0.1, end - time.monotonic()))
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str | Path],
@@ -76,8 +91,7 @@ def running(
     stdout: int | None = None,
 ) -> Iterator[Terminal]:
     """Run a program at a terminal of so many columns, and 24 rows. `stdout`: standard output, if it is not the terminal."""
-    leader, follower = pty.openpty()
-    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    leader, follower = _open(columns)
     try:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -85,7 +99,7 @@ def running(
             stdout=follower if stdout is None else stdout,
             stderr=follower,
             cwd=cwd,
-            env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment},
+            env=_variables(environment),
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
@@ -98,6 +112,52 @@ def running(
             process.kill()
         process.wait()
         os.close(leader)
+
+
+async def shown(
+    entry_point: str,
+    *arguments: str,
+    columns: int,
+    cwd: Path,
+    environment: Mapping[str, str],
+) -> tuple[str, int]:
+    """Run a console script of ours to its end at a terminal: what a person sees, and the exit status. Raises TimeoutError.
+
+    It is forked (`preloaded.py`).
+    """
+    leader, follower = _open(columns)
+    try:
+        try:
+            child = await preloaded.start(
+                entry_point,
+                [entry_point, *arguments],
+                environment=_variables(environment),
+                directory=cwd,
+                streams=(follower, follower, follower),
+            )
+        finally:
+            os.close(follower)
+        screen = Screen(leader)
+        reading = asyncio.ensure_future(asyncio.to_thread(screen.read_to_end))
+        try:
+            await asyncio.shield(reading)
+            return screen.text, await child.wait()
+        finally:
+            child.kill()
+            await child.wait()
+            await asyncio.wait([reading])
+    finally:
+        os.close(leader)
+
+
+def _open(columns: int) -> tuple[int, int]:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return leader, follower
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
 
 
 def plain(text: str) -> str:

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,27 +64,20 @@ COMMANDS = (
 )
 
 
-def shown(home: Path, *arguments: str, columns: int = 80, **environment: str) -> tuple[str, int]:
+async def shown(
+    home: Path, *arguments: str, columns: int = 80, **environment: str
+) -> tuple[str, int]:
     """What a person sees, and the exit status."""
-    command = [wasmer.program("wasmc"), *arguments]
     variables = {"HOME": str(home), **environment}
-    with terminal.running(command, columns=columns, cwd=home, environment=variables) as screen:
-        status = screen.wait()
-        return screen.text, status
-
-
-def piped(home: Path, *arguments: str, **environment: str) -> str:
-    """What a file gets."""
-    done = subprocess.run(
-        [wasmer.program("wasmc"), *arguments],
-        cwd=home,
-        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "xterm", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return await terminal.shown(
+        "wasmc", *arguments, columns=columns, cwd=home, environment=variables
     )
-    return done.stdout
+
+
+async def piped(home: Path, *arguments: str, **environment: str) -> str:
+    """What a file gets."""
+    client = wasmer.wasmc(home, **{"TERM": "xterm", **environment})
+    return (await client.run(*arguments, check=False)).stdout
 
 
 def write_plan(home: Path) -> None:
@@ -101,23 +93,31 @@ def write_plan(home: Path) -> None:
     (home / "plan.yaml").write_text(json.dumps(document))
 
 
+Displayed = Callable[[tuple[str, ...], int], Awaitable[tuple[str, int]]]
+
+
 @pytest.fixture(scope="module")
-def displayed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, int]]:
+def displayed(tmp_path_factory: pytest.TempPathFactory) -> Displayed:
     """What a person sees of one of `COMMANDS` at a width, and the exit status; run once, for all tests."""
     home = tmp_path_factory.mktemp("home")
     write_files(home)
     write_plan(home)
-    return functools.cache(
-        lambda command, columns: shown(home, *command, columns=columns),
-    )
+    known: dict[tuple[tuple[str, ...], int], tuple[str, int]] = {}
+
+    async def display(command: tuple[str, ...], columns: int) -> tuple[str, int]:
+        if (command, columns) not in known:
+            known[command, columns] = await shown(home, *command, columns=columns)
+        return known[command, columns]
+
+    return display
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_no_line_is_wider_than_the_terminal(
-    displayed: Callable[..., tuple[str, int]], command: tuple[str, ...], columns: int
+async def test_no_line_is_wider_than_the_terminal(
+    displayed: Displayed, command: tuple[str, ...], columns: int
 ) -> None:
-    text, status = displayed(command, columns)
+    text, status = await displayed(command, columns)
     assert status in {0, 1}
     lines = terminal.plain(text).splitlines()
     assert len(lines) > 3
@@ -125,25 +125,22 @@ def test_no_line_is_wider_than_the_terminal(
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_pipe_has_no_line_breaks_in_an_item_and_no_colours(
-    displayed: Callable[..., tuple[str, int]],
-    tmp_path: Path,
-    module: str,
-    command: tuple[str, ...],
+async def test_a_pipe_has_no_line_breaks_in_an_item_and_no_colours(
+    displayed: Displayed, tmp_path: Path, module: str, command: tuple[str, ...]
 ) -> None:
     write_plan(tmp_path)
-    text = piped(tmp_path, *command)
+    text = await piped(tmp_path, *command)
     assert "\x1b" not in text
-    at_80 = terminal.plain(displayed(command, 80)[0])
+    at_80 = terminal.plain((await displayed(command, 80))[0])
     assert len(text.splitlines()) <= len(at_80.splitlines())
-    at_40 = terminal.plain(displayed(command, 40)[0])
+    at_40 = terminal.plain((await displayed(command, 40))[0])
     assert len(text.splitlines()) < len(at_40.splitlines()), "at 40 columns lines are broken"
 
 
-def test_digests_in_a_pipe_are_whole(tmp_path: Path, module: str) -> None:
+async def test_digests_in_a_pipe_are_whole(tmp_path: Path, module: str) -> None:
     digest = hashlib.sha256((tmp_path / module).read_bytes()).hexdigest()
-    assert digest in piped(tmp_path, "run", module)
-    assert digest in piped(tmp_path, "inspect", module)
+    assert digest in await piped(tmp_path, "run", module)
+    assert digest in await piped(tmp_path, "inspect", module)
 
 
 @pytest.mark.parametrize(
@@ -158,12 +155,12 @@ def test_digests_in_a_pipe_are_whole(tmp_path: Path, module: str) -> None:
         ({"TERM": "dumb", "CLICOLOR_FORCE": "1"}, True, True),
     ],
 )
-def test_colours_are_as_the_environment_wants_them(
+async def test_colours_are_as_the_environment_wants_them(
     tmp_path: Path, module: str, variables: dict[str, str], at_a_terminal: bool, in_a_pipe: bool
 ) -> None:
-    text, _ = shown(tmp_path, "run", module, **variables)
+    text, _ = await shown(tmp_path, "run", module, **variables)
     assert ("\x1b[" in text) is at_a_terminal
-    assert ("\x1b[" in piped(tmp_path, "run", module, **variables)) is in_a_pipe
+    assert ("\x1b[" in await piped(tmp_path, "run", module, **variables)) is in_a_pipe
 
 
 def _dripping() -> ScriptedServer:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import preloaded, wasmer
+from tests.parts import preloaded, terminal, wasmer, wat
 
 
 async def forked(
@@ -55,6 +55,28 @@ async def test_output_and_status_are_those_of_the_console_script(
         forked(words, tmp_path, stdin=stdin),
     )
     assert fork == script
+
+
+@pytest.mark.parametrize("columns", [40, 160])
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "hello.wasm"], ["plan", "absent.yaml"]])
+async def test_at_a_terminal_the_text_is_that_of_the_console_script(
+    words: list[str], columns: int, tmp_path: Path
+) -> None:
+    (tmp_path / "hello.wasm").write_bytes(wat.header_filter("world"))
+    environment = {"HOME": str(tmp_path)}
+    fork = await terminal.shown(
+        "wasmc", *words, columns=columns, cwd=tmp_path, environment=environment
+    )
+
+    def started_there() -> tuple[str, int]:
+        command = [wasmer.program("wasmc"), *words]
+        with terminal.running(
+            command, columns=columns, cwd=tmp_path, environment=environment
+        ) as screen:
+            status = screen.wait()
+            return screen.text, status
+
+    assert fork == await asyncio.to_thread(started_there)
 
 
 async def test_a_command_whose_task_is_cancelled_ends(tmp_path: Path) -> None:
