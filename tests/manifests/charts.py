@@ -35,11 +35,12 @@ def render(
     command += ["--kube-version", kube_version]
     if values is not None:
         command += ["--values", values]
-    text = yaml.safe_dump(settings).encode()
+    text = yaml.dump(settings, Dumper=yaml.CSafeDumper).encode()
     done = subprocess.run([*command, "--values", "-"], input=text, capture_output=True)
     if done.returncode:
         raise Refused(done.stderr.decode())
-    found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    documents = yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)
+    found = [document for document in documents if document]
     keys = [
         (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in found
     ]

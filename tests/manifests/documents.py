@@ -32,7 +32,11 @@ _VALID: Document = {
 
 def documents(path: Path) -> list[Document]:
     """All documents of a YAML file."""
-    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+    return [
+        document
+        for document in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader)
+        if document
+    ]
 
 
 def installed(kind: str, name: str = "wasmer") -> Document:

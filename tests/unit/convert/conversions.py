@@ -24,13 +24,13 @@ MANIFESTS = Path(__file__).with_name("manifests")
 def objects() -> Iterator[dict[str, Any]]:
     """Those of all files."""
     for file in sorted(MANIFESTS.iterdir()):
-        yield from yaml.safe_load_all(file.read_text())
+        yield from yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader)
 
 
 def conversions() -> Iterator[tuple[Mapping[str, Any], Conversion]]:
     """Each object with its conversion; the objects of a file are converted together."""
     for file in sorted(MANIFESTS.iterdir()):
-        together = list(yaml.safe_load_all(file.read_text()))
+        together = list(yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader))
         for source in together:
             converter = converter_of(source)
             assert converter is not None
