@@ -64,10 +64,16 @@ def _fetching_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "FETCHING_SHOWN_AFTER", 0.0)
 
 
+_recorded: dict[bool, dict[Reason, Document]] = {}
+"""The results of `_all_recorded`, by `in_place`."""
+
+
 @pytest.fixture(params=[False, True], ids=["nothing-published", "module-in-place"])
 async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> dict[Reason, Document]:
     """For each reason, the object."""
-    return await _all_recorded(tmp_path, in_place=request.param)
+    if request.param not in _recorded:
+        _recorded[request.param] = await _all_recorded(tmp_path, in_place=request.param)
+    return copy.deepcopy(_recorded[request.param])
 
 
 def _message(document: Document, kind: str) -> str:
