@@ -104,7 +104,10 @@ class ModuleSource(Protocol):
     async def has_moved(
         self, source: Source, known: Record, *, credential: Credential | None
     ) -> bool | None:
-        """Whether the source names other content than `known`, with as few requests as possible; None: only a fetch can find out."""
+        """Whether the source now names other content than `known`. Sends as few requests as possible.
+
+        None if only a fetch can tell.
+        """
 
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
         """The content that a record names, for `fetch`."""

@@ -1,7 +1,7 @@
 """The result of `wasmc run`, and its JSON document. docs/reference/wasmc-run.md describes the keys.
 
 Invariants: `exit_status` is 1 exactly where the module did not start or failed, or a real Envoy did something else; the keys are
-stable and always there; what does not apply is null.
+stable and always present; a key that does not apply is null.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """The text of `wasmc rollout`: the block on a terminal, one line for pipes, what happens next, the history. Pure.
 
-Invariants: on a terminal, no line of a block or of the history is wider than asked for, nor than `MAX_WIDTH`, and a block has no more
-lines than asked for, so it can be redrawn in place; with the width `UNWRAPPED`, of a pipe, nothing is broken, cut or left out; text
+Invariants: on a terminal, no line of a block or of the history is wider than requested, or than `MAX_WIDTH`, and a block has no more
+lines than requested, so it can be redrawn in place; with the width `UNWRAPPED`, for a pipe, nothing is wrapped, cut or left out; text
 from the cluster is escaped; a line for pipes has no figures and no times, so it changes only when something happens.
 """
 

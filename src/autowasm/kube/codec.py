@@ -91,7 +91,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T_co]):
-    """One answer of a list: `items` by key, and `continue_token` if there is more."""
+    """One page of a list: `items` by key, and `continue_token` if there are more pages."""
 
     items: list[tuple[ObjectKey, T_co]]
     resource_version: str

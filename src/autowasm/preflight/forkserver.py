@@ -55,7 +55,7 @@ class _Child:
 
 
 class Server:
-    """The fork server on a connected SOCK_SEQPACKET socket. `works` are the kinds of jobs."""
+    """The fork server on a connected SOCK_SEQPACKET socket. `works` has the function to run for each kind of job."""
 
     def __init__(self, control: socket.socket, works: Mapping[str, Work]) -> None:
         self._control = control
@@ -64,7 +64,7 @@ class Server:
         self._pid = os.getpid()
 
     def serve(self) -> None:
-        """Serve until the control socket is closed. Kills all children in the end."""
+        """Serve until the control socket is closed, then kill all children."""
         woken, wake = os.pipe()
         os.set_blocking(woken, False)
         os.set_blocking(wake, False)

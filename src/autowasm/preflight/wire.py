@@ -67,7 +67,8 @@ class Ended:
     """The child of a job was reaped, or not forked.
 
     `status` is the wait status. `cause` is why the fork server killed the child, `NOT_FORKED`, or empty. `stderr` is the
-    start of what the child wrote, or the error of the fork. `cpu` in seconds, `memory` the largest resident set in bytes.
+    start of what the child wrote, or the error of the fork. `cpu` is in seconds. `memory` is
+    the largest resident set in bytes.
     """
 
     number: int

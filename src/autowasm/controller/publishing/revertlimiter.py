@@ -1,8 +1,8 @@
 """RevertLimiter: how often an EnvoyFilter was reverted, and when to stop (ADR 12).
 
-Invariants: another client, by whatever it does (rewrite, delete, remove our label, raise or lower the resend count), causes at
-most `MAX_REVERTS` writes within `REVERT_WINDOW`, until the user requests a new try; a client that only raises the count, which
-drains connections in every sidecar each time, is reported after as many times.
+Invariants: whatever another client does (rewrite, delete, remove our label, raise or lower the resend count), it causes at most
+`MAX_REVERTS` writes within `REVERT_WINDOW`, until the user requests a new try; a client that only raises the count, which
+drains connections in every sidecar each time, is reported after the same number of times.
 """
 
 import asyncio

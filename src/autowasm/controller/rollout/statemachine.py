@@ -2,8 +2,8 @@
 
 `EVENTS` gives each event its guard (`facts.py`), and the first one that holds is the event; `TABLE` gives the next phase and the effect
 (`effects.py`) for each phase. The state is `status.rollout`, all that survives a crash. Invariants: one call makes one
-transition; a step begins only after the one before has passed; a Pod is added only within the step's size; what was aborted
-starts again only on request; only watched time counts, so a clock that is set neither passes nor ends a step.
+transition; a step begins only after the one before has passed; a Pod is added only within the step's size; an aborted
+rollout starts again only on request; only watched time counts, so setting a clock neither passes nor ends a step.
 """
 
 import enum
@@ -23,7 +23,7 @@ from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.controller.rollout.observation import Observation
 
 MAX_GAP: Final = 60.0
-"""Seconds between two observations that count, at most. Between two leaders it is told by their clocks, which may differ."""
+"""Seconds, the most that counts between two observations. Between two leaders, the difference of their clocks, which may disagree."""
 REPORT: Final = 15.0
 """Seconds after which times and figures are written again while a rollout progresses."""
 
@@ -135,7 +135,7 @@ TABLE: Final[dict[Event, tuple[Transition | None, ...]]] = {
     Event.LAST_STEP_PASSED: (_NO,        _FINISH,           _NO,           _NO,             _NO),
     Event.STEP_PASSED:      (_NO,        _ENTER,            _NO,           _NO,             _NO),
 }  # fmt: skip
-"""Each row has a transition for each of `PHASES`; None: the state stays."""
+"""Each row has one transition for each of `PHASES`. None keeps the state."""
 
 
 def advance(
