@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autowasm.api import patches
+from autowasm.api import patches, wasmfilter
 from autowasm.api import record as records
-from autowasm.api import variant as variants
 from autowasm.api.patches import Placed
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, PatchContext
+from autowasm.api.variant import variant_of
 from autowasm.digest import Sha256Hex
 from autowasm.settings import EnvoyFetch
 
@@ -35,8 +35,8 @@ def render(
     Namespace and name are the AutoWasm's. The owner reference is set if the AutoWasm has a uid (one from a directory has
     none).
     """
-    variant = variants.variant_of(autowasm, record, resend=resend)
-    value = variants.http_filter(
+    variant = variant_of(autowasm, record, resend=resend)
+    value = wasmfilter.http_filter(
         variant, settings, name=patches.FILTER, plugin_name=autowasm.metadata.name
     )
     placed = Placed(variant.context, variant.ports, value, variant.position)
@@ -120,14 +120,14 @@ def _referenced_service(cluster: str) -> str | None:
 
 def resend_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
     """How many times the live EnvoyFilter was resent for this module; 0 for another module."""
-    found = map(variants.resend_of, patches.filters_of(envoyfilter))
+    found = map(wasmfilter.resend_of, patches.filters_of(envoyfilter))
     return next((each[1] for each in found if each is not None and each[0] == sha256), 0)
 
 
 def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
     """The modules that its spec makes proxies fetch, each once. wasmer must serve them, whatever the annotations hold."""
     # Without a module: the tunnel's anchor (api/patches.py), or a manual edit.
-    found = map(variants.module_of, patches.filters_of(envoyfilter))
+    found = map(wasmfilter.module_of, patches.filters_of(envoyfilter))
     return tuple(dict.fromkeys(sha256 for sha256 in found if sha256 is not None))
 
 

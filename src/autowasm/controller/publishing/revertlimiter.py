@@ -25,7 +25,7 @@ REVERT_WINDOW: Final = 3600.0
 """Seconds. An edit this long after the last one is a person's, not a fight; a fight that we stopped stays stopped."""
 
 _RESENDS: Final = re.compile(rb'\?r=\d+"')
-"""The resend count, at the end of a uri (`api/envoyfilter.py`)."""
+"""The resend count, at the end of a uri (`api/wasmfilter.py`)."""
 
 
 @dataclass(slots=True)
