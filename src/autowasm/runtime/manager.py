@@ -17,7 +17,8 @@ from autowasm.api.status import utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import Publisher
-from autowasm.controller.pods.downloadtracker import DownloadTracker, PeerQuery
+from autowasm.controller.pods.downloadtracker import DownloadTracker
+from autowasm.controller.pods.peerquery import PeerQuery
 from autowasm.controller.pods.resend import Outage, Resender
 from autowasm.controller.pods.runtracker import RunTracker
 from autowasm.controller.pods.statsreader import StatsReader

@@ -1,4 +1,4 @@
-"""DownloadTracker: follows which Pods download a published module, while leading, and returns load reports; PeerQuery asks all replicas.
+"""DownloadTracker: follows which Pods download a published module, while leading, and returns load reports.
 
 `loadreport.py` decides, `podstatuswriter.py` writes within its budget. A replica that restarts loses its download log, so a new leader
 starts from the status: Pods that it counts as fetched and does not name as missing are taken over. Invariants: only the leader
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -30,6 +30,7 @@ from autowasm.controller.pods.loadreport import (
     MissingReason,
     report,
 )
+from autowasm.controller.pods.peerquery import PeerQuery
 from autowasm.controller.pods.podindex import Pod, in_steps
 from autowasm.controller.pods.resend import changed_at
 from autowasm.controller.pods.stagedpods import everyone, has_target
@@ -37,50 +38,6 @@ from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings
 from autowasm.telemetry.metrics import Metrics
-
-_KEPT: Final = 32
-"""Queries with kept answers; an answer may have megabytes."""
-
-
-class PeerAnswers(Protocol):
-    """All replicas (`server/downloadlog.py`)."""
-
-    async def query(self, path: str) -> list[bytes]:
-        """`/seen` or `/seen/<sha256>` of each replica."""
-
-    def count(self) -> int:
-        """Number of replicas that should answer."""
-
-
-class PeerQuery:
-    """One per process; one peer query serves resend and load report.
-
-    Invariants: `query` is always fresh, because the resender acts on it; kept answers are bounded in number and age.
-    """
-
-    def __init__(self, replicas: PeerAnswers) -> None:
-        self._replicas = replicas
-        self._kept: FIFOCache[str, tuple[float, list[bytes], bool]] = FIFOCache(_KEPT)
-
-    async def query(self, path: str) -> list[bytes]:
-        """The current answers."""
-        return (await self._fresh(path))[1]
-
-    async def recent(self, path: str, *, within: float) -> tuple[float, list[bytes], bool]:
-        """Time of the query (the loop's time), answers, and whether all replicas answered; at most `within` seconds old."""
-        kept = self._kept.get(path)
-        if kept is not None and asyncio.get_running_loop().time() - kept[0] <= within:
-            return kept
-        return await self._fresh(path)
-
-    async def _fresh(self, path: str) -> tuple[float, list[bytes], bool]:
-        begun = asyncio.get_running_loop().time()
-        wanted = self._replicas.count()
-        documents = await self._replicas.query(path)
-        kept = (begun, documents, len(documents) >= wanted)
-        self._kept[path] = kept
-        return kept
-
 
 _log = structlog.get_logger(__name__)
 
