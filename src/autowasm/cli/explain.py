@@ -25,7 +25,7 @@ from autowasm.errors import AutoWasmError, SpecError, UsageError
 from autowasm.explain import plan
 from autowasm.explain.examine import examine
 from autowasm.explain.facts import Facts, SourceFact, StartFact
-from autowasm.explain.finding import Finding, Level, worst
+from autowasm.explain.finding import Finding, worst
 from autowasm.explain.gather import Gatherer, keys_of_all
 from autowasm.kube.client import Document, KubeClient
 from autowasm.kube.errors import ApiError
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(findings.as_json(facts, found), indent=2), flush=True)
     else:
         print(findings.table(facts.name, found, **_look()), flush=True)
-    return exit_status(worst(found), arguments)
+    return findings.exit_status(worst(found), arguments)
 
 
 class _Look(TypedDict):
@@ -105,7 +105,7 @@ def _all(login: Credential | None, arguments: argparse.Namespace) -> int:
         print(findings.overview(explained, where=where, **_look()), flush=True)
     if more:
         print(f"wasmc: warning: {more} or more AutoWasms were not read; use -n", file=sys.stderr)
-    return max((exit_status(worst(found), arguments) for _, found in explained), default=0)
+    return max((findings.exit_status(worst(found), arguments) for _, found in explained), default=0)
 
 
 async def _explain_all(
@@ -123,11 +123,6 @@ async def _explain_all(
             keys, more = await keys_of_all(client, namespace)
             found = await asyncio.gather(*(explain(key, client, pools) for key in keys))
     return [one for one in found if one is not None], more
-
-
-def exit_status(level: Level, arguments: argparse.Namespace) -> int:
-    """1 for an error, with --strict also for a warning; else 0."""
-    return 1 if level >= (Level.WARNING if arguments.strict else Level.ERROR) else 0
 
 
 async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.Namespace) -> Facts:

@@ -1,9 +1,10 @@
-"""Findings and plans as text for a terminal and as JSON.
+"""Findings and plans as text for a terminal, as JSON, and as an exit status.
 
 Invariants: text is no wider than a terminal of 40 columns or more; names from the cluster are escaped before they are printed; the JSON's keys are
 stable.
 """
 
+import argparse
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,11 @@ def headline(findings: Sequence[Finding]) -> str:
         if counts[level]
     ]
     return ", ".join(parts) or "no problems found in the checks that ran"
+
+
+def exit_status(level: Level, arguments: argparse.Namespace) -> int:
+    """1 for an error, with --strict also for a warning; else 0."""
+    return 1 if level >= (Level.WARNING if arguments.strict else Level.ERROR) else 0
 
 
 def _row(finding: Finding, *, width: int, colour: bool) -> list[str]:

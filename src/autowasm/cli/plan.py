@@ -25,7 +25,6 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources, stdio
 from autowasm.cli.clusters import server_of
-from autowasm.cli.explain import exit_status
 from autowasm.cli.judging import judged
 from autowasm.cli.options import offered
 from autowasm.cli.stdio import is_coloured, is_stdin, width_of
@@ -97,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         width, colour = width_of(sys.stdout), is_coloured(sys.stdout)
         texts = [findings.plan_text(*one, width=width, colour=colour) for one in planned]
         print("\n\n".join(texts), flush=True)
-    return max(exit_status(worst(found), arguments) for _, _, found in planned)
+    return max(findings.exit_status(worst(found), arguments) for _, _, found in planned)
 
 
 def _given_file(arguments: argparse.Namespace) -> Path:
