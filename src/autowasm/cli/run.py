@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.cli import engine, fetching, givenplugin, modules, outcome, registries, trialtext
+from autowasm.cli import engine, fetching, givenplugin, modules, registries, runresult, trialtext
 from autowasm.cli.modules import Module
 from autowasm.cli.options import offered
-from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
+from autowasm.cli.runresult import EnvoyResult, RunResult, StartResult
 from autowasm.cli.stdio import is_coloured, is_stdin, width_of
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if program is not None:
         result = _compared(result, envoy, given, arguments)
     if arguments.json:
-        print(outcome.as_json(result), flush=True)
+        print(runresult.as_json(result), flush=True)
     else:
         width = width_of(sys.stdout)
         text = trialtext.as_text(result, width=width, colour=is_coloured(sys.stdout))

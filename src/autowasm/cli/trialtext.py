@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Final
 
-from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
+from autowasm.cli.runresult import EnvoyResult, RunResult, StartResult
 from autowasm.cli.stdio import UNWRAPPED, fitted
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
