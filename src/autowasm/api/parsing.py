@@ -29,8 +29,8 @@ from autowasm.api.v1alpha1 import (
 from autowasm.api.vocabulary import AUTOWASM, IMAGE, OBJECT_URL
 from autowasm.digest import sha256_hex
 from autowasm.errors import SpecError
-from autowasm.manifests import conversion, mistakes
-from autowasm.manifests.conversion import Misfit
+from autowasm.manifests import fielderrors, structs
+from autowasm.manifests.structs import Misfit
 from autowasm.net.urls import check_port
 from autowasm.reference import ImageReference
 from autowasm.text import INVISIBLE
@@ -329,7 +329,7 @@ class _Document(Struct, rename="camel", forbid_unknown_fields=True):
     status: Any = UNSET
 
 
-_SCHEMA: Final = mistakes.Schema(_Document, AUTOWASM)
+_SCHEMA: Final = fielderrors.Schema(_Document, AUTOWASM)
 FIELDS: Final = _SCHEMA.kinds()
 """The path of every field, and its type."""
 _AT_THE_TOP: Final = frozenset(path for path in FIELDS if "." not in path)
@@ -344,9 +344,9 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
     Raises SpecError, with all errors in `parts`; the `field` of each is the path of the wrong value, as a user writes it.
     """
     try:
-        envelope = conversion.convert(document, _ENVELOPE)
+        envelope = structs.convert(document, _ENVELOPE)
         _check_envelope(envelope)
-        spec = conversion.convert(envelope.spec, _SPEC)
+        spec = structs.convert(envelope.spec, _SPEC)
     except (Misfit, UnicodeEncodeError) as error:
         raise _refusal(document, error) from error
     if any(_wrong_values(spec)) or len(_understood(document)) > len(_AT_THE_TOP & document.keys()):
@@ -370,7 +370,7 @@ def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> Spe
     found = _SCHEMA.find(_understood(document))
     errors = [
         SpecError(each.path, _with_hint(each.problem, _copied(document, each.path)))
-        for each in found.mistakes
+        for each in found.errors
     ]
     try:
         spec = msgspec.convert(found.corrected["spec"], _SPEC.type)
@@ -430,5 +430,5 @@ def _understood(document: Mapping[Any, Any]) -> dict[Any, Any]:
         for name, value in document.items()
         if not isinstance(name, str)
         or name in _NAMES - _OF_OTHERS
-        or mistakes.similar(name, top) is not None
+        or fielderrors.similar(name, top) is not None
     }

@@ -1,11 +1,11 @@
-"""The words for mistakes in an AutoWasm: allowed values, names of other APIs, and fields that are not supported.
+"""The words for field errors of an AutoWasm: allowed values, names of other APIs, and fields that are not supported.
 
 Invariant: every path is one of the schema, or of a field that it does not have; a test compares both.
 """
 
 from typing import Final
 
-from autowasm.manifests.mistakes import Vocabulary
+from autowasm.manifests.fielderrors import Vocabulary
 
 _FILTER: Final = "spec.filter"
 IMAGE: Final = f"{_FILTER}.source.registry.image"

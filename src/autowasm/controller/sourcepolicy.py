@@ -31,9 +31,9 @@ from autowasm.controller import rolloutpolicy
 from autowasm.controller.rolloutpolicy import MinimumRollout
 from autowasm.errors import AddressBlocked, SpecError, UsageError
 from autowasm.limits import Limits
-from autowasm.manifests import conversion, nodes
-from autowasm.manifests.conversion import Misfit
-from autowasm.manifests.mistakes import MAX_MISTAKES, Schema, Vocabulary
+from autowasm.manifests import nodes, structs
+from autowasm.manifests.fielderrors import MAX_FIELD_ERRORS, Schema, Vocabulary
+from autowasm.manifests.structs import Misfit
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.hosts import matches_host, names_host, split_port
 from autowasm.net.pools import Pool, Pools
@@ -141,13 +141,13 @@ class SourcePolicy:
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise UsageError(f"--policy-file: {error}") from error
         try:
-            file = conversion.convert(document, _FILE)
+            file = structs.convert(document, _FILE)
         except (Misfit, UnicodeEncodeError) as error:
-            found = _SCHEMA.find(document).mistakes
+            found = _SCHEMA.find(document).errors
             told = "; ".join(f"{each.path}: {each.problem}" for each in found) or str(error)
             raise UsageError(f"--policy-file: {told}") from error
         policy = cls(tuple(file.namespaces.items()))
-        wrong = [*islice(policy._wrong_entries(), MAX_MISTAKES)]
+        wrong = [*islice(policy._wrong_entries(), MAX_FIELD_ERRORS)]
         if wrong:
             raise UsageError(f"--policy-file: {'; '.join(wrong)}")
         return policy

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import inspect
 
 from autowasm.errors import UsageError
-from autowasm.manifests import conversion, nodes, reader
-from autowasm.manifests.conversion import Misfit
-from autowasm.manifests.mistakes import similar
+from autowasm.manifests import nodes, reader, structs
+from autowasm.manifests.fielderrors import similar
 from autowasm.manifests.nodes import Alias, Mapping, Node, Scalar, Sequence, Unreadable
+from autowasm.manifests.structs import Misfit
 
 _T = TypeVar("_T")
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -49,7 +49,7 @@ def read(content: bytes, kind: msgspec.json.Decoder[_T], *, name: str) -> _T:
     except Unreadable as error:
         raise UsageError(f"{name}: {error}") from None
     try:
-        converted: _T = conversion.convert(value, kind)
+        converted: _T = structs.convert(value, kind)
     except Misfit as error:
         raise UsageError(f"{name}: {_sentence(error, value, root, kind.type)}") from error
     except UnicodeEncodeError as error:

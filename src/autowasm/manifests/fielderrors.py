@@ -1,7 +1,7 @@
-"""Every mistake of a value that does not fit a msgspec Struct, in the words of its author: field, value, correction.
+"""Field errors, as Kubernetes' `field.Error`: each value that does not fit a msgspec Struct, with its field and the correction.
 
 `find` runs after msgspec has refused a value; a valid one never comes here. Invariants: a refused value has at least one
-mistake; the number of mistakes, of examined items and of compared names is bounded, so that hostile input costs little; no
+error; the number of errors, of examined items and of compared names is bounded, so that hostile input costs little; no
 text holds the content of a list or a mapping, or the query or the user of a URL.
 """
 
@@ -19,7 +19,7 @@ from msgspec import inspect
 
 from autowasm.text import listed, shown, without_secrets
 
-MAX_MISTAKES: Final = 20
+MAX_FIELD_ERRORS: Final = 20
 """Of one value. The author corrects these first."""
 _MAX_ITEMS: Final = 300
 """Items of a list or a mapping that are examined: more than every limit on their number."""
@@ -38,7 +38,7 @@ _PLACEHOLDER: Final = "placeholder"
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class FieldError:
     """`path`: the field as its author wrote it. `problem`: the value that was found, and the correction."""
 
     path: str
@@ -70,13 +70,13 @@ class Found:
     `written` has, for each field of the schema that was found under another name or at another place, the path there.
     """
 
-    mistakes: tuple[Mistake, ...]
+    errors: tuple[FieldError, ...]
     corrected: Any
     written: Mapping[str, str]
 
     def is_about(self, path: str) -> bool:
-        """Whether a mistake in a value was found at `path` or above it."""
-        return any(not each.is_about_name and _is_within(path, each.path) for each in self.mistakes)
+        """Whether an error in a value was found at `path` or above it."""
+        return any(not each.is_about_name and _is_within(path, each.path) for each in self.errors)
 
     def as_written(self, path: str) -> str:
         """The path at which the author wrote the field of the schema."""
@@ -120,7 +120,7 @@ class Schema:
         return True
 
     def find(self, value: object) -> Found:
-        """The mistakes of a value, which msgspec has refused."""
+        """The errors of a value, which msgspec has refused."""
         search = _Search(self)
         corrected = search.examine(value, self.root, self.root)
         return Found(search.remaining(), search.placed(corrected), search.written)
@@ -150,20 +150,20 @@ def _is_within(path: str, parent: str) -> bool:
 class _Search:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self.mistakes: list[Mistake] = []
+        self.errors: list[FieldError] = []
         self.written: dict[str, str] = {}
         self._vocabulary = schema.vocabulary
         self._moved: list[tuple[str, Any]] = []
-        self._missing: list[tuple[Mistake, str]] = []
+        self._missing: list[tuple[FieldError, str]] = []
         self._number = 40_000
 
     @property
     def is_full(self) -> bool:
-        return len(self.mistakes) >= MAX_MISTAKES
+        return len(self.errors) >= MAX_FIELD_ERRORS
 
     def report(self, path: str, problem: str, *, is_about_name: bool = False) -> None:
         if not self.is_full:
-            self.mistakes.append(Mistake(path or "object", problem, is_about_name))
+            self.errors.append(FieldError(path or "object", problem, is_about_name))
 
     def examine(self, value: Any, path: str, place: str, *, optional: bool = False) -> Any:
         """The value, corrected. `place` is the path in the schema, `path` that of the author."""
@@ -216,7 +216,7 @@ class _Search:
             expected = self._vocabulary.expected.get(_join(place, name))
             problem = f"is required; use {expected}" if expected else "is required"
             self.report(_join(path, name), problem)
-            self._missing.append((Mistake(_join(path, name), problem), _join(place, name)))
+            self._missing.append((FieldError(_join(path, name), problem), _join(place, name)))
             result[name] = self._placeholder(each.type)
         return result
 
@@ -227,20 +227,20 @@ class _Search:
         value: Mapping[Any, Any],
         kind: inspect.StructType,
     ) -> bool:
-        """Whether an unknown field is a mistake. If the Struct allows others, that is one of another level, or a misspelt one."""
+        """Whether an unknown field is an error. If the Struct allows others, that is one of another level, or a misspelt one."""
         if kind.forbid_unknown_fields or self._elsewhere(name):
             return True
         missing = [each for each, one in fields.items() if one.required and each not in value]
         return similar(name, missing) is not None
 
-    def remaining(self) -> tuple[Mistake, ...]:
-        """The mistakes without the missing fields that were found at another place."""
+    def remaining(self) -> tuple[FieldError, ...]:
+        """The errors without the missing fields that were found at another place."""
         elsewhere = {
-            mistake
-            for mistake, place in self._missing
+            error
+            for error, place in self._missing
             if any(_is_within(right, place) for right in self.written)
         }
-        return tuple(each for each in self.mistakes if each not in elsewhere)
+        return tuple(each for each in self.errors if each not in elsewhere)
 
     def _check_keys(self, value: dict[Any, Any], path: str) -> None:
         for name in islice(value, _MAX_ITEMS):
@@ -315,7 +315,7 @@ class _Search:
         ]
 
     def _mapping(self, value: dict[Any, Any], path: str, place: str) -> dict[str, Any]:
-        before = len(self.mistakes)
+        before = len(self.errors)
         self._check_keys(value, path)
         result = {}
         for index, (name, item) in enumerate(value.items()):
@@ -324,17 +324,17 @@ class _Search:
             if isinstance(name, str) and _is_text(name):
                 where = f"{path}[{shown(name, most=_MAX_SHOWN)}]"
                 result[name] = self.examine(item, where, f"{place}[*]")
-        if len(self.mistakes) == before:
+        if len(self.errors) == before:
             self.report(path, "one of its values has the wrong type")
         return result
 
     def _list(self, value: Sequence[Any], path: str, place: str) -> list[Any]:
-        before = len(self.mistakes)
+        before = len(self.errors)
         result = [
             self.examine(item, f"{path}[{index}]", f"{place}[]")
             for index, item in enumerate(value[:_MAX_ITEMS])
         ]
-        if len(self.mistakes) == before:
+        if len(self.errors) == before:
             self.report(path, "one of its items has the wrong type")
         return result
 
