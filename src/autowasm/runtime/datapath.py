@@ -21,51 +21,51 @@ from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
-from autowasm.runtime.application import Application
 from autowasm.runtime.modes import ChosenMode
+from autowasm.runtime.shared import SharedResources
 from autowasm.server.app import BlobServer
 from autowasm.server.downloadlog import DownloadLog
 from autowasm.settings import Cluster, Outgoing
 
 
-async def make_peers(application: Application, *, instance: str) -> Peers | None:
+async def make_peers(shared: SharedResources, *, instance: str) -> Peers | None:
     """The other replicas, discovered from now on; None: peers are not configured."""
-    settings = application.settings
+    settings = shared.settings
     if not (settings.peers.urls or settings.peers.host):
         return None
-    known = PeerList(settings.peers, pools=application.pools)
+    known = PeerList(settings.peers, pools=shared.pools)
     peers = Peers(
         known,
         instance=instance,
-        store=application.store,
+        store=shared.store,
         settings=settings.peers,
         module_bytes=settings.limits.module_bytes,
-        pools=application.pools,
-        metrics=application.metrics,
-        tasks=application.tasks,
+        pools=shared.pools,
+        metrics=shared.metrics,
+        tasks=shared.tasks,
     )
-    await application.stack.enter_async_context(peers)
-    application.tasks.create_task(known.run(), name="peers")
+    await shared.stack.enter_async_context(peers)
+    shared.tasks.create_task(known.run(), name="peers")
     return peers
 
 
 def make_fetcher(
-    application: Application, chosen: ChosenMode, *, peers: Peers | None, policy: PolicyFile
+    shared: SharedResources, chosen: ChosenMode, *, peers: Peers | None, policy: PolicyFile
 ) -> ArtifactFetcher:
     """The fetcher over registries, objects and peers; the exit stack closes its connections."""
-    settings, pools = application.settings, application.pools
-    registry, objects = _make_clients(application, policy)
+    settings, pools = shared.settings, shared.pools
+    registry, objects = _make_clients(shared, policy)
     return ArtifactFetcher(
         settings=settings,
-        store=application.store,
+        store=shared.store,
         sources={
             "registry": ImageSource(registry, limits=settings.limits, pools=pools),
             "object": HttpObjectSource(objects, limits=settings.limits, pools=pools),
         },
         secrets=chosen.mode,
         pools=pools,
-        metrics=application.metrics,
-        tasks=application.tasks,
+        metrics=shared.metrics,
+        tasks=shared.tasks,
         service_accounts=_service_accounts(chosen, settings.cluster),
         object_hosts=policy.object_hosts,
         peers=peers,
@@ -73,10 +73,10 @@ def make_fetcher(
 
 
 def _make_clients(
-    application: Application, file: PolicyFile
+    shared: SharedResources, file: PolicyFile
 ) -> tuple[RegistryClient, ObjectSession]:
-    settings, pools = application.settings, application.pools
-    on_request = _counting(application, file)
+    settings, pools = shared.settings, shared.pools
+    on_request = _counting(shared, file)
     policy = AddressPolicy.of(settings.outgoing)
     registry = RegistryClient(
         outgoing=settings.outgoing,
@@ -85,7 +85,7 @@ def _make_clients(
         policy=policy,
         on_request=on_request,
     )
-    application.stack.push_async_callback(registry.close)
+    shared.stack.push_async_callback(registry.close)
     objects = ObjectSession(
         outgoing=settings.outgoing,
         limits=settings.limits,
@@ -93,20 +93,20 @@ def _make_clients(
         policy=policy,
         on_request=on_request,
     )
-    application.stack.push_async_callback(objects.close)
+    shared.stack.push_async_callback(objects.close)
     return registry, objects
 
 
-def _counting(application: Application, file: PolicyFile) -> Callable[[str], None]:
+def _counting(shared: SharedResources, file: PolicyFile) -> Callable[[str], None]:
     """Counts a request to `HOST[:PORT]` under a name from the operator's configuration."""
-    hosts, sent = NamedHosts(), application.metrics.requests.sent
+    hosts, sent = NamedHosts(), shared.metrics.requests.sent
     named: tuple[object] | None = None
 
     def count(host: str) -> None:
         nonlocal named
         policy = file.policy
         if named is None or named[0] is not policy:  # the policy file may change
-            hosts.set(_named_by(application.settings.outgoing, policy))
+            hosts.set(_named_by(shared.settings.outgoing, policy))
             named = (policy,)
         sent(hosts.name_of(host))
 
@@ -140,17 +140,17 @@ class DataPath:
 
 
 async def open_data_path(
-    application: Application, chosen: ChosenMode, *, policy: PolicyFile
+    shared: SharedResources, chosen: ChosenMode, *, policy: PolicyFile
 ) -> DataPath:
     """Open everything but the ports; the exit stack closes it."""
-    settings, store, metrics = application.settings, application.store, application.metrics
+    settings, store, metrics = shared.settings, shared.store, shared.metrics
     instance = secrets.token_hex(8)
     download_log = DownloadLog(settings.download_log, instance=instance)
-    peers = await make_peers(application, instance=instance)
-    fetcher = make_fetcher(application, chosen, peers=peers, policy=policy)
+    peers = await make_peers(shared, instance=instance)
+    fetcher = make_fetcher(shared, chosen, peers=peers, policy=policy)
     pins = Pins()
-    retention = Retention(store, pins, settings=settings, pools=application.pools, metrics=metrics)
-    await application.stack.enter_async_context(retention)
+    retention = Retention(store, pins, settings=settings, pools=shared.pools, metrics=metrics)
+    await shared.stack.enter_async_context(retention)
     published = PublishedModules(fetcher, pins=pins, peers=peers)
     blob_server = BlobServer(
         store,

@@ -39,9 +39,9 @@ from autowasm.performance.eventloop import start_up_complete
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.processes import ForkServer
 from autowasm.preflight.runner import Preflight
-from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import DataPath
 from autowasm.runtime.modes import ChosenMode
+from autowasm.runtime.shared import SharedResources
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster, ResendSettings
@@ -53,21 +53,21 @@ _WORKERS_END: Final = 2.0
 
 
 def make_download_tracker(
-    application: Application, chosen: ChosenMode, *, peer_query: PeerQuery
+    shared: SharedResources, chosen: ChosenMode, *, peer_query: PeerQuery
 ) -> DownloadTracker | None:
     """The tracker that keeps `status.pods` up to date as proof of download; None: standalone."""
     cluster = chosen.cluster
     if cluster is None:
         return None
     downloads = DownloadTracker(
-        cluster, peer_query, metrics=application.metrics, settings=application.settings.proof
+        cluster, peer_query, metrics=shared.metrics, settings=shared.settings.proof
     )
     cluster.use_load_report(downloads.report)
     return downloads
 
 
 def make_run_tracker(
-    application: Application,
+    shared: SharedResources,
     chosen: ChosenMode,
     *,
     downloads: DownloadTracker | None,
@@ -82,8 +82,8 @@ def make_run_tracker(
         reader,
         downloaded=downloads.downloaded_at,
         record_event=chosen.record_event,
-        metrics=application.metrics,
-        settings=application.settings.run,
+        metrics=shared.metrics,
+        settings=shared.settings.run,
     )
     cluster.use_running_report(
         runs.report, pods_changed=runs.pods_changed, published_changed=runs.published_changed
@@ -92,7 +92,7 @@ def make_run_tracker(
 
 
 def make_resender(
-    application: Application,
+    shared: SharedResources,
     chosen: ChosenMode,
     *,
     peer_query: PeerQuery,
@@ -105,56 +105,56 @@ def make_resender(
     return Resender(
         cluster,
         peer_query,
-        is_stored=application.store.__contains__,
+        is_stored=shared.store.__contains__,
         requeue=requeue,
         record_event=chosen.record_event,
-        metrics=application.metrics,
-        settings=application.settings.resend,
-        outage=_outage(chosen, application.settings.resend),
+        metrics=shared.metrics,
+        settings=shared.settings.resend,
+        outage=_outage(chosen, shared.settings.resend),
         others_led=lambda: leadership.others_led,
     )
 
 
-async def open_stats_reader(application: Application, chosen: ChosenMode) -> StatsReader | None:
+async def open_stats_reader(shared: SharedResources, chosen: ChosenMode) -> StatsReader | None:
     """The reader of sidecars' statistics, which the exit stack closes; None: standalone. One: its rate is for all."""
     if chosen.cluster is None:
         return None
     reader = StatsReader(
         is_shared=chosen.cluster.is_shared,
-        limits=application.settings.stats,
-        metrics=application.metrics,
+        limits=shared.settings.stats,
+        metrics=shared.metrics,
     )
-    return await application.stack.enter_async_context(reader)
+    return await shared.stack.enter_async_context(reader)
 
 
 def make_start_check(
-    application: Application, *, policy: PolicyFile, requeue: Callable[[ObjectKey], None]
+    shared: SharedResources, *, policy: PolicyFile, requeue: Callable[[ObjectKey], None]
 ) -> StartCheck | None:
     """The check that runs modules before they are published, with its fork server; None: it is off everywhere."""
-    settings, store = application.settings, application.store
+    settings, store = shared.settings, shared.store
     if not settings.runs_preflight:
         return None
     preflight = Preflight(
-        server=ForkServer(settings.preflight_limits, metrics=application.metrics),
+        server=ForkServer(settings.preflight_limits, metrics=shared.metrics),
         cache=CodeCache(
             settings.cache_dir / "compiled",
             budget=settings.code_budget,
-            pools=application.pools,
-            metrics=application.metrics,
+            pools=shared.pools,
+            metrics=shared.metrics,
         ),
         limits=settings.preflight_limits,
-        pools=application.pools,
-        metrics=application.metrics,
-        tasks=application.tasks,
+        pools=shared.pools,
+        metrics=shared.metrics,
+        tasks=shared.tasks,
         envoy=settings.oldest_envoy,
         extra_imports=settings.allow_imports,
     )
-    application.tasks.create_task(preflight.run(), name="pre-flight")
+    shared.tasks.create_task(preflight.run(), name="pre-flight")
     return StartCheck(
         preflight,
         operators=lambda namespace: policy.preflight(namespace, settings),
         module_path=store.path,
-        tasks=application.tasks,
+        tasks=shared.tasks,
         on_change=requeue,
     )
 
@@ -171,7 +171,7 @@ class Manager:
 
     def __init__(
         self,
-        application: Application,
+        shared: SharedResources,
         chosen: ChosenMode,
         data: DataPath,
         *,
@@ -182,7 +182,7 @@ class Manager:
     ) -> None:
         """`reader` None: standalone."""
         self._reader = reader
-        self._application = application
+        self._shared = shared
         self._chosen = chosen
         self._data = data
         self._policy = policy
@@ -190,33 +190,29 @@ class Manager:
         self._health = health
         self._election: asyncio.Task[None] | None = None
         self._working: asyncio.Task[None] | None = None
-        fetch = application.settings.fetch
+        fetch = shared.settings.fetch
         peer_query = PeerQuery(AllReplicas(data.download_log, data.peers))
-        self._resender = make_resender(
-            application, chosen, peer_query=peer_query, requeue=queue.add
-        )
-        self._downloads = make_download_tracker(application, chosen, peer_query=peer_query)
-        self._runs = make_run_tracker(application, chosen, downloads=self._downloads, reader=reader)
-        self._jobs = FetchJobs(
-            data.fetcher, limits=fetch, tasks=application.tasks, on_change=queue.add
-        )
+        self._resender = make_resender(shared, chosen, peer_query=peer_query, requeue=queue.add)
+        self._downloads = make_download_tracker(shared, chosen, peer_query=peer_query)
+        self._runs = make_run_tracker(shared, chosen, downloads=self._downloads, reader=reader)
+        self._jobs = FetchJobs(data.fetcher, limits=fetch, tasks=shared.tasks, on_change=queue.add)
         self._pull_authorizer = PullAuthorizer(data.fetcher, limits=fetch, on_change=queue.add)
         self._polling = Poller(
             data.fetcher,
-            settings=application.settings.poll,
-            metrics=application.metrics,
+            settings=shared.settings.poll,
+            metrics=shared.metrics,
             on_change=queue.add,
         )
-        self._start_check = make_start_check(application, policy=policy, requeue=queue.add)
+        self._start_check = make_start_check(shared, policy=policy, requeue=queue.add)
         self._startup_gate = StartupGate(self._report_start_up)
         self._reconciler = self._make_reconciler()
 
     def _make_reconciler(self) -> AutoWasmReconciler:
-        application, chosen = self._application, self._chosen
+        shared, chosen = self._shared, self._chosen
         publisher = chosen.mode.publisher
         reporter = StatusReporter(
             publisher,
-            metrics=application.metrics,
+            metrics=shared.metrics,
             pods=chosen.cluster,
             record_event=chosen.record_event,
         )
@@ -225,11 +221,11 @@ class Manager:
             publisher=publisher,
             modules=self._modules(publisher),
             reporter=reporter,
-            envoy=application.settings.envoy,
+            envoy=shared.settings.envoy,
             checks=Checks(
                 spec=partial(
                     _check,
-                    cluster=application.settings.cluster,
+                    cluster=shared.settings.cluster,
                     policy=self._policy,
                     start=self._start_check,
                 ),
@@ -252,15 +248,15 @@ class Manager:
 
     def _make_staged_publisher(self, reporter: StatusReporter) -> StagedPublisher | None:
         """None: standalone."""
-        application, chosen = self._application, self._chosen
+        shared, chosen = self._shared, self._chosen
         if chosen.cluster is None or self._reader is None:
             return None
         driver = RolloutDriver(
             chosen.cluster,
             self._reader,
-            envoy=application.settings.envoy,
-            metrics=application.metrics,
-            tasks=application.tasks,
+            envoy=shared.settings.envoy,
+            metrics=shared.metrics,
+            tasks=shared.tasks,
             on_change=self._queue.add,
         )
         return StagedPublisher(
@@ -275,12 +271,12 @@ class Manager:
         )
 
     def _modules(self, publisher: Publisher) -> Modules:
-        application, data = self._application, self._data
-        tasks, on_change = application.tasks, self._queue.add
+        shared, data = self._shared, self._data
+        tasks, on_change = shared.tasks, self._queue.add
         modules = partial(
             Modules,
             jobs=self._jobs,
-            store=application.store,
+            store=shared.store,
             published=data.published,
             admit=data.retention.admit,
         )
@@ -289,9 +285,9 @@ class Manager:
         return modules(
             prefetcher=Prefetcher(
                 publisher=publisher,
-                store=application.store,
+                store=shared.store,
                 copy=data.peers.copy,
-                limits=application.settings.fetch,
+                limits=shared.settings.fetch,
                 tasks=tasks,
                 on_change=on_change,
             ),
@@ -306,8 +302,8 @@ class Manager:
 
     async def run(self) -> None:
         """Run forever."""
-        application, mode, queue = self._application, self._chosen.mode, self._queue
-        settings, tasks = application.settings, application.tasks
+        shared, mode, queue = self._shared, self._chosen.mode, self._queue
+        settings, tasks = shared.settings, shared.tasks
         tasks.create_task(self._startup_gate.run(settings.startup_deadline), name="start-up gate")
         if self._data.peers is not None:
             await self._data.peers.settled()
@@ -324,27 +320,27 @@ class Manager:
             queue=queue,
             reconciler=self._reconciler,
             workers=settings.workers,
-            metrics=application.metrics.controller,
+            metrics=shared.metrics.controller,
         )
         self._start(controller)
         self._warn_of_refused(keys)
         await mode.run(changed=queue.add, secret_changed=self._secret_changed)
 
     def _warn_of_refused(self, keys: Iterable[ObjectKey]) -> None:
-        application, publisher = self._application, self._chosen.mode.publisher
+        shared, publisher = self._shared, self._chosen.mode.publisher
         published = (publisher.published(key) for key in keys)
         records = [envoyfilters.record_of(one) for one in published if one is not None]
         checking = warn_of_refused(
             [record for record in records if record is not None],
-            outgoing=application.settings.outgoing,
-            names=application.pools.names,
-            timeout=application.settings.limits.dns_timeout,
+            outgoing=shared.settings.outgoing,
+            names=shared.pools.names,
+            timeout=shared.settings.limits.dns_timeout,
         )
-        application.tasks.create_task(checking, name="addresses of published modules")
+        shared.tasks.create_task(checking, name="addresses of published modules")
 
     def _start(self, controller: Controller[ObjectKey]) -> None:
-        tasks, chosen = self._application.tasks, self._chosen
-        self._application.metrics.leader.set(chosen.leadership.is_leading)
+        tasks, chosen = self._shared.tasks, self._chosen
+        self._shared.metrics.leader.set(chosen.leadership.is_leading)
         self._election = tasks.create_task(chosen.leadership.run(), name="election")
         tasks.create_task(self._pull_authorizer.run(), name="pull authorization")
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
@@ -397,7 +393,7 @@ class Manager:
     async def flush(self) -> None:
         """Write the queued Events, within a deadline."""
         if self._chosen.recorder is not None:
-            await self._chosen.recorder.flush(timeout=self._application.settings.kube.events_flush)
+            await self._chosen.recorder.flush(timeout=self._shared.settings.kube.events_flush)
 
 
 def _check(

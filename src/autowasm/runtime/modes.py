@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autowasm.controller.interfaces import Mode, RecordEvent, record_no_event
 from autowasm.errors import UsageError
 from autowasm.kube.leaderelection import AlwaysLeading
-from autowasm.runtime.application import Application
+from autowasm.runtime.shared import SharedResources
 from autowasm.settings import Cluster, Standalone
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
@@ -42,25 +42,23 @@ class ChosenMode:
 
 
 async def choose_mode(
-    application: Application,
+    shared: SharedResources,
     *,
     busy: Callable[[], bool],
     on_leading: Callable[[bool], None],
     warn: Callable[[str, str], None],
 ) -> ChosenMode:
     """`busy`: whether keys wait to be reconciled. `warn`: see `Health.warn`. Raises UsageError."""
-    settings = application.settings
+    settings = shared.settings
     if settings.cluster is not None:
-        return await _cluster(
-            application, settings.cluster, busy=busy, on_leading=on_leading, warn=warn
-        )
+        return await _cluster(shared, settings.cluster, busy=busy, on_leading=on_leading, warn=warn)
     if settings.standalone is not None:
-        return ChosenMode(await _standalone(application, settings.standalone))
+        return ChosenMode(await _standalone(shared, settings.standalone))
     raise UsageError("nothing to run: no mode was chosen")
 
 
 async def _cluster(
-    application: Application,
+    shared: SharedResources,
     cluster: Cluster,
     *,
     busy: Callable[[], bool],
@@ -71,11 +69,11 @@ async def _cluster(
 
     connected = await connect(
         cluster,
-        envoy=application.settings.envoy,
-        pools=application.pools,
-        metrics=application.metrics,
-        tasks=application.tasks,
-        stack=application.stack,
+        envoy=shared.settings.envoy,
+        pools=shared.pools,
+        metrics=shared.metrics,
+        tasks=shared.tasks,
+        stack=shared.stack,
         on_leading=on_leading,
         busy=busy,
         warn=warn,
@@ -91,15 +89,15 @@ async def _cluster(
     )
 
 
-async def _standalone(application: Application, standalone: Standalone) -> Mode:
+async def _standalone(shared: SharedResources, standalone: Standalone) -> Mode:
     directory = ConfigDirectory(
         standalone.config_dir,
-        limits=application.settings.limits,
-        pools=application.pools,
-        metrics=application.metrics,
+        limits=shared.settings.limits,
+        pools=shared.pools,
+        metrics=shared.metrics,
     )
     publisher = StandalonePublisher(
-        standalone.envoy_dir, template=standalone.listener_template, pools=application.pools
+        standalone.envoy_dir, template=standalone.listener_template, pools=shared.pools
     )
     mode = StandaloneMode(directory, publisher)
     await mode.check()

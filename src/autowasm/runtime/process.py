@@ -24,10 +24,10 @@ from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import LoopLimits
 from autowasm.net.pools import Pools
 from autowasm.performance.eventloop import stop_reporting, timing_of
-from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import DataPath, open_data_path
 from autowasm.runtime.manager import Manager, open_stats_reader
 from autowasm.runtime.modes import choose_mode
+from autowasm.runtime.shared import SharedResources
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings
@@ -123,7 +123,9 @@ async def run(settings: Settings) -> None:
             await stack.enter_async_context(store)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    process = _Process(Application(settings, pools, metrics, store, tasks, stack))
+                    process = _Process(
+                        SharedResources(settings, pools, metrics, store, tasks, stack)
+                    )
                     await process.start()
                     await stop.wait()
                     await process.stop(stop)
@@ -148,55 +150,55 @@ def _raise_unless_stopped(group: BaseExceptionGroup) -> None:
 class _Process:
     """The running parts and their connections."""
 
-    def __init__(self, application: Application) -> None:
-        self._application = application
+    def __init__(self, shared: SharedResources) -> None:
+        self._shared = shared
         # Fair over namespaces: one tenant's thousand failing objects do not delay those of others (ADR 21).
         self._queue: WorkQueue[ObjectKey] = WorkQueue(
-            metrics=application.metrics.workqueue, fairness=lambda key: key.namespace
+            metrics=shared.metrics.workqueue, fairness=lambda key: key.namespace
         )
-        application.metrics.workqueue.watch(self._queue)
+        shared.metrics.workqueue.watch(self._queue)
         self._health = Health()
         self._manager: Manager | None = None
 
     async def start(self) -> None:
         """Open the ports first: stored modules are served even if the rest fails."""
-        application, settings = self._application, self._application.settings
-        policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=application.pools)
+        shared, settings = self._shared, self._shared.settings
+        policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=shared.pools)
         await policy.load()
         chosen = await choose_mode(
-            application,
+            shared,
             busy=lambda: len(self._queue) > 0,
             on_leading=self._on_leading,
             warn=self._health.warn,
         )
-        data = await open_data_path(application, chosen, policy=policy)
+        data = await open_data_path(shared, chosen, policy=policy)
         port, admin_port = await self._open_ports(data)
         self._manager = Manager(
-            application,
+            shared,
             chosen,
             data,
             policy=policy,
             queue=self._queue,
             health=self._health,
-            reader=await open_stats_reader(application, chosen),
+            reader=await open_stats_reader(shared, chosen),
         )
-        application.tasks.create_task(self._manager.run(), name="manager")
-        application.tasks.create_task(application.store.verify_all(), name="verify stored blobs")
-        application.tasks.create_task(data.retention.run(), name="blob retention")
+        shared.tasks.create_task(self._manager.run(), name="manager")
+        shared.tasks.create_task(shared.store.verify_all(), name="verify stored blobs")
+        shared.tasks.create_task(data.retention.run(), name="blob retention")
         _log.info(
             "started",
             version=metadata.version("autowasm"),
             blob_port=port,
             admin_port=admin_port,
             cache_dir=str(settings.cache_dir),
-            blobs=len(application.store.digests()),
+            blobs=len(shared.store.digests()),
         )
 
     async def _open_ports(self, data: DataPath) -> tuple[int, int]:
         """Returns the blob port and the admin port. The admin port reports unready until start-up is complete."""
-        settings, stack = self._application.settings, self._application.stack
+        settings, stack = self._shared.settings, self._shared.stack
         self._blob_server = data.blob_server
-        self._admin_server = AdminServer(self._health, metrics=self._application.metrics)
+        self._admin_server = AdminServer(self._health, metrics=self._shared.metrics)
         self._health.set("start-up", False, "starting")
         port = await self._blob_server.start(settings.listen)
         stack.push_async_callback(self._blob_server.stop, 0.0)
@@ -205,13 +207,13 @@ class _Process:
         return port, admin_port
 
     def _on_leading(self, leading: bool) -> None:
-        self._application.metrics.leader.set(leading)
+        self._shared.metrics.leader.set(leading)
         if self._manager is not None:
             self._manager.leading_changed(leading)
 
     async def stop(self, signals: StopSignals) -> None:
         """Unready → drain delay → no more writes, another may lead → finish sends and write queued Events → close."""
-        settings = self._application.settings
+        settings = self._shared.settings
         _log.info("stopping", drain_delay=settings.drain_delay)
         self._health.stopping()
         await signals.delay(settings.drain_delay)

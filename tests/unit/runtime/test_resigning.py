@@ -16,10 +16,10 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.net.pools import Pools
 from autowasm.runtime import manager as module
-from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import open_data_path
 from autowasm.runtime.manager import Manager
 from autowasm.runtime.modes import choose_mode
+from autowasm.runtime.shared import SharedResources
 from autowasm.server.admin import Health
 from autowasm.settings import PreflightMode, Settings, Standalone
 from autowasm.telemetry.metrics import Metrics
@@ -63,15 +63,13 @@ async def resign(directory: Path, *, work: Hanging, reconcile: Hanging) -> None:
             BlobStore(settings.cache_dir, pools=pools, metrics=metrics) as store,
             asyncio.TaskGroup() as tasks,
         ):
-            application = Application(settings, pools, metrics, store, tasks, stack)
+            shared = SharedResources(settings, pools, metrics, store, tasks, stack)
             policy = PolicyFile(None, limits=settings.limits, pools=pools)
             chosen = await choose_mode(
-                application, busy=bool, on_leading=lambda _: None, warn=lambda *_: None
+                shared, busy=bool, on_leading=lambda _: None, warn=lambda *_: None
             )
-            data = await open_data_path(application, chosen, policy=policy)
-            manager = Manager(
-                application, chosen, data, policy=policy, queue=queue, health=Health()
-            )
+            data = await open_data_path(shared, chosen, policy=policy)
+            manager = Manager(shared, chosen, data, policy=policy, queue=queue, health=Health())
             tasks.create_task(manager.run())
             tasks.create_task(while_leading(chosen.leadership, work.run))
             async with asyncio.timeout(30):

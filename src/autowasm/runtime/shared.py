@@ -1,4 +1,4 @@
-"""Application: the resources that all parts of the process share.
+"""SharedResources: what all parts of the process share: settings, thread pools, metrics, the blob store, the task group.
 
 Invariant: a part may use them until the exit stack is left, and owns none of them.
 """
@@ -14,7 +14,7 @@ from autowasm.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Application:
+class SharedResources:
     """One per process."""
 
     settings: Settings
