@@ -1,7 +1,9 @@
 """Fixed bounds on input, requests, stored data and concurrent work, each with its reason.
 
-Only `FetchLimits.total` has a flag. Invariant: a bound that a test lowers, or that several modules share, is a field here; a
-constant of one module stays there. Not what an operator sets (see `settings.py`).
+Here are the bounds on received data, the blob port, the store, fetches, the event loop, the Kubernetes API, the pre-flight,
+the download log and readings of statistics; only `FetchLimits.total` has a flag. `settings.py` has all other numbers with a
+flag, and the numbers of polls, resends, load and run reports, and peers, with or without one. Invariant: a bound that a test
+lowers, or that several modules share, is a field in one of the two files; a constant of one module stays there.
 """
 
 from dataclasses import dataclass

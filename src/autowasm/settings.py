@@ -1,9 +1,10 @@
 """Every setting of wasmer with its default and the reason for it.
 
-`cli/flags.py` builds one frozen `Settings` from flags and environment.
+`cli/flags.py` builds one frozen `Settings` from flags and environment. The numbers of polls, resends, load and run reports,
+and peers are here, too: `PollSettings`, `ProofSettings` and `RunSettings` have no flag, `ResendSettings` and `PeerSettings`
+have one for some of their fields. All other bounds without a flag are in `limits.py`.
 Invariants: nothing below the composition root reads the environment; no default is written anywhere else, but for those of
 `cli/options.py`, which are the same.
-Not the fixed bounds (see `limits.py`).
 """
 
 import enum
@@ -237,7 +238,9 @@ class PeerSettings:
     """Seconds for which a digest that no peer had is not queried again."""
     misses: int = 10_000
     """Digests that are remembered as missing."""
-    document_bytes: int = 8 * 1024 * 1024
+    document_bytes: int = 8 * MIB
+    """One answer to a peer query. That of a full download log (50 000 addresses, `DownloadLogLimits`) has 3 MB with IPv4 addresses,
+    4.5 MB with IPv6."""
 
 
 @dataclass(frozen=True, slots=True)

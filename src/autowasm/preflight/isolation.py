@@ -29,7 +29,11 @@ _STACK: Final = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Rlimits:
-    """Limits of one child. `memory` in bytes of writable memory, `cpu` in seconds, `file` in bytes of the largest file."""
+    """Limits of one child. `memory` in bytes of writable memory, `cpu` in seconds, `file` in bytes of the largest file.
+
+    `memory` is allocated, used or not (`PreflightLimits.address_memory`). Resident memory has no rlimit: `forkserver.py` measures it,
+    and kills a child that exceeds its bound.
+    """
 
     memory: int
     cpu: int

@@ -1,7 +1,8 @@
 """The sections that a host must be able to meet: imports, exports, types, memories, tables, globals, function names.
 
-The readers decode; `abi.py`, `envoycrash.py` and `start.py` compare with Envoy. They expect a module that `validation.py` has
-passed, and refuse what they cannot decode. Constant expressions are not evaluated: at most one number is read.
+`binary.py` finds the sections, `module.py` has them checked. The readers here decode; `abi.py`, `envoycrash.py` and `start.py`
+compare with Envoy. They expect a module that `validation.py` has passed, and refuse what they cannot decode. Constant
+expressions are not evaluated: at most one number is read.
 Invariants: no table is longer than its limit in `limits.Limits`; of a type section only the wanted types are kept; no
 memory is allocated for a size that a type only announces; one reader passes over at most `limits.type_parts` parts of
 types or instructions of constant expressions; the contents of code, data and custom sections are not read, except the
