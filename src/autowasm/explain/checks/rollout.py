@@ -13,12 +13,13 @@ from msgspec import UNSET
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import FailStrategy
 from autowasm.controller.rollout.judgement import RolloutReason
+from autowasm.explain.checks.running import REACH_STATISTICS
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
 _finding: Final = Reporter(Step.ROLLOUT)
 _FIELD: Final = "status.rollout"
-_STATISTICS: Final = "let wasmer reach port 15090 of the Pods (NetworkPolicy), or set spec.rollout.onUnknown: Continue"
+_STATISTICS: Final = f"{REACH_STATISTICS}, or set spec.rollout.onUnknown: Continue"
 _WAITS: Final[dict[str, str]] = {
     RolloutReason.POD_NOT_READY.value: "kubectl describe pod; a sidecar that cannot fetch its module is one cause",
     RolloutReason.NOT_DOWNLOADED.value: "check that the proxy reaches wasmer (see Network below)",

@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import UNSET
 
 from autowasm.api.status import ConditionType
+from autowasm.controller.pods import envoystats
 from autowasm.explain.facts import Facts, RunFact
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
@@ -19,12 +20,16 @@ _NAMED: Final = 3
 _RUNNING: Final = "Running"
 _UNDECIDED: Final = frozenset({"Unknown", "StatsUnreachable", "Starting"})
 """With one reading. The status may know more, from the readings before and after the change."""
+REACH_STATISTICS: Final = (
+    f"allow wasmer to connect to port {envoystats.PORT} of the Pods, if a NetworkPolicy forbids it"
+)
+"""The remedy for sidecars whose statistics wasmer cannot read."""
 _REMEDIES: Final = {
     "ConfigurationRefused": "check spec.filter.pluginConfig with wasmc run -f; the proxy's log has the module's reason: kubectl logs POD -c istio-proxy",
     "Crashing": "the proxy's log has the reason (kubectl logs POD -c istio-proxy); go back to the previous module if it crashes again",
     "FetchFailed": "check that the proxy reaches wasmer (see Network below); wasmer resends the module when sidecars got errors",
     "NotAccepted": "istioctl proxy-status shows whether istiod has sent the configuration, and the proxy's log why it was rejected",
-    "StatsUnreachable": "allow wasmer to connect to port 15090 of the Pods, if a NetworkPolicy forbids it; the module may run",
+    "StatsUnreachable": f"{REACH_STATISTICS}; the module may run",
     "Starting": "wait for it",
     "Unknown": "kubectl exec POD -c istio-proxy -- pilot-agent request GET 'stats/prometheus?filter=^wasm' shows the statistics",
 }

@@ -127,8 +127,10 @@ def test_statistics_that_cannot_be_read_are_a_warning_with_both_ways_out() -> No
     state = msgspec.structs.replace(WAITING, reason=RolloutReason.STATS_UNREACHABLE.value)
     finding = found(state)["Rollout"]
     assert finding.level is Level.WARNING
-    assert "port 15090" in finding.remedy
-    assert "spec.rollout.onUnknown: Continue" in finding.remedy
+    assert finding.remedy.startswith(
+        "allow wasmer to connect to port 15090 of the Pods, if a NetworkPolicy forbids it, "
+        "or set spec.rollout.onUnknown: Continue; follow it: "
+    )
 
 
 @pytest.mark.parametrize("reason", list(RolloutReason))

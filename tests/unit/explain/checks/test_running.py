@@ -83,6 +83,12 @@ def test_only_what_is_known_to_be_wrong_is_called_so(state: str, level: Level) -
     assert given["Running"].level is Level.NOTE
 
 
+def test_statistics_that_cannot_be_read_name_the_port_to_allow() -> None:
+    assert found(_facts(("details-1", "StatsUnreachable")))["RunStatsUnreachable"].remedy == (
+        "allow wasmer to connect to port 15090 of the Pods, if a NetworkPolicy forbids it; the module may run"
+    )
+
+
 def test_pods_with_the_same_state_are_one_finding() -> None:
     given = found(_facts(*((f"details-{n}", "Crashing") for n in range(5))))
     assert given["RunCrashing"].object == (
