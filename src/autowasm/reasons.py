@@ -97,7 +97,7 @@ class Reason(enum.StrEnum):
     ROLLOUT_PAUSED = (
         "RolloutPaused",
         Topic.STATE,
-        "a staged rollout is paused: as the annotation `wasm.tcm.io/rollout` asked, or because the previous filter is not known",
+        "a staged rollout is paused: requested by the annotation `wasm.tcm.io/rollout`, or because the previous filter is not known",
     )
     NO_PODS = (
         "NoPods",
@@ -130,7 +130,7 @@ class Reason(enum.StrEnum):
     SHA256_MISMATCH = (
         "Sha256Mismatch",
         Topic.OBJECT,
-        "the module has another digest than `spec.filter.sha256`",
+        "the digest of the module differs from `spec.filter.sha256`",
     )
     NOT_FOUND = (
         "NotFound",
@@ -261,7 +261,7 @@ class Reason(enum.StrEnum):
     IMPORT_UNKNOWN = (
         "ImportUnknown",
         Topic.MODULE,
-        "the module imports a function that Envoy does not provide (`--envoy-version` or `--allow-import`, if your Envoy does)",
+        "the module imports a function that Envoy does not provide (if your Envoy does, set `--envoy-version` or `--allow-import`)",
     )
     ENVOY_CRASH = (
         "EnvoyCrash",
@@ -315,7 +315,7 @@ class Reason(enum.StrEnum):
     AMBIGUOUS_MODULE = (
         "AmbiguousModule",
         Topic.MODULE,
-        "several modules, and no rule selects one of them",
+        "there are several modules, and no rule selects one of them",
     )
     MODULE_NOT_FOUND_IN_ARCHIVE = (
         "ModuleNotFoundInArchive",
@@ -334,7 +334,7 @@ class Reason(enum.StrEnum):
         "ConfigurationRefused",
         Topic.START,
         "the module refuses `pluginConfig`: every sidecar would answer 503; the message has its last log lines. For `Running`: a sidecar has the module "
-        "and runs no VM of it",
+        "but runs no VM of it",
     )
     START_FAILED = (
         "StartFailed",
@@ -344,32 +344,32 @@ class Reason(enum.StrEnum):
     FIRST_REQUEST_FAILED = (
         "FirstRequestFailed",
         Topic.START,
-        "it starts, and fails on a plain request",
+        "the module starts, but fails on a plain request",
     )
     FIRST_REQUEST_HELD = (
         "FirstRequestHeld",
         Topic.START,
-        "it starts, and does not let a plain request pass",
+        "the module starts, but does not let a plain request pass",
     )
     CALLOUT_NEEDED = (
         "CalloutNeeded",
         Topic.START,
-        "it calls a cluster, and its further behaviour depends on the answer",
+        "the module calls a cluster, and its further behaviour depends on the answer",
     )
     DEPENDS_ON_ENVOY = (
         "DependsOnEnvoy",
         Topic.START,
-        "it refuses after it asked for a property that only a real Envoy has",
+        "the module refuses or fails after it requested a property that only a real Envoy has",
     )
     SANDBOX_LIMIT = (
         "SandboxLimit",
         Topic.START,
-        "time, fuel or memory of the sandbox ended; Envoy has no such limit",
+        "the module used up the sandbox's time, fuel or memory; Envoy has no such limit",
     )
     SANDBOX_UNSUPPORTED = (
         "SandboxUnsupported",
         Topic.START,
-        "it needs an Envoy extension, or a WebAssembly feature that the sandbox lacks",
+        "the module needs an Envoy extension or a WebAssembly feature that the sandbox lacks",
     )
     PREFLIGHT_UNAVAILABLE = (
         "PreflightUnavailable",
@@ -403,13 +403,13 @@ class Reason(enum.StrEnum):
     UNKNOWN = (
         "Unknown",
         Topic.RUN,
-        "the statistics of a sidecar do not tell whether the module runs ([what can be known](sidecar-statistics.md))",
+        "the statistics of a sidecar do not show whether the module runs ([what can be known](sidecar-statistics.md))",
     )
 
     ROLLOUT_FAILED = (
         "RolloutFailed",
         Topic.ENVOYFILTER,
-        "a staged rollout was aborted: all Pods have the previous filter; the message has the Pod, the figures and why",
+        "a staged rollout was aborted: all Pods have the previous filter; the message has the Pod, the figures and the reason",
         Progress.STALLED,
     )
     ENVOY_FILTER_CONFLICT = (
@@ -426,7 +426,8 @@ class Reason(enum.StrEnum):
     ENVOY_FILTER_REFUSED = (
         "EnvoyFilterRefused",
         Topic.ENVOYFILTER,
-        "the API server refuses the EnvoyFilter: an admission webhook or policy, a quota, missing permissions, too large for etcd; wasmer retries",
+        "the API server refuses the EnvoyFilter because of an admission webhook or policy, a quota, missing permissions, "
+        "or a size too large for etcd; wasmer retries",
     )
     SERVICE_NOT_FOUND = (
         "ServiceNotFound",

@@ -102,7 +102,7 @@ class Queue(Protocol):
 
     @property
     def delayed(self) -> int:
-        """Keys that become due later."""
+        """Keys that are scheduled for later."""
 
     def running_times(self) -> list[float]:
         """Seconds that workers have been processing their keys."""
@@ -134,7 +134,7 @@ class WorkQueueMetrics:
             registry=registry,
         )
         self._delayed = Gauge(
-            "autowasm_workqueue_delayed", "Keys that become due later.", registry=registry
+            "autowasm_workqueue_delayed", "Keys that are scheduled for later.", registry=registry
         )
         self._longest_running = Gauge(
             "autowasm_workqueue_longest_running_seconds",
@@ -314,7 +314,8 @@ class ObjectMetrics(Collector):
     def _rollouts(objects: list[tuple[tuple[str, str], Waiting]]) -> Metric:
         family = GaugeMetricFamily(
             "autowasm_staged_rollout_waiting_since_timestamp_seconds",
-            f"Unix time since which the step of a staged rollout is not healthy, by what it waits for. Limited to the {NAMED} that wait for the longest.",
+            "Unix time since which the step of a staged rollout has not been healthy, by the reason why it waits. "
+            f"Limited to the {NAMED} that have waited longest.",
             labels=["autowasm_namespace", "autowasm", "reason"],
         )
         for (namespace, name), state in objects:
@@ -325,7 +326,8 @@ class ObjectMetrics(Collector):
     def _named(objects: list[tuple[tuple[str, str], Unsynced]]) -> Metric:
         family = GaugeMetricFamily(
             "autowasm_not_synced_since_timestamp_seconds",
-            f"Unix time since which an AutoWasm is not Synced. Limited to the {NAMED} AutoWasms that are not Synced for the longest.",
+            "Unix time since which an AutoWasm has not been Synced. "
+            f"Limited to the {NAMED} AutoWasms that have not been Synced for the longest time.",
             labels=[
                 "autowasm_namespace",
                 "autowasm",

@@ -44,7 +44,7 @@ class Metrics:
         r = self.registry
         self.fetch_seconds = Histogram(
             "autowasm_fetch_duration_seconds",
-            "Duration of one stage of a fetch: check (of a poll), resolve, fetch, and the parts of the latter: download, verify, store.",
+            "Duration of one stage of a fetch: check (polls only), resolve, fetch, or a part of fetch: download, verify, store.",
             ["kind", "stage", "outcome"],
             buckets=_FETCH_BUCKETS,
             registry=r,
@@ -116,7 +116,7 @@ class Metrics:
         )
         self.rollout_unfinished = Gauge(
             "autowasm_rollout_unfinished",
-            "AutoWasms whose module has not verifiably been fetched by all matched sidecars. Reported by the leader.",
+            "AutoWasms whose module is not known to have been fetched by all matched sidecars. Reported by the leader.",
             registry=r,
         )
         self.polls = Counter(
@@ -221,8 +221,8 @@ class Metrics:
     def _make_preflight(self, r: CollectorRegistry) -> None:
         self.preflight_judgements = Counter(
             "autowasm_preflight_judgements_total",
-            "Modules that were run with their configuration before they are published, by outcome: starts, refused, doubtful, "
-            "unknown (no verdict). Verdicts that are remembered do not count.",
+            "Modules that were run with their configuration before publication, by outcome: starts, refused, doubtful, "
+            "unknown (no verdict). Remembered verdicts are not counted.",
             ["outcome"],
             registry=r,
         )
@@ -248,7 +248,7 @@ class Metrics:
         )
         self.preflight_restarts = Counter(
             "autowasm_preflight_server_restarts_total",
-            "Starts of the fork server after it ended unexpectedly. It starts the child processes of the pre-flight.",
+            "Restarts of the fork server after it ended unexpectedly. The fork server starts the child processes of the pre-flight.",
             registry=r,
         )
         self.preflight_code_bytes = Gauge(
@@ -275,8 +275,8 @@ class Metrics:
         self.staged_rollouts = StagedRolloutMetrics(r)
         self.sidecar_reads = Counter(
             "autowasm_sidecar_reads_total",
-            "Readings of sidecars' statistics, by result: read, or why not: no_sidecar, no_address, shared_address (no request was sent); "
-            "refused, timeout, broken, status, too_large, not_prometheus. Reported by the leader.",
+            "Attempts to read sidecars' statistics, by result: read, or the reason for a failure: no_sidecar, no_address, shared_address "
+            "(no request was sent); refused, timeout, broken, status, too_large, not_prometheus. Reported by the leader.",
             ["result"],
             registry=r,
         )

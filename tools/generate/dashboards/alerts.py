@@ -126,7 +126,7 @@ ALERTS: tuple[Alert, ...] = (
         "5m",
         "warning",
         "{{ $value | humanizePercentage }} of pre-flights give no verdict.",
-        "Modules are published without having been started before, and in mode strict not at all. Running filters are not affected.",
+        "Modules are published without a trial start. In mode strict, they are not published. Running filters are not affected.",
     ),
     Alert(
         "AutoWasmModulesNotServed",
@@ -178,7 +178,7 @@ ALERTS: tuple[Alert, ...] = (
         "1m",
         "critical",
         "No watch event for {{ $labels.resource }} from the API server for {{ $value | humanizeDuration }}.",
-        "A working watch has a bookmark every minute, so changes are not detected. Published modules are served.",
+        "A working watch receives a bookmark every minute. This one is silent, so changes are not detected. Published modules are served.",
     ),
     Alert(
         "AutoWasmReconcileErrors",
@@ -210,7 +210,7 @@ ALERTS: tuple[Alert, ...] = (
         "1m",
         "critical",
         "Sidecars have used up their retries and have no module.",
-        "With failStrategy FAIL_CLOSE they answer 503. This alert requires Envoy's Wasm statistics, see the runbook.",
+        "With failStrategy FAIL_CLOSE they answer 503. This alert requires Envoy's Wasm statistics (see the runbook).",
     ),
     Alert(
         "AutoWasmRequestsFail",
@@ -221,6 +221,6 @@ ALERTS: tuple[Alert, ...] = (
         "1m",
         "critical",
         "Requests fail with 503 because a filter did not load or trapped.",
-        "The access log has response_code_details=wasm_fail_stream. This alert requires that label on Istio's metric, see the runbook.",
+        "The access log has response_code_details=wasm_fail_stream. This alert requires that label on Istio's metric (see the runbook).",
     ),
 )

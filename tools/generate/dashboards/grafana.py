@@ -208,7 +208,7 @@ def render() -> str:
                 "replica",
                 "Replica",
                 "label_values(autowasm_build_info, instance)",
-                "For what each replica counts for itself.",
+                "For values that each replica counts for itself.",
             )
         )
     )

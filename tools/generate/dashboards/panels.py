@@ -31,7 +31,7 @@ OVERVIEW = (
     number(
         "Replicas",
         f"count(autowasm_build_info{{{S}}}) or vector(0)",
-        "Replicas that Prometheus scrapes. With one, a new Pod waits while it restarts.",
+        "Replicas that Prometheus scrapes. With only one, a new Pod waits while that replica restarts.",
         steps=low_is_bad(red_below=1, green_from=2),
         alerts=("AutoWasmDown",),
     ),
@@ -85,7 +85,7 @@ NOT_SYNCED = (
                 f"autowasm_not_synced_since_timestamp_seconds{{{N}}})"
             ),
         ),
-        "The 100 AutoWasms that are not Synced for the longest. Run `wasmc explain NAME` for the cause and the remedy.",
+        "The 100 AutoWasms that have not been Synced for the longest time. Run `wasmc explain NAME` for the cause and the remedy.",
         kind="table",
         unit="s",
         width=16,
@@ -153,7 +153,7 @@ FETCHING = (
     ),
     graph(
         "Free disk space",
-        "Free bytes on the volume of the replica with the least.",
+        "Free bytes on the volume of the cache: the minimum of all replicas.",
         (f"min(autowasm_storage_free_bytes{{{S}}})", "free"),
         unit="bytes",
     ),
@@ -225,7 +225,7 @@ ROLLOUT = (
     ),
     graph(
         "Unfinished rollouts",
-        "AutoWasms whose module has not verifiably been fetched by all matched sidecars.",
+        "AutoWasms whose module is not known to have been fetched by all matched sidecars.",
         ("max(autowasm_rollout_unfinished)", "unfinished"),
     ),
     graph(
@@ -271,7 +271,7 @@ ROLLOUT = (
     ),
     graph(
         "Sidecars read",
-        "Readings of sidecars' statistics per second, by result. No more than 50.",
+        "Attempts to read sidecars' statistics per second, by result. At most 50.",
         (rate("autowasm_sidecar_reads_total", "result"), "{{result}}"),
         unit="reqps",
     ),
@@ -385,7 +385,7 @@ CONTROL = (
 PREFLIGHT = (
     graph(
         "Verdicts",
-        "Modules that were started before they are published, per second, by outcome. Unknown: no verdict.",
+        "Modules that were started before publication, per second, by outcome. Unknown: no verdict.",
         (rate("autowasm_preflight_judgements_total", "outcome"), "{{outcome}}"),
         unit="ops",
     ),

@@ -27,7 +27,7 @@ wrong, where, and what to do. `make reference` generates this page.
 | `Stalled` | `Ready` is not True, and only a change by a person can make it True: of the object, its source, a login, the policy. Absent otherwise |
 | `Starts` | the module starts with its configuration, as far as that is known before it is published ([pre-flight](../explanation/preflight.md)). False: it does not. Unknown: it may, or there is no verdict. Absent: it was published before, or the mode is `off` |
 | `Loaded` | the sidecar of every matched Pod downloaded the module; Unknown if wasmer cannot determine it |
-| `Running` | the module runs in the sidecar of every matched Pod that has one; Unknown if their statistics do not tell |
+| `Running` | the module runs in the sidecar of every matched Pod that has one; Unknown if their statistics do not show it |
 
 Each condition has a message. `Reconciling` and `Stalled` are those of kstatus, by which [deployment tools](../how-to/gitops.md) wait. In the tables, *with it* is
 the one that is True while `Ready` has the reason; `-`: `Ready` never has it.
