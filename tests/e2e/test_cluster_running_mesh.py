@@ -194,7 +194,7 @@ async def _crashing(mesh: RunningMesh) -> None:
         await mesh.until_running("crashing", "False", "Crashing")
     finally:
         crashing.cancel()
-    assert "default/crashing has the module crashing (" in await mesh.message("crashing")
+    assert "default/crashing has a crashing module (" in await mesh.message("crashing")
 
 
 async def _crash(mesh: RunningMesh) -> None:

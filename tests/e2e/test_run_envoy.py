@@ -67,7 +67,7 @@ def test_what_envoy_does_otherwise_is_shown_with_status_1(
     assert wasmc.main(["run", "client.wasm", "--engine", f"envoy={envoy}"]) == 1
     lines = capsys.readouterr().out.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("Envoy"))
-    assert lines[at].endswith("does something else:")
+    assert lines[at].endswith("behaves differently:")
     assert lines[at + 1 : at + 3] == [
         "             response header x-client:",
         "           - sandbox: 127.0.0.1:50000",
@@ -141,10 +141,12 @@ async def test_envoy_that_cannot_run_is_not_the_filters_fault(tmp_path: Path) ->
     setup = Setup(b"", Plugin(), [(Request(), Response())], {}, LogLevel.INFO)
     with pytest.raises(EnvoyFailed, match="Envoy does not start: no more memory"):
         await envoyrun.run(program, "1.36.4", setup)
-    with pytest.raises(EnvoyFailed, match=r"names no release of Envoy$"):
+    with pytest.raises(EnvoyFailed, match=r"does not report a release of Envoy$"):
         await envoyrun.version_of(program)
     program.write_text("#!/bin/sh\necho Trace >&2\necho 'a library is missing' >&2\nexit 1\n")
-    with pytest.raises(EnvoyFailed, match="names no release of Envoy: a library is missing"):
+    with pytest.raises(
+        EnvoyFailed, match="does not report a release of Envoy: a library is missing"
+    ):
         await envoyrun.version_of(program)
 
 

@@ -128,7 +128,7 @@ def _full_status() -> Status:
             fetched=1,
             missing=(MissingPod("default", "p", "Refused", "requested it and got status 503"),),
             running=1,
-            not_running=(NotRunningPod("default", "p", "Crashing", "has the module crashing"),),
+            not_running=(NotRunningPod("default", "p", "Crashing", "has a crashing module"),),
             time=_NOW,
         ),
         rollout=_ROLLOUT,

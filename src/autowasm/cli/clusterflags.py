@@ -24,21 +24,21 @@ _STATUSES: Final = (
     "cannot be queried."
 )
 _ROLLOUT_STATUSES: Final = (
-    "Exit status: 0 done, 1 failed: the rollout was aborted, the time is over, or the command was not carried out; 2 usage error, or "
+    "Exit status: 0 done, 1 failed: the rollout was aborted, the timeout expired, or the command was not carried out; 2 usage error, or "
     "the API server cannot be queried."
 )
 _COMMANDS: Final = {
     "pause": (
-        "stop the rollout in its step",
+        "pause the rollout in its current step",
         "The Pods keep the filters that they have. They are still watched: a Pod that fails aborts the rollout.",
     ),
     "resume": (
-        "go on with a paused rollout",
-        "The step goes on, with a new deadline.",
+        "continue a paused rollout",
+        "The step continues, with a new deadline.",
     ),
     "promote": (
         "give all Pods the new filter now",
-        "Ends the rollout, also an aborted one: all Pods get the new filter at once, without a proof that it runs.",
+        "Ends the rollout, even an aborted one: all Pods get the new filter at once, without a proof that it runs.",
     ),
     "abort": (
         "give all Pods the previous filter back",
@@ -64,7 +64,7 @@ def add_explain(commands: Any) -> None:
         "name",
         metavar="[NAMESPACE/]NAME",
         nargs="?",
-        help="the AutoWasm (default: all of the namespace, with their problems only)",
+        help="the AutoWasm (default: all of the namespace, showing only their problems)",
     )
     name.completer = completion.autowasm_names  # read by argcomplete
     explain.add_argument(
@@ -105,7 +105,7 @@ def add_plan(commands: Any) -> None:
         "--policy-file",
         type=Path,
         metavar="FILE",
-        help="the policy of the operator of wasmer: which sources are allowed, and how carefully a namespace rolls changes out (default: none)",
+        help="policy file of wasmer's operator: the allowed sources, and the limits for the rollouts of a namespace (default: none)",
     )
     _add_cluster_flags(plan)
     add_registry(plan)
@@ -154,8 +154,8 @@ def add_rollout(commands: Any) -> None:
         "status",
         help="show steps, Pods, failures, and what the rollout waits for",
         description="Shows steps, Pods, failures, and what the rollout waits for. With -w it follows the rollout to its end: in place on a "
-        "terminal, otherwise one line for each change. A change of the spec whose rollout has not begun counts as not done.",
-        epilog=f"{_ROLLOUT_STATUSES} Without -w a rollout in progress is no failure.",
+        "terminal, otherwise one line for each change. A spec change whose rollout has not begun counts as unfinished.",
+        epilog=f"{_ROLLOUT_STATUSES} Without -w, a rollout in progress is not a failure.",
     )
     status.add_argument(
         "-w", "--watch", action="store_true", help="follow the rollout until it ends"
@@ -165,7 +165,7 @@ def add_rollout(commands: Any) -> None:
         type=_duration,
         default=0.0,
         metavar="DURATION",
-        help="with -w: end with status 1 after this time (default: 0, never)",
+        help="with -w: exit with status 1 after this time (default: 0, never)",
     )
     add_json(status, "print the rollout as JSON; with -w one line for each change")
     _add_name(status)
@@ -190,7 +190,7 @@ def add_rollout(commands: Any) -> None:
             type=_duration,
             default=30.0,
             metavar="DURATION",
-            help="wait so long for wasmer to carry it out; 0: do not wait (default: 30s)",
+            help="time to wait for wasmer to carry it out; 0: do not wait (default: 30s)",
         )
         _add_name(command)
 

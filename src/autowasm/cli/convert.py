@@ -82,7 +82,7 @@ class _Converted:
         key = (str(metadata.get("namespace", "")), str(metadata["name"]))
         name = shown(f"AutoWasm {key[1]}", most=300)
         if key in self._origins:
-            return f"{name} is left out: {self._origins[key]} gives one of this name, too; convert them one by one and rename it"
+            return f"{name} is left out: {self._origins[key]} gives an AutoWasm of the same name; convert them separately, and rename one"
         try:
             parse(document)
         except SpecError as error:

@@ -18,8 +18,8 @@ USAGE: Final = 2
 _HINTS: Final[dict[Topic, str]] = {
     Topic.MISSING: "check the name and the tag; `wasmc tags HOST/NAME` lists the tags",
     Topic.ACCESS: "log in with `wasmc login HOST`, with an account that may read, and for a push also write, the repository",
-    Topic.CONNECTION: "try again; if it remains, check the host, the proxy and the TLS flags (--plain-http, --insecure, --ca-file)",
-    Topic.MODULE: "`wasmc inspect FILE` describes the module; --force pushes or pulls it all the same",
+    Topic.CONNECTION: "try again; if the error persists, check the host, the proxy and the TLS flags (--plain-http, --insecure, --ca-file)",
+    Topic.MODULE: "`wasmc inspect FILE` describes the module; --force pushes or pulls it anyway",
 }
 _OWN_HINTS: Final[dict[Reason, str]] = {
     Reason.USAGE: "see `wasmc help COMMAND`",

@@ -135,7 +135,7 @@ GROUPS: Groups = {
         ),
         duration(
             "--resend-after",
-            "resend a module to sidecars that failed to fetch it and have not requested it again for this time",
+            "resend a module to sidecars that failed to fetch it and have not requested it again within this time",
             ResendSettings().settle,
         ),
     ),
@@ -325,15 +325,15 @@ _COMMON: Groups = {
         Option(
             "--preflight",
             "MODE",
-            "what happens to a module that does not start with its configuration, tried in an isolated process before it is "
-            "published: off (not tried), warn (reported), enforce (not published), strict (published only if it is known to start)",
+            "how to treat a module that does not start with its configuration; the start is tried in an isolated process before "
+            "publication: off (not tried), warn (reported), enforce (not published), strict (published only if it is known to start)",
             choice(*(mode.value for mode in PreflightMode)),
             _DEFAULT.preflight.value,
         ),
         Option(
             "--allow-preflight-override",
             "",
-            "let the annotation wasm.tcm.io/preflight of an AutoWasm name a weaker mode",
+            "allow the annotation wasm.tcm.io/preflight of an AutoWasm to set a weaker mode",
             boolean,
             default=False,
             switch=True,

@@ -358,7 +358,7 @@ async def _inspect_file(
                 others = await pools.parsing.run(compat.of_file, path, member=member, limits=limits)
                 answers = {WASMER: verdict.answer, **others}
             bare = await pools.disk.run(_is_bare, path)
-            layout = "a module as it is" if bare else "an archive"
+            layout = "a bare module" if bare else "an archive"
             return InspectReport(
                 str(path), verdict, module=module, file_layout=layout, compat=answers, start=start
             )

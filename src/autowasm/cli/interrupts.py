@@ -56,7 +56,7 @@ class _Signals:
         if sys.stderr.isatty():
             what = _waits[-1] if _waits else "the command"
             print(
-                f"{_CLEAR_LINE}wasmc: stopping: waits for {what}; Ctrl-C again exits at once",
+                f"{_CLEAR_LINE}wasmc: stopping: waiting for {what}; Ctrl-C again exits at once",
                 file=sys.stderr,
                 flush=True,
             )

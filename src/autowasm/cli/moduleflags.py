@@ -13,12 +13,12 @@ from autowasm.cli.options import ALLOW_IMPORT, ENVOY_VERSION, add_json
 _NAME: Final = "HOST[:PORT]/NAME"
 _ANY: Final = f"{_NAME}[:TAG] or {_NAME}@DIGEST"
 _CONFIG: Final = (
-    "the filter's configuration: @FILE (@-: standard input), or the name of an existing file, whose bytes are passed on as they "
-    "are; any other value is the configuration itself, text or JSON"
+    "the filter's configuration: @FILE (@-: standard input), or the name of an existing file, whose bytes are passed on "
+    "unchanged; any other value is the configuration itself, text or JSON"
 )
 _RUN_STATUSES: Final = (
-    "Exit status: 0 the module starts and does not fail, whatever it answers; 1 it does not start or it fails, where Envoy answers "
-    "503 (with failStrategy FAIL_OPEN it lets requests pass without the filter), or it cannot be fetched, or with --engine envoy the results "
+    "Exit status: 0 the module starts and does not fail, whatever its response; 1 it does not start, or it fails (Envoy then answers "
+    "503, or with failStrategy FAIL_OPEN lets requests pass without the filter), or it cannot be fetched, or with --engine envoy the results "
     "differ; 2 usage error."
 )
 _TEST_STATUSES: Final = "Exit status: 0 all cases passed, 1 a case failed or a module cannot be loaded, 2 usage error or an invalid suite, also if -k selects no case."
@@ -131,7 +131,7 @@ def add_tags(commands: Any) -> None:
     tags = commands.add_parser(
         "tags",
         help="list the tags of a repository",
-        description="Prints the tags of a repository, one on each line, in the order of the registry.",
+        description="Prints the tags of a repository, one per line, in the registry's order.",
     )
     tags.add_argument("reference", metavar="NAME", help=_NAME)
     _add_output(tags, quiet="no warnings")
@@ -157,7 +157,7 @@ def add_copy(commands: Any) -> None:
         aliases=["cp"],
         help="copy an image to another repository or registry",
         description="Copies the image SOURCE, of any layout, with every image of an index. The manifests are not changed, so digests and "
-        "signatures stay valid. What the destination has already is not transferred.",
+        "signatures stay valid. Content that the destination already has is not transferred.",
     )
     copy.add_argument("reference", metavar="SOURCE", help=_ANY)
     copy.add_argument(
@@ -175,8 +175,8 @@ def add_delete(commands: Any) -> None:
         "delete",
         aliases=["rm"],
         help="delete a tag or an image from a registry",
-        description="Deletes a tag, or with NAME@DIGEST a manifest and all of its tags. AutoWasms that run the module keep it. Asks on a terminal "
-        "unless --yes is given.",
+        description="Deletes a tag, or with NAME@DIGEST a manifest and all of its tags. AutoWasms that run the module keep it. Asks for "
+        "confirmation on a terminal unless --yes is given.",
     )
     delete.add_argument("reference", metavar="REF", help=f"{_NAME}:TAG or {_NAME}@DIGEST")
     delete.add_argument("-y", "--yes", "-f", "--force", action="store_true", help="do not ask")
@@ -189,8 +189,8 @@ def add_login(commands: Any) -> None:
     login = commands.add_parser(
         "login",
         help="log in to a registry",
-        description="Tries the login, and keeps it where docker does: in the credential helper or store that $DOCKER_CONFIG/config.json (else "
-        "~/.docker/config.json) names, else in that file, base64 encoded. docker, crane, oras and wasmc then use it.",
+        description="Tests the login, and stores it where docker does: in the credential helper or store that $DOCKER_CONFIG/config.json "
+        "(else ~/.docker/config.json) names, or else in that file, base64 encoded. docker, crane, oras and wasmc then use it.",
     )
     _add_host(login)
     login.add_argument(
@@ -212,7 +212,7 @@ def add_logout(commands: Any) -> None:
     logout = commands.add_parser(
         "logout",
         help="remove a login",
-        description="Removes the login from the places where wasmc login keeps it.",
+        description="Removes the login from the places where wasmc login stores it.",
     )
     _add_host(logout)
     _add_output(logout, quiet="print nothing")
@@ -297,7 +297,7 @@ def add_run(commands: Any) -> None:
         help="show what a filter does to a request",
         description="Starts a module with its configuration on this machine, lets a request pass through it as Envoy would, and "
         "shows what the service and the client get: added (+), changed (~) and removed (-) headers, local replies, logs, metrics "
-        "and callouts. Nothing else runs: the service and the clusters that the filter calls answer what you give.",
+        "and callouts. Nothing else runs: you define the responses of the service and of the clusters that the filter calls.",
         epilog=_RUN_STATUSES,
     )
     run.add_argument(
@@ -317,7 +317,7 @@ def add_run(commands: Any) -> None:
     run.add_argument(
         "--name",
         metavar="[NAMESPACE/]NAME",
-        help="the AutoWasm in the file of -f, if it has several",
+        help="select this AutoWasm if the file of -f has several",
     )
     _add_plugin(run)
     add_json(run)
@@ -325,14 +325,14 @@ def add_run(commands: Any) -> None:
         "--log-level",
         choices=("trace", "debug", "info", "warning", "error", "critical"),
         default="info",
-        help="least level of the filter's log lines that Envoy writes (default: info)",
+        help="minimum level of the filter's log lines that Envoy writes (default: info)",
     )
     request = run.add_argument_group("request")
     request.add_argument(
         "--request",
         default="GET /",
         metavar="'METHOD /path'",
-        help="the request; a URL in the place of the path sets :authority and :scheme (default: GET /)",
+        help="the request; a URL instead of a path also sets :authority and :scheme (default: GET /)",
     )
     request.add_argument(
         "-H",
@@ -376,20 +376,20 @@ def add_run(commands: Any) -> None:
         default=[],
         metavar="CLUSTER=FILE",
         help="answer to callouts of the filter to CLUSTER. FILE is an HTTP response as text (status line, headers, empty line, body, "
-        "as curl -i prints it), or, named .yaml or .json, an answer or a list of answers as in a suite of wasmc test; may be "
+        "as curl -i prints it), or a .yaml or .json file with an answer or a list of answers as in a suite of wasmc test; may be "
         "repeated",
     )
     around.add_argument(
         "--tcp",
         action="store_true",
-        help="a TCP connection in the place of a request: --body is what the client sends, --response-body what the service sends",
+        help="a TCP connection instead of a request: --body is what the client sends, --response-body what the service sends",
     )
     around.add_argument(
         "--engine",
         default="sandbox",
         metavar="sandbox|envoy[=PATH]",
-        help="envoy: also send the request through a real Envoy on this machine (PATH, else envoy on $PATH), and show what it does "
-        "otherwise; the sandbox then does as that release. Not with --tcp and --property (default: sandbox)",
+        help="envoy: also send the request through a real Envoy on this machine (PATH, else envoy on $PATH), and show what "
+        "differs; the sandbox then behaves like that release. Cannot be combined with --tcp or --property (default: sandbox)",
     )
     add_checks(run)
     add_registry(run)
@@ -415,15 +415,15 @@ def add_test(commands: Any) -> None:
         "--module",
         type=Path,
         metavar="FILE",
-        help="the module, in the place of those of the suites",
+        help="use this module instead of those of the suites",
     )
     test.add_argument(
         "--engine",
         default="sandbox",
         metavar="sandbox|envoy[=PATH]",
-        help="envoy: also run each case in a real Envoy on this machine (PATH, else envoy on $PATH); a case fails if Envoy does something "
-        "else than the sandbox, which then does as that release. Cases with properties or gRPC answers run in the sandbox only "
-        "(default: sandbox)",
+        help="envoy: also run each case in a real Envoy on this machine (PATH, else envoy on $PATH); a case fails if Envoy behaves "
+        "differently from the sandbox, which then behaves like that release. Cases with properties or gRPC answers run in the sandbox "
+        "only (default: sandbox)",
     )
     test.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
     ALLOW_IMPORT.declare_read(test)

@@ -363,7 +363,7 @@ def next_of(view: RolloutView) -> str:
         case RolloutPhase.PAUSED if rollout.reason == RolloutReason.STABLE_LOST.value:
             return f"give all Pods the new filter: {command('promote', key)}; or change the spec"
         case RolloutPhase.PAUSED:
-            return f"go on: {command('resume', key)}; give all Pods the previous filter back: {command('abort', key)}"
+            return f"continue: {command('resume', key)}; give all Pods the previous filter back: {command('abort', key)}"
         case RolloutPhase.ABORTED if view.is_current:
             return f"change the spec, or try the same again: {command('retry', key)}"
         case _:
@@ -380,7 +380,7 @@ def done(verb: str, view: RolloutView) -> str:
         case "pause":
             text = f"paused in {step}: the Pods keep the filters that they have"
         case "resume":
-            text = f"goes on in {step}, with a new deadline"
+            text = f"continues in {step}, with a new deadline"
         case "promote":
             text = "all Pods get the new filter now. To go back, put the previous source into the spec; its module is in"
             return f"AutoWasm {key}: {text}\n{command('history', key)}"

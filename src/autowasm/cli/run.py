@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises UsageError for flags that exclude each other."""
+    """Raises UsageError for flags that are mutually exclusive."""
     if arguments.module is None and arguments.file is None:
         raise UsageError("name a module (FILE|REF), or an AutoWasm with -f")
     if arguments.name is not None and arguments.file is None:

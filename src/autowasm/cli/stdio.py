@@ -255,7 +255,7 @@ class LiveBlock:
 
 
 def manifest_files(path: Path) -> list[Path]:
-    """The file, or the YAML and JSON manifest_files of a folder in the order of their names, as kubectl reads one. Raises UsageError."""
+    """The file, or the YAML and JSON files of a folder in the order of their names, as kubectl reads one. Raises UsageError."""
     try:
         if path == STDIN or not path.is_dir():
             return [path]
@@ -263,9 +263,9 @@ def manifest_files(path: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"-f {path}: {error.strerror}") from error
     if not found:
-        raise UsageError(f"-f {path}: the folder has no *.yaml, *.yml or *.json manifest_files")
+        raise UsageError(f"-f {path}: the folder has no *.yaml, *.yml or *.json files")
     if len(found) > _MAX_FILES:
-        raise UsageError(f"-f {path}: more than {_MAX_FILES} manifest_files")
+        raise UsageError(f"-f {path}: more than {_MAX_FILES} files")
     return found
 
 

@@ -94,7 +94,7 @@ def as_text(result: RunResult, *, width: int, colour: bool) -> str:
     asked = _asked(result)
     if asked:
         page.add(
-            "Asked", f"{', '.join(shown(each) for each in asked)}: what your Envoy has may differ"
+            "Asked", f"{', '.join(shown(each) for each in asked)}: your Envoy may have other values"
         )
     for warning in result.exchange.warnings if result.exchange is not None else ():
         page.add("Warning", warning, YELLOW)
@@ -109,9 +109,9 @@ def as_text(result: RunResult, *, width: int, colour: bool) -> str:
 
 def _add_envoy(page: Page, envoy: EnvoyResult) -> None:
     if not envoy.differences:
-        page.add("Envoy", f"{envoy.version} does the same", GREEN)
+        page.add("Envoy", f"{envoy.version} behaves the same", GREEN)
         return
-    page.add("Envoy", f"{envoy.version} does something else:", RED)
+    page.add("Envoy", f"{envoy.version} behaves differently:", RED)
     for each in envoy.differences:
         page.row(" ", f"{each.where}:")
         page.row("-", f"sandbox: {each.sandbox}", indent=4)
@@ -153,7 +153,7 @@ def _add_request(page: Page, found: Exchange, plain: Exchange) -> None:
     if found.request is None:
         page.add("Request", "not forwarded to the service")
         return
-    cut = "" if found.request.is_complete else ", but not to its end"
+    cut = "" if found.request.is_complete else ", but not completely"
     without = "" if found.is_filtered else ", without the filter"
     page.add("Request", f"forwarded to the service{cut}{without}")
     _add_message(page, found.request, plain.request)
@@ -166,10 +166,10 @@ def _response_line(found: Exchange) -> str:
     if found.failure is not None:
         return f"{found.status}: the module failed{details}"
     if found.has_timed_out:
-        return f"{found.status}: the filter held the stream for good{details}"
+        return f"{found.status}: the filter held the stream and never resumed it{details}"
     if found.is_local_reply:
         return f"{found.status}, a local reply{details}"
-    cut = "" if found.response.is_complete else ", not to its end: the stream was reset"
+    cut = "" if found.response.is_complete else ", incomplete: the stream was reset"
     return f"{found.status} from the service{cut}"
 
 

@@ -18,7 +18,7 @@ from autowasm.cli.version import ShowVersion, describe
 from autowasm.reasons import Reason
 
 _DESCRIPTION = """\
-Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Runs and tests a filter without an Envoy.
+Pushes, pulls and inspects WebAssembly modules for Envoy in OCI registries. Runs and tests a filter without an Envoy.
 Diagnoses an AutoWasm in a cluster, shows what applying one would change, and controls its rollout.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
@@ -169,8 +169,8 @@ def _add_convert(commands: Any) -> None:
         description="Prints the AutoWasms that do the same as the objects in FILE: WasmPlugin and TrafficExtension of Istio, WasmPlugin of "
         "Higress, EnvoyExtensionPolicy of Envoy Gateway, and EnvoyFilters with remote Wasm. Names each field that an AutoWasm "
         "cannot express on standard error. Nothing is fetched or written.",
-        epilog="Exit status: 0 everything was converted, 1 failure, 2 usage error, 3 something was lost, and is named in a line that begins "
-        "with wasmc: lost.",
+        epilog="Exit status: 0 everything was converted, 1 failure, 2 usage error, 3 something was lost; a line that begins "
+        "with wasmc: lost names each loss.",
     )
     convert.add_argument(
         "-f",
@@ -187,7 +187,7 @@ def _add_convert(commands: Any) -> None:
     convert.add_argument(
         "--gateway",
         action="store_true",
-        help="the Pods that a selector matches are gateways, although their labels do not tell",
+        help="treat the Pods that a selector matches as gateways even if their labels do not show it",
     )
     add_json(convert)
 
@@ -196,8 +196,8 @@ def _add_own(commands: Any) -> None:
     """The commands about `wasmc` itself."""
     shell = commands.add_parser(
         "completion",
-        help="print the shell's code for completion",
-        description="Prints code that completes commands, flags, files and the names of AutoWasms.\n\n"
+        help="print the completion script of a shell",
+        description="Prints a script that completes commands, flags, files and the names of AutoWasms.\n\n"
         "  bash: source <(wasmc completion bash)           in ~/.bashrc\n"
         "  zsh:  source <(wasmc completion zsh)            in ~/.zshrc, after compinit\n"
         "  fish: wasmc completion fish | source            in ~/.config/fish/config.fish",

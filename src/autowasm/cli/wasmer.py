@@ -102,15 +102,15 @@ def build_parser() -> argparse.ArgumentParser:
         _CHECK_DOWNLOAD,
         allow_abbrev=False,
         help="check whether a published module can be downloaded (the chart's test runs this)",
-        description="Downloads the module of one AutoWasm that is Ready, and verifies its digest. Exits with status 0 if it arrived, or if "
-        "wasmer answers and no AutoWasm is Ready; otherwise says what failed and exits with 1.",
+        description="Downloads the module of one AutoWasm that is Ready, and verifies its digest. Exits with status 0 if the download "
+        "succeeds, or if wasmer answers and no AutoWasm is Ready; otherwise prints the failure and exits with 1.",
     )
     KUBECONFIG.declare_read(download)
     download.add_argument(
         "--url",
         required=True,
         metavar="URL",
-        help="address of wasmer's Service, as http://wasmer.istio-system.svc.cluster.local:8081",
+        help="address of wasmer's Service, such as http://wasmer.istio-system.svc.cluster.local:8081",
     )
     return parser
 

@@ -138,8 +138,8 @@ def envoy_filter(source: Document, batch: Batch) -> Conversion:
     if len(groups) > 1:
         conversion.note(
             "spec.configPatches",
-            "several filters: of the AutoWasms, which have the same priority, the older one is before the other. Create them in this "
-            "order, or give each a filter.priority",
+            "several filters: the AutoWasms have the same priority, so the older one is before the other. Create them in this order, "
+            "or give each a filter.priority",
         )
     names = {one["metadata"]["name"] for one in conversion.autowasms}
     if names == {str(mapping(source, "metadata").get("name"))}:
@@ -151,7 +151,7 @@ def envoy_filter(source: Document, batch: Batch) -> Conversion:
     elif names:
         conversion.note(
             "metadata.name",
-            "the AutoWasms have other names: delete this EnvoyFilter when they are Ready. In between both run",
+            "the AutoWasms have other names: delete this EnvoyFilter when they are Ready. Until then, both run",
         )
     return conversion
 
@@ -374,7 +374,7 @@ def _filter(
         made["allowOnHeadersStopIteration"] = True
     if vm.get("runtime") not in (None, "envoy.wasm.runtime.v8"):
         conversion.lose(
-            f"{path}.vmConfig.runtime", f"{vm['runtime']}: sidecars of Istio have V8 only"
+            f"{path}.vmConfig.runtime", f"{vm['runtime']}: Istio's sidecars support only V8"
         )
     return made, secret
 
@@ -422,7 +422,7 @@ def _environment(
     for key in texts(variables, "hostEnvKeys"):
         conversion.lose(
             f"{path}.hostEnvKeys",
-            f"{key} has the value of the sidecar's own environment: write the value into filter.env",
+            f"{key} takes its value from the sidecar's environment: write the value into filter.env",
         )
     return secret
 
@@ -445,7 +445,7 @@ def _configuration(
             return
     conversion.lose(
         f"{path}.configuration",
-        f"{kind or 'this'} reaches the filter as protobuf's bytes, which pluginConfig cannot be: "
+        f"{kind or 'this'} reaches the filter as protobuf bytes, which pluginConfig cannot hold: "
         "write what the filter expects as text or as an object",
     )
 

@@ -76,7 +76,7 @@ def _gateway(conversion: Conversion, spec: Document) -> str | None:
                 f"sectionName {one['sectionName']}: set filter.applyPorts to the port of this listener",
             )
     if spec.get("targetSelectors"):
-        conversion.lose("spec.targetSelectors", "names gateways by labels: name one in targetRefs")
+        conversion.lose("spec.targetSelectors", "selects gateways by label: name one in targetRefs")
     return first_gateway(conversion, gateways)
 
 
@@ -137,6 +137,6 @@ def _behaviour(conversion: Conversion, extension: Document, *, path: str) -> dic
     for key in texts(mapping(extension, "env"), "hostKeys"):
         conversion.lose(
             f"{path}.env.hostKeys",
-            f"{key} has the value of the proxy's own environment: write the value into filter.env",
+            f"{key} takes its value from the proxy's environment: write the value into filter.env",
         )
     return made

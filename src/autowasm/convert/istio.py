@@ -65,7 +65,7 @@ def traffic_extension(source: Document, batch: Batch) -> Conversion:
     """As `wasm_plugin`; the module is in `spec.wasm`."""
     conversion, spec = Conversion(), mapping(source, "spec")
     if spec.get("lua"):
-        conversion.lose("spec.lua", "is Lua, and wasmer delivers WebAssembly: keep it")
+        conversion.lose("spec.lua", "is Lua, but wasmer delivers only WebAssembly: keep it")
         return conversion
     unknown_fields(conversion, spec, (*_SELECTION, "wasm"), path="spec")
     wasm = mapping(spec, "wasm")
@@ -249,7 +249,7 @@ def _environment(conversion: Conversion, module: Document, *, path: str) -> list
         if one.get("valueFrom") == "HOST":
             conversion.lose(
                 f"{path}[{number}]",
-                f"{one.get('name')} has the value of the sidecar's own environment: write the value into filter.env",
+                f"{one.get('name')} takes its value from the sidecar's environment: write the value into filter.env",
             )
         else:
             made.append({"name": one.get("name"), "value": one.get("value", "")})
@@ -307,7 +307,7 @@ def _directions(
     if not matches and of_gateway:
         conversion.lose(
             "spec.match",
-            "mode SERVER never applies to a gateway, in Istio neither: nothing is left",
+            "mode SERVER never applies to a gateway, in Istio either: nothing is left",
         )
     if is_gateway(labels) and not gateway:
         conversion.note(
@@ -317,7 +317,7 @@ def _directions(
     elif not of_gateway and any("gateway" in str(value) for value in labels.values()):
         conversion.note(
             "spec.selector",
-            "is taken for that of sidecars; if these Pods are gateways, use --gateway",
+            "is treated as that of sidecars; if these Pods are gateways, use --gateway",
         )
     made = directions(matches)
     if not labels and not gateway and any(one.context is PatchContext.GATEWAY for one in made):

@@ -65,7 +65,7 @@ def index_child(consumer: str, index: ImageIndex) -> Descriptor | ConsumerVerdic
             matches = (child.platform.os, child.platform.architecture) == _DEFAULT_PLATFORM
         if matches:
             return child
-    return _no("pulls the linux/amd64 image of an index, and there is none")
+    return _no("pulls the linux/amd64 image of an index, but there is none")
 
 
 def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, ConsumerVerdict]:
@@ -77,7 +77,7 @@ def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
     # go-containerregistry, `pkg/v1/hash.go`: one digest of another algorithm, and the manifest is refused.
     if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
-        return _no("supports sha256 digests only, and the image has another")
+        return _no("supports sha256 digests only, but the image has another")
     if manifest.media_type == mediatypes.DOCKER_MANIFEST:
         return _compat(layers, last, wanted=mediatypes.DOCKER_LAYER_TAR_GZIP)
     compat = _compat(layers, last, wanted=mediatypes.OCI_LAYER_TAR_GZIP)
@@ -87,7 +87,7 @@ def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     if modules and len(layers) == 2:
         return _YES
     if modules:
-        return _no(f"requires exactly two layers in an artifact, and there {_are(len(layers))}")
+        return _no(f"requires exactly two layers in an artifact, but there {_are(len(layers))}")
     if PACKING.get(layers[-1].media_type if layers else "", Packing.RAW) is Packing.RAW:
         return _no(
             f"requires a layer of type {mediatypes.WASM_CONTENT}, or a last one of type {mediatypes.OCI_LAYER_TAR_GZIP}; "
@@ -103,11 +103,11 @@ def _compat(
         return _no("requires at least one layer")
     found = layers[-1].media_type
     if found != wanted:
-        return _no(f"requires a last layer of type {wanted}, and it is {shown_text(found)}")
+        return _no(f"requires a last layer of type {wanted}, but it is {shown_text(found)}")
     if last is None or not last.is_gzip:
-        return _no("requires a last layer compressed with gzip, and it is not")
+        return _no("requires a last layer compressed with gzip, but it is not")
     if last.plugin is None:
-        return _no("requires plugin.wasm in the last layer, and it is missing")
+        return _no("requires plugin.wasm in the last layer, but it is missing")
     if not last.plugin:
         return _no("uses the first plugin.wasm of the last layer, which is not a module")
     return _YES
@@ -132,11 +132,11 @@ def _wkg(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
         return answer
     layers = manifest.layers or ()
     if len(layers) != 1:
-        return _no(f"requires exactly one layer, and there {_are(len(layers))}")
+        return _no(f"requires exactly one layer, but there {_are(len(layers))}")
     config = manifest.config.media_type
     if config != mediatypes.CNCF_CONFIG_V0:
         return _no(
-            f"requires a config of type {mediatypes.CNCF_CONFIG_V0}, and it is {shown_text(config)}"
+            f"requires a config of type {mediatypes.CNCF_CONFIG_V0}, but it is {shown_text(config)}"
         )
     return _YES
 

@@ -193,7 +193,7 @@ class Repository:
     def _denied_hint(self, answer: RegistryResponse) -> str:
         """Advice for a refused request: about the login that was sent, or how to configure one."""
         if not self._transport.is_own(answer.url):
-            return f"the registry redirects to {redact(answer.url)}, which refused it; no login is sent there"
+            return f"the registry redirected to {redact(answer.url)}, which refused the request; no login is sent to that host"
         credential = self._credential
         if credential is None:
             return f"no login was sent; {self._advice.log_in(self._host)}"

@@ -434,7 +434,7 @@ class Host:
 def _crash() -> ModuleFailed:
     return ModuleFailed(
         FailureKind.CRASH,
-        "it calls a host function that needs a context before there is one, and Envoy crashes at that",
+        "it calls a host function that needs a context before there is one, which crashes Envoy",
     )
 
 

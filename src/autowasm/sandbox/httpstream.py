@@ -327,7 +327,7 @@ class HttpStream:
 
     def _crash(self, what: str) -> None:
         """The module makes Envoy crash."""
-        message = f"{what}, and Envoy crashes at that"
+        message = f"{what}, which crashes Envoy"
         self.host.fail(ModuleFailed(FailureKind.CRASH, message))
         self.reset("crash")
 

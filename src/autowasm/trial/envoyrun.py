@@ -107,7 +107,7 @@ async def version_of(program: Path) -> str:
     if found is None:
         last = (complaint.decode(errors="replace").strip().splitlines() or [""])[-1]
         said = f": {shown(last, most=200)}" if last else ""
-        raise EnvoyFailed(f"{program} --version names no release of Envoy{said}")
+        raise EnvoyFailed(f"{program} --version does not report a release of Envoy{said}")
     return found[1]
 
 
@@ -362,7 +362,7 @@ async def _exchange(
     except TimeoutError as error:
         raise EnvoyFailed(f"no response from Envoy after {REQUEST_SECONDS:g} s") from error
     except (OSError, ValueError) as error:
-        raise EnvoyFailed(f"Envoy cannot be asked: {error}") from error
+        raise EnvoyFailed(f"Envoy cannot be queried: {error}") from error
 
 
 def _lines(text: str, plugin: Plugin) -> tuple[tuple[str, str], ...]:

@@ -70,7 +70,9 @@ def _request(
     forwarded = found is not None and found.is_complete
     if forwarded != expected.forwarded:
         was = (
-            "the service got the whole request" if forwarded else "the service got no whole request"
+            "the service got the whole request"
+            if forwarded
+            else "the service did not get the whole request"
         )
         yield Mismatch(f"{path}.forwarded", (was,))
         return

@@ -119,7 +119,7 @@ def _known(name: str, kind: inspect.Type, steps: list[str | int]) -> str:
         and name in {inner.encode_name for inner in each.fields}
     ]
     if deeper:
-        return f"it belongs into {' or '.join(dict.fromkeys(deeper))}"
+        return f"it belongs in {' or '.join(dict.fromkeys(deeper))}"
     return f"the fields here are {', '.join(each for each in fields if not each.startswith('$'))}"
 
 

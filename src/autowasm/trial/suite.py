@@ -32,13 +32,13 @@ class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[
             Any,
             Meta(
-                description="JSON of which the text has at least this: objects may have more keys, lists may not have more items"
+                description="the text is JSON and contains at least this: objects may have more keys, lists may not have more items"
             ),
         ]
         | UnsetType
     ) = UNSET
     absent: (
-        Annotated[bool, Meta(description="`true`: there is none; `false`: there is one")]
+        Annotated[bool, Meta(description="`true`: must be absent; `false`: must be present")]
         | UnsetType
     ) = UNSET
 
@@ -76,10 +76,10 @@ def _check_duration(name: str, text: str | UnsetType) -> None:
 
 
 class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """A body that is no plain text. Exactly one of the fields."""
+    """A body that is not plain text. Set exactly one of the fields."""
 
     json: (
-        Annotated[Any, Meta(description="the body is this as JSON, without spaces")] | UnsetType
+        Annotated[Any, Meta(description="the body as JSON, encoded without spaces")] | UnsetType
     ) = UNSET
     base64: Annotated[str, Meta(description="the bytes of the body in base64")] | UnsetType = UNSET
     file: (
@@ -87,7 +87,7 @@ class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     ) = UNSET
     pieces: (
         Annotated[
-            list[str], Meta(description="the body in pieces, which the filter gets one by one")
+            list[str], Meta(description="the body in pieces; the filter gets them one by one")
         ]
         | UnsetType
     ) = UNSET
@@ -133,7 +133,7 @@ class Grpc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
 
 
 class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answer of a cluster to a callout: a response, or `grpc`, or `broken`."""
+    """A cluster's answer to a callout: a response, `grpc` or `broken`."""
 
     status: Annotated[int, Meta(ge=200, le=599)] = 200
     headers: Headers = {}
@@ -151,7 +151,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _check_duration("delay", self.delay)
         is_response = self.status != 200 or self.headers or self.body or self.trailers
         if sum(map(bool, (is_response, self.grpc is not UNSET, self.broken))) > 1:
-            raise ValueError("grpc, broken and the fields of a response exclude each other")
+            raise ValueError("grpc, broken and the fields of a response are mutually exclusive")
 
 
 Answers: TypeAlias = (
@@ -205,7 +205,7 @@ ExpectedHeader: TypeAlias = Annotated[
 
 
 class ExpectedStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is expected of the start of the module with its configuration."""
+    """The expected start of the module with its configuration."""
 
     outcome: StartOutcome = StartOutcome.STARTS
     message: Text | UnsetType = UNSET
@@ -215,10 +215,10 @@ class ExpectedStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ExpectedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the service gets. Fields that are not there are not compared."""
+    """What the service gets. Omitted fields are not compared."""
 
     forwarded: Annotated[
-        bool, Meta(description="`false`: the service gets nothing, or not all of it")
+        bool, Meta(description="`false`: the service gets no request, or an incomplete one")
     ] = True
     method: Text | UnsetType = UNSET
     path: Text | UnsetType = UNSET
@@ -232,11 +232,11 @@ class ExpectedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         others = (self.method, self.path, self.authority, self.body)
         is_more = any(each is not UNSET for each in others) or self.headers or self.trailers
         if not self.forwarded and is_more:
-            raise ValueError("forwarded: false excludes all other fields")
+            raise ValueError("forwarded: false cannot be combined with other fields")
 
 
 class ExpectedResponse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the client gets. Fields that are not there are not compared."""
+    """What the client gets. Omitted fields are not compared."""
 
     status: int | UnsetType = UNSET
     headers: dict[str, ExpectedHeader] = {}
@@ -245,7 +245,7 @@ class ExpectedResponse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ExpectedCallout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A call of the module to a cluster. Fields that are not there are not compared."""
+    """A call of the module to a cluster. Omitted fields are not compared."""
 
     cluster: str | UnsetType = UNSET
     method: Text | UnsetType = UNSET
@@ -255,14 +255,14 @@ class ExpectedCallout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """What is expected of a request. Without `failure`, the module must not fail."""
+    """The expected result of a request. Without `failure`, the module must not fail."""
 
     request: ExpectedRequest | UnsetType = UNSET
     response: ExpectedResponse | UnsetType = UNSET
     local_reply: (
         Annotated[
             bool,
-            Meta(description="whether Envoy answers itself, as after proxy_send_local_response"),
+            Meta(description="whether Envoy itself answers, as after proxy_send_local_response"),
         ]
         | UnsetType
     ) = UNSET
@@ -275,7 +275,8 @@ class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     metrics: Annotated[
         dict[str, int | list[int] | None],
         Meta(
-            description="values after the request: a number of a counter or gauge, a list of those recorded in a histogram, null for a metric that is not defined"
+            description="values after the request: a number for a counter or gauge, a list of the recorded values for a histogram, "
+            "null for a metric that is not defined"
         ),
     ] = {}
     callouts: (
@@ -311,7 +312,7 @@ class Setting(
         "log_level": "logLevel",
     },
 ):
-    """The filter and what is around it. A case replaces single values of the defaults."""
+    """The filter and its environment. A case overrides individual values of the defaults."""
 
     module: (
         Annotated[str, Meta(description="the module, a file relative to the suite")] | UnsetType
@@ -319,7 +320,7 @@ class Setting(
     config: (
         Annotated[
             dict[str, Any] | str,
-            Meta(description="the configuration, as spec.filter.pluginConfig of an AutoWasm"),
+            Meta(description="the configuration, like spec.filter.pluginConfig of an AutoWasm"),
         ]
         | UnsetType
     ) = UNSET
@@ -343,19 +344,17 @@ class Setting(
         dict[str, Any],
         Meta(description="properties as nested mappings; they replace those of the stream itself"),
     ] = {}
-    callouts: Annotated[
-        dict[str, Answers], Meta(description="answers by the name of the cluster")
-    ] = {}
+    callouts: Annotated[dict[str, Answers], Meta(description="answers by cluster name")] = {}
     log_level: (
         Annotated[
-            Level, Meta(description="least level of the lines that Envoy writes; info without it")
+            Level, Meta(description="minimum level of the lines that Envoy writes; info if omitted")
         ]
         | UnsetType
     ) = UNSET
 
 
 class Defaults(Setting, frozen=True, kw_only=True):
-    """What all cases have in common."""
+    """Settings that all cases share."""
 
 
 class Case(Setting, frozen=True, kw_only=True):
@@ -378,11 +377,13 @@ class Case(Setting, frozen=True, kw_only=True):
         """Raises ValueError."""
         single = [each is not UNSET for each in (self.request, self.upstream, self.expect)]
         if self.steps is not UNSET and any(single):
-            raise ValueError("steps excludes request, upstream and expect")
+            raise ValueError("steps cannot be combined with request, upstream or expect")
         if self.expected_start.outcome is StartOutcome.REFUSED and (
             self.steps is not UNSET or any(single)
         ):
-            raise ValueError("a filter that is refused gets no request: remove it, and expect")
+            raise ValueError(
+                "a filter that is refused gets no request: remove the fields request, upstream, expect and steps"
+            )
 
     @property
     def expected_start(self) -> ExpectedStart:
@@ -412,10 +413,10 @@ class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         default="", name="$schema"
     )
     envoy_version: (
-        Annotated[str, Meta(description="as --envoy-version, which replaces it")] | UnsetType
+        Annotated[str, Meta(description="like --envoy-version, which overrides it")] | UnsetType
     ) = UNSET
     allow_imports: Annotated[
-        list[str], Meta(description="host functions besides the standard ones, as --allow-import")
+        list[str], Meta(description="host functions besides the standard ones, like --allow-import")
     ] = []
     defaults: Defaults = Defaults()
     cases: Annotated[list[Case], Meta(min_length=1)]

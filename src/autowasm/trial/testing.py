@@ -174,7 +174,7 @@ def _configuration(case: Case, defaults: Setting, folder: Path) -> bytes | None:
     for setting in (case, defaults):
         if setting.config_file is not UNSET:
             if setting.config is not UNSET:
-                raise UsageError("config and configFile exclude each other")
+                raise UsageError("config and configFile are mutually exclusive")
             return inputs.read_file(folder / setting.config_file, flag="configFile")
         if setting.config is not UNSET:
             return inputs.configuration_of(setting.config)

@@ -422,7 +422,7 @@ def read_exports(reader: BinaryReader, *, limits: Limits) -> tuple[Export, ...]:
 def _kind(reader: BinaryReader) -> str:
     code = reader.byte()
     if code >= len(_KINDS):
-        raise invalid(f"unknown kind {code} of import or export", at=reader.position - 1)
+        raise invalid(f"unknown import or export kind {code}", at=reader.position - 1)
     return _KINDS[code]
 
 

@@ -211,7 +211,7 @@ async def test_progress_is_one_line_at_any_width_and_ctrl_c_says_what_it_waits_f
     assert status == 130
     assert "\n" not in progress
     assert max(map(len, terminal.drawn(progress))) < columns
-    assert f"wasmc: stopping: waits for the registry {host}; Ctrl-C again" in text
+    assert f"wasmc: stopping: waiting for the registry {host}; Ctrl-C again" in text
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
@@ -237,9 +237,10 @@ def test_the_second_ctrl_c_exits_at_once(tmp_path: Path) -> None:
     with terminal.running(command, columns=80, cwd=tmp_path, environment={}) as screen:
         screen.read_until("ready")
         screen.press(terminal.INTERRUPT)
-        told = screen.read_until(r"stopping: waits for .*\n")
+        told = screen.read_until(r"stopping: waiting for .*\n")
         assert (
-            "wasmc: stopping: waits for the registry r.example; Ctrl-C again exits at once" in told
+            "wasmc: stopping: waiting for the registry r.example; Ctrl-C again exits at once"
+            in told
         )
         assert screen.process.poll() is None
         screen.press(terminal.INTERRUPT)

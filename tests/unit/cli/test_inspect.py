@@ -50,7 +50,7 @@ def inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Inspection:
 
 def test_a_good_filter_is_accepted(inspect: Inspection) -> None:
     text = inspect.text(FILTER)
-    assert "Layout  a module as it is" in text
+    assert "Layout  a bare module" in text
     assert "ABI     0.2.1" in text
     assert "Imports 1: env.proxy_add_header_map_value" in text
     assert "Verdict accepted" in text

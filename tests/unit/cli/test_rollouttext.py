@@ -240,7 +240,7 @@ def test_a_line_is_one_line(rollout: RolloutStatus) -> None:
     ("verb", "rollout", "says"),
     [
         ("pause", PAUSED, ["paused in step 2 of 4", "wasmc rollout resume hello -n team"]),
-        ("resume", WAITING, ["goes on in step 2 of 4", "wasmc rollout status hello -n team -w"]),
+        ("resume", WAITING, ["continues in step 2 of 4", "wasmc rollout status hello -n team -w"]),
         ("promote", SUCCEEDED, ["all Pods get the new filter now", "wasmc rollout history"]),
         ("abort", ABORTED, ["all Pods get the previous filter", "wasmc rollout retry hello"]),
         (

@@ -148,7 +148,7 @@ def test_invalid_suite_is_reported_before_any_case_runs(suites: Suites) -> None:
         ),
         (
             "defaults: {module: gate.wasm}\ncases:\n- {name: a, config: b, configFile: absent}",
-            "line 3: cases[0]: config and configFile exclude each other",
+            "line 3: cases[0]: config and configFile are mutually exclusive",
         ),
         (
             "defaults: {module: gate.wasm}\ncases:\n- name: a\n  request: {headers: {'a b': c}}",

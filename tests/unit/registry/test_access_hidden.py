@@ -126,6 +126,6 @@ async def test_a_refused_redirect_of_a_blob_is_not_answered_with_the_login() -> 
         async with ScriptedServer(script) as server, client() as made:
             error = await fails(made.resolve(reference(server), credential=BOB))
     assert "AccessDenied: Request has expired" in str(error)
-    assert "the registry redirects to " in str(error)
+    assert "the registry redirected to " in str(error)
     assert sent(server) == [None]
     assert sent(storage) == [None]

@@ -111,7 +111,7 @@ def test_answer_file_is_read_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"\xff")
     assert inputs.answer_file(tmp_path / "b.json", flag="--call") == HttpAnswer(body=b"\xff")
     (tmp_path / "d.yaml").write_text("status: 200\ngrpc: {}\nbroken: true\n")
-    with pytest.raises(UsageError, match=r"--call .*d\.yaml: line 1: .*exclude each other"):
+    with pytest.raises(UsageError, match=r"--call .*d\.yaml: line 1: .*are mutually exclusive"):
         inputs.answer_file(tmp_path / "d.yaml", flag="--call")
     with pytest.raises(UsageError, match="No such file"):
         inputs.answer_file(tmp_path / "absent", flag="--call")

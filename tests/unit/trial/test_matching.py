@@ -159,7 +159,7 @@ def test_reset_stream_and_request_that_is_cut_are_mismatches() -> None:
         "expect.response": ("the client got no response: the stream was reset",)
     }
     assert mismatches({"request": {"path": "/x"}}, cut) == {
-        "expect.request.forwarded": ("the service got no whole request",)
+        "expect.request.forwarded": ("the service did not get the whole request",)
     }
     assert mismatches({"request": {"forwarded": False}}, cut) == {}
 

@@ -25,11 +25,11 @@ HEAD = "cases:\n- name: a\n"
         ),
         (
             f"{HEAD}  expect: {{status: 200}}\n",
-            "line 3: cases[0].expect.status: unknown field; it belongs into response",
+            "line 3: cases[0].expect.status: unknown field; it belongs in response",
         ),
         (
             f"module: a.wasm\n{HEAD}",
-            "line 1: module: unknown field; it belongs into defaults or cases",
+            "line 1: module: unknown field; it belongs in defaults or cases",
         ),
         (
             f"{HEAD}  request: {{headres: {{}}}}\n",
@@ -64,7 +64,7 @@ HEAD = "cases:\n- name: a\n"
         ),
         (
             f"{HEAD}  steps: [{{}}]\n  request: {{}}\n",
-            "line 2: cases[0]: steps excludes request, upstream and expect",
+            "line 2: cases[0]: steps cannot be combined with request, upstream or expect",
         ),
         (f"{HEAD}- name: a\n", "two cases have the name 'a'"),
         (

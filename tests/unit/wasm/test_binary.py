@@ -354,6 +354,6 @@ def test_more_parts_of_a_kind_than_are_read_are_refused_with_the_limit() -> None
 
 
 def test_an_export_of_an_unknown_kind_is_refused() -> None:
-    message = malformed("unknown kind 5 of import or export", at=3)
+    message = malformed("unknown import or export kind 5", at=3)
     with pytest.raises(ContentRejected, match=re.escape(message)):
         read_exports(reader(b"\x01\x01a\x05\0"), limits=Limits())

@@ -399,7 +399,7 @@ RULES: Final[tuple[Rule, ...]] = (
     (
         vm_reloaded,
         RunState.CRASHING,
-        "has the module crashing ({e.crashes.success} reloads, {e.crashes.failure} failed, {e.crashes.backoff} delayed)",
+        "has a crashing module ({e.crashes.success} reloads, {e.crashes.failure} failed, {e.crashes.backoff} delayed)",
     ),
     (
         fetch_gave_up,

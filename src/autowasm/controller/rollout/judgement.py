@@ -72,7 +72,7 @@ class Judgement:
 
 _WORDS: Final = {
     RunState.CONFIGURATION_REFUSED: "refused the configuration",
-    RunState.CRASHING: "has the module crashing",
+    RunState.CRASHING: "has a crashing module",
     RunState.FETCH_FAILED: "could not fetch the module",
     RunState.STARTING: "has not started the module yet",
     RunState.NOT_ACCEPTED: "has not accepted the new filter yet",

@@ -53,7 +53,7 @@ def _owner(facts: Facts, live: Mapping[str, Any]) -> Iterator[Finding]:
     elif whose is not Ownership.OURS:
         level = Level.NOTE if facts.planned else Level.WARNING
         what = f"is {whose.value}; wasmer adopts it with the next write"
-        remedy = "wait a moment; if this remains, check wasmer's log"
+        remedy = "wait a moment; if this persists, check wasmer's log"
         yield _finding(
             level, "EnvoyFilterAdopted", facts.envoyfilter_name, what, remedy, field=where
         )
@@ -87,7 +87,7 @@ def edited(facts: Facts) -> Iterator[Finding]:
         what = (
             "its record is missing or does not match its spec: another client changed one of them"
         )
-        remedy = "wasmer reverts the change; if this remains, check its log, and metadata.managedFields for the other client"
+        remedy = "wasmer reverts the change; if this persists, check its log, and metadata.managedFields for the other client"
         where = "metadata.annotations[wasm.tcm.io/record]"
         yield _finding(
             Level.WARNING, "EnvoyFilterEdited", facts.envoyfilter_name, what, remedy, field=where

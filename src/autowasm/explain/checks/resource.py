@@ -49,7 +49,7 @@ def deleted(facts: Facts) -> Iterator[Finding]:
     time = (facts.document.get("metadata") or {}).get("deletionTimestamp")
     if time:
         what = f"deletion requested at {time}: wasmer no longer writes anything for it"
-        remedy = "wait; if it remains, check metadata.finalizers"
+        remedy = "wait; if the object persists, check metadata.finalizers"
         yield _finding(
             Level.WARNING,
             "BeingDeleted",
@@ -101,7 +101,7 @@ def handled(facts: Facts) -> Iterator[Finding]:
     elif observed < now:
         what = f"the status is of generation {observed}, the spec of generation {now}: the last change is not reconciled yet"
         remedy = (
-            "wait a moment; if this remains, wasmer does not run or cannot write: check its log"
+            "wait a moment; if this persists, wasmer does not run or cannot write: check its log"
         )
         yield _finding(
             Level.WARNING, "NotHandled", facts.name, what, remedy, field="status.observedGeneration"

@@ -74,11 +74,11 @@ def _planned(facts: Facts) -> Iterator[Finding]:
         whose = "" if own else f", by the operator's policy for namespace {facts.key.namespace}"
         what = (
             f"a changed filter reaches the Pods in steps ({steps}, all), each of which must stay healthy for {spec.pause}{whose}: the "
-            "EnvoyFilter here is that of the end"
+            "EnvoyFilter shown here is the final one"
         )
         yield _finding(Level.NOTE, "Rollout", facts.name, what, field="spec.rollout")
     elif facts.unknown_rollout:
-        what = "a changed filter reaches the Pods in steps, by the operator's policy: the EnvoyFilter here is that of the end"
+        what = "a changed filter reaches the Pods in steps, by the operator's policy: the EnvoyFilter shown here is the final one"
         remedy = "to see which steps, give wasmc plan the policy (--policy-file)"
         yield _finding(Level.NOTE, "Rollout", facts.name, what, remedy, field="spec.rollout")
 

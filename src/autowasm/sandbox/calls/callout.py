@@ -272,7 +272,7 @@ def _grpc_callout(
         cluster = _cluster_of(fields)
         if cluster is None:
             raise ModuleFailed(
-                FailureKind.CRASH, f"its {kind} names no cluster, and Envoy crashes at that"
+                FailureKind.CRASH, f"its {kind} names no cluster, which crashes Envoy"
             )
         callout.cluster = cluster.decode(errors="replace")
     return callout

@@ -129,7 +129,7 @@ async def test_other_conditions_and_fields_stay() -> None:
 
 
 RUNNING = Condition("Running", "False", "Crashing", "1 of 2", "", 1)
-CRASHING = NotRunningPod("team", "p", "Crashing", "has the module crashing")
+CRASHING = NotRunningPod("team", "p", "Crashing", "has a crashing module")
 
 
 def both(time: str, *, is_kept: bool = False) -> PodReport:
