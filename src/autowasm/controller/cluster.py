@@ -1,8 +1,8 @@
-"""ClusterMode: the API server for the reconciler (`AutoWasmLookup`, `SecretReader`), over informers.
+"""ClusterMode: the reconciler's access to the API server through informers (`AutoWasmLookup`, `SecretReader`).
 
-Informers of AutoWasm and EnvoyFilter run always, those of Pod only while leading. Observers update the indexes and queue the
+The informers of AutoWasm and EnvoyFilter always run, those of Pod only on the leader. Observers update the indexes and queue the
 keys of changed objects. Writes are in `publishing/publisher.py`. Invariants: only EnvoyFilters with our label are requested;
-handlers never wait; the echo of our own write queues no key; a read returns our last write or a later version.
+handlers never wait; the echo of our own write queues no key; a read returns our last write or a newer version.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class ClusterInformers:
     autowasms: InformerGroup[StoredDocument]
     envoyfilters: InformerGroup[StoredDocument]
     pods: InformerGroup[Pod]
-    """Only a leader runs these."""
+    """Only the leader runs these."""
 
     @property
     def all(self) -> tuple[Informer[Any], ...]:
@@ -122,18 +122,18 @@ Document = Mapping[str, Any]
 
 
 class _DocumentObserver(ABC):
-    """Handles an addition, a change, a resync and a deletion alike, by the document that is there now."""
+    """Handles additions, changes, resyncs and deletions the same way: it reads the document that exists now."""
 
     def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
         """The object was added."""
         self._document_changed(key, new)
 
     def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
-        """The object changed, by our write or another client's, or a resync."""
+        """We or another client changed the object, or it is a resync."""
         self._document_changed(key, new)
 
     def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
-        """The object was deleted, or lost the label that the informer selects."""
+        """The object was deleted, or lost the label that the informer selects by."""
         self._document_changed(key, None)
 
     @abstractmethod
@@ -153,7 +153,7 @@ class AutoWasmObserver(_DocumentObserver):
         root: str,
         changed: Callable[[ObjectKey], None],
     ) -> None:
-        """`touch`: the AutoWasm matches other Pods."""
+        """`touch`: the AutoWasm now matches other Pods."""
         self._view = view
         self._matcher = matcher
         self._pod_status_writer = pod_status_writer
@@ -175,7 +175,7 @@ class AutoWasmObserver(_DocumentObserver):
 
 
 class EnvoyFilterObserver(_DocumentObserver):
-    """Receives the EnvoyFilters with our label. Each has the name of its AutoWasm."""
+    """Handles the EnvoyFilters with our label. Each has the name of its AutoWasm."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class EnvoyFilterObserver(_DocumentObserver):
         changed: Callable[[ObjectKey], None],
         echoed: Callable[[ObjectKey], None],
     ) -> None:
-        """`changed`: another client changed it. `echoed`: the change is our own write."""
+        """`changed`: another client changed the EnvoyFilter. `echoed`: the change is our own write."""
         self._view = view
         self._changed = changed
         self._echoed = echoed
@@ -204,7 +204,7 @@ class PodObserver:
         addresses: PodAddressIndex,
         touch: Callable[[ObjectKey], None],
     ) -> None:
-        """`touch`: the Pods that this AutoWasm matches have changed."""
+        """`touch`: the Pods that an AutoWasm matches have changed."""
         self._matcher = matcher
         self._addresses = addresses
         self._touch = touch
@@ -228,7 +228,7 @@ class PodObserver:
 
 
 def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSelector | None:
-    """None for a deleted or invalid object; validation reports the latter."""
+    """None for a deleted object and for an invalid one, which validation reports."""
     try:
         labels = (document or {})["spec"]["selector"]["matchLabels"]
         pairs = tuple(sorted((str(name), str(value)) for name, value in labels.items()))
@@ -238,11 +238,11 @@ def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSel
 
 
 PODS_AWAITED: Final = 5.0
-"""Seconds that a new leader's first writes wait for the list of Pods; without it they keep the old `status.pods`."""
+"""Seconds for which a new leader's first writes wait for the list of Pods; without it, they keep the old `status.pods`."""
 
 
 class ClusterMode:
-    """The cluster mode: everything that the reconciler reads from and writes to the API server."""
+    """Cluster mode: everything that the reconciler reads from the API server or writes to it."""
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ class ClusterMode:
         return self._informers.all
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Follow the API server; return after the first list of AutoWasms and EnvoyFilters."""
+        """Start the informers; return after the first list of AutoWasms and EnvoyFilters."""
         self._secrets = ClusterSecrets(self._client, tasks)
         followed = (self._informers.autowasms, self._informers.envoyfilters)
         for group in followed:
@@ -325,7 +325,7 @@ class ClusterMode:
             await group.wait_synced()
 
     def keys(self) -> frozenset[ObjectKey]:
-        """The key of every AutoWasm and of every EnvoyFilter with our label: an orphaned one is still served."""
+        """The key of every AutoWasm and every EnvoyFilter with our label: the module of an orphaned EnvoyFilter is still served."""
         return frozenset(self._informers.autowasms.keys()) | frozenset(
             self._informers.envoyfilters.keys()
         )
@@ -336,12 +336,12 @@ class ClusterMode:
         changed: Callable[[ObjectKey], None],
         secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (ADR 19)
     ) -> None:
-        """Report changes, and keep `status.pods` up to date while leading, forever."""
+        """Report changes forever, and keep `status.pods` up to date while leading."""
         self._changed = changed
         await while_leading(self._leadership, self._lead)
 
     async def _lead(self) -> None:
-        """Follow Pods while leading. Each term of leading begins with a new list of Pods."""
+        """Run the Pod informers while leading. Each term as leader begins with a new list of Pods."""
         self._led_since = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as tasks:
             self._pods.start(tasks)
@@ -351,14 +351,14 @@ class ClusterMode:
             await self._pod_status_writer.run()
 
     async def prepare(self) -> None:
-        """Return when Pods are listed, so that a first status is complete, or after a few seconds without them."""
+        """Return when Pods are listed, so that the first status is complete, or after a few seconds."""
         begun = asyncio.get_running_loop().time() if self._led_since is None else self._led_since
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(begun + PODS_AWAITED):
                 await self._pods.wait_synced()
 
     def lookup(self, key: ObjectKey) -> Lookup | None:
-        """The object as stored, or our last write of it."""
+        """The object as the informer shows it, or our last write of it."""
         document = self._autowasm_view.get(key)
         return Lookup(document) if document is not None else None
 
@@ -421,7 +421,7 @@ class ClusterMode:
         return self._addresses.is_shared(pod)
 
     def pod(self, name: ObjectKey) -> Pod | None:
-        """The Pod of this name now."""
+        """The Pod that has this name now."""
         return self._pods.get(name)
 
     def touch_pods(self, key: ObjectKey) -> None:
@@ -441,7 +441,7 @@ class ClusterMode:
         return self.publisher.published(key)
 
     def sidecars(self) -> Iterator[Pod]:
-        """Pods with a running sidecar, of informers that have synced. Pods may change during the iteration."""
+        """Pods with a running sidecar, from informers that have synced. Pods may change during the iteration."""
         return (pod for pod in list(self._pods.listed()) if pod.injected and not has_ended(pod))
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
@@ -450,8 +450,8 @@ class ClusterMode:
 
 
 async def _nothing(_key: ObjectKey) -> None:
-    """The load report before `use_load_report`."""
+    """The load report until `use_load_report` is called."""
 
 
 def _ignore(_key: ObjectKey) -> None:
-    """The callback before `run`, which queues every key."""
+    """The callback until `run` is called, which queues every key."""

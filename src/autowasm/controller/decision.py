@@ -1,9 +1,9 @@
-"""decide(): use an existing record, or resolve the source? Pure; ADR 7 and ADR 20.
+"""decide(): whether to use an existing record or to resolve the source. Pure; ADR 7 and ADR 20.
 
-GoneRecords handles records whose module the origin no longer has (ADR 14); temporary errors are retried instead. Invariants:
-a restart alone never causes a resolution; a moved tag rolls out only where the user requested it (another source,
-`pullPolicy: Always`, `refreshInterval`, the refresh annotation); a published record stays until the user requests another; a
-record that is only remembered is dropped, and its source is resolved again.
+GoneRecords handles records whose module the origin no longer has (ADR 14); temporary errors are retried instead. Invariants: a
+restart alone never causes a resolution; a moved tag rolls out only where the user requested it (another source, `pullPolicy:
+Always`, `refreshInterval`, the refresh annotation); a published record stays until the user requests another; an unpublished
+record is dropped, and its source is resolved again.
 """
 
 from collections.abc import Collection, Iterator
@@ -44,8 +44,8 @@ def decide(
 ) -> UseRecord | ResolveSource:
     """`live`: the record of the EnvoyFilter in place. `previous`: the last written status.
 
-    `lost`: records whose origin no longer has the module; of these only the live record may be used.
-    `found`: the record of the last poll, fetched and checked.
+    `lost`: records whose origin no longer has the module; of these, only the live record may be used. `found`: the record of the
+    last poll, fetched and checked.
     """
     resolve_key = _resolve_key(autowasm)
     if refresh_wanted(autowasm, previous):
@@ -65,7 +65,7 @@ def decide(
 
 
 def _may_be_used(found: Record, autowasm: AutoWasm, previous: Status) -> bool:
-    """False if the spec names another source or hash, or requests a resolution later than the poll."""
+    """False if the spec names another source or hash, or a resolution was requested after the poll."""
     spec = autowasm.spec.filter
     changed = autowasm.metadata.generation != previous.observed_generation
     return (
@@ -89,7 +89,7 @@ def refresh_wanted(autowasm: AutoWasm, previous: Status) -> bool:
 
 
 def _candidates(live: Record | None, previous: Status) -> Iterator[Record]:
-    # During a staged rollout most Pods may still have another module, and after an aborted one all of them.
+    # During a staged rollout, most Pods may still have another module; after an aborted rollout, all of them do.
     if previous.rollout is not UNSET and previous.rollout.target.module is not UNSET:
         yield previous.rollout.target.module.record()
     if live is not None:
@@ -101,7 +101,7 @@ def _candidates(live: Record | None, previous: Status) -> Iterator[Record]:
 
 
 def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
-    """`Always`: at every change of the spec, and until the resolution for that change has succeeded."""
+    """`Always`: resolve at every change of the spec, until the resolution for that change has succeeded."""
     if autowasm.pull_policy is not PullPolicy.ALWAYS:
         return False
     if autowasm.metadata.generation != previous.observed_generation:
@@ -138,7 +138,7 @@ class GoneRecords:
         return True
 
     def forget(self, key: ObjectKey) -> None:
-        """The object was published or deleted, its spec is invalid, or another replica leads."""
+        """The object was published or deleted, its spec is invalid, or another replica leads now."""
         self._lost.pop(key, None)
 
 

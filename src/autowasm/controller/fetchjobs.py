@@ -1,9 +1,9 @@
-"""FetchJobs: the fetches that AutoWasms wait for, outside the reconcile path, and the retry delay by class of error.
+"""FetchJobs: the fetches that AutoWasms wait for, outside the reconcile path, with a retry delay for each class of error.
 
-A worker reads the state of a job and continues; the job's end queues the key again. The delays are the table in
-docs/architecture.md, Errors. `artifacts/fetchlimiter.py` limits how many fetches run. Invariants: at most one job for an
-object; an outcome stays until its retry is due or its request changes, so an early reconcile starts nothing; an error that
-only a change of the spec can fix is never retried without one.
+A worker reads the state of a job and moves on; when the job ends, the key is queued again. The delays are the table in
+docs/architecture.md, Errors. `artifacts/fetchlimiter.py` limits how many fetches run. Invariants: an object has at most one job;
+an outcome stays until its retry is due or its request changes, so an early reconcile starts nothing; an error that only a change
+of the spec can fix is never retried without one.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from autowasm.reference import ImageReference
 def retry_delay(
     error: Exception, *, failures: int, source: Source, limits: FetchLimits
 ) -> float | None:
-    """Seconds until the next try after `failures` consecutive failures; None: only after a change."""
+    """Seconds until the next try after `failures` consecutive failures; None: no retry before a change."""
     backoff = Backoff(limits.retry_base, limits.retry_maximum)
     if isinstance(error, AddressBlocked):
         return None
@@ -77,7 +77,7 @@ class FetchDone:
 
 @dataclass(frozen=True, slots=True)
 class FetchFailed:
-    """The fetch failed. The next try is in `retry_in` seconds; None: only after a change."""
+    """The fetch failed. The next try is in `retry_in` seconds; None: no retry before a change."""
 
     error: AutoWasmError
     retry_in: float | None
@@ -97,7 +97,7 @@ class _Job:
 
 
 class FetchJobs:
-    """Jobs by object key. Calls `on_change` with the key when a job has ended."""
+    """Jobs by object key. Calls `on_change` with the key when a job ends."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class FetchJobs:
     def ensure(
         self, key: ObjectKey, request: FetchRequest, *, resolve_key: str = ""
     ) -> FetchRunning | FetchDone | FetchFailed:
-        """The state of the job for this request and resolve key. Starts the job if there is none or a retry is due."""
+        """The state of the job for this request and resolve key. Starts a job if there is none or a retry is due."""
         now = asyncio.get_running_loop().time()
         job = self._jobs.get(key)
         if job is not None and (job.request, job.resolve_key) != (request, resolve_key):
@@ -148,7 +148,7 @@ class FetchJobs:
             self.forget(key)
 
     def retry_now(self, key: ObjectKey) -> None:
-        """The Secret or the policy changed: retry a failed job at once, and a running one as soon as it fails."""
+        """The Secret or the policy changed: retry a failed job at once, and a running job as soon as it fails."""
         job = self._jobs.get(key)
         if job is not None and isinstance(job.outcome, AutoWasmError):
             del self._jobs[key]

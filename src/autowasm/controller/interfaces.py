@@ -1,6 +1,6 @@
-"""The interfaces of the reconciler to its mode: where AutoWasm objects come from, and where results are written.
+"""The interfaces between the reconciler and its mode: the source of AutoWasm objects, and the destination of results.
 
-On Kubernetes these are informers and API writes, in standalone mode a directory and files; the reconciler is the same.
+In cluster mode these are informers and API writes, in standalone mode a directory and files; the reconciler is the same.
 Invariant: `published` and `Lookup.document` return what was read back, never what we intended to write.
 """
 

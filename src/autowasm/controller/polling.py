@@ -1,4 +1,4 @@
-"""Poller: asks sources with a `refreshInterval` whether they name another module by now (ADR 20). Leader only.
+"""Poller: checks whether sources with a `refreshInterval` now name another module (ADR 20). Leader only.
 
 PollGroups is the schedule, without I/O or a clock of its own. A poll fetches and checks a new module (ADR 5); the reconciler
 publishes it like any other record (ADR 7). Invariants: a poll writes nothing; without a change, or after a temporary error
@@ -120,11 +120,11 @@ class PollGroups:
         group.members[key] = PollMember(interval, record)
         self._of[key] = group
         if before is None or before.interval != interval:
-            # With a shorter interval, the group must not wait for the time of the old plan.
+            # With a shorter interval, the group must not wait until the old due time.
             group.due = min(group.due, max(group.since + self._jittered(group.interval), now))
         learned = before is None or not is_same(before.record, record)
         if learned and group.latest is not None and not is_same(group.latest, record):
-            group.latest = None  # resolved by another request since: ours is outdated
+            group.latest = None  # another request resolved the source since: ours is outdated
         if learned:
             group.refused = None
         return group
@@ -139,7 +139,7 @@ class PollGroups:
             self._groups.pop(group.request, None)
 
     def of(self, key: ObjectKey, autowasm: AutoWasm) -> PollGroup | None:
-        """Its group, if the spec still has the group's source and Secret."""
+        """The group of an AutoWasm, if its spec still has the group's source and Secret."""
         group = self._of.get(key)
         return group if group is not None and group.request == _request_of(key, autowasm) else None
 
@@ -150,7 +150,7 @@ class PollGroups:
     def due(self, *, now: float) -> Iterator[PollGroup]:
         """The groups that are due, round robin over namespaces; the namespace with the oldest poll comes first.
 
-        So a thousand sources of one tenant delay another tenant's single source by one poll.
+        So a thousand sources of one tenant delay a single source of another tenant by one poll.
         """
         by_namespace: dict[str, list[PollGroup]] = {}
         for group in self._groups.values():
@@ -223,10 +223,10 @@ class PollResults(Protocol):
         """The record to publish instead of the current one; None: no change."""
 
     def published(self, key: ObjectKey, autowasm: AutoWasm, record: Record) -> AutoWasmError | None:
-        """`record` is in place now. Returns the permanent error of the source's newer version, if any."""
+        """`record` is in place now. Returns the permanent error of the source's newer version, if there is one."""
 
     def forget(self, key: ObjectKey) -> None:
-        """The object is gone or invalid, or another replica leads."""
+        """The object is gone or invalid, or another replica leads now."""
 
 
 class NoPollResults:

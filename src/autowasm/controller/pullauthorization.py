@@ -1,4 +1,4 @@
-"""PullAuthorizer: whether an AutoWasm may use its module with its own Secret (ADR 19).
+"""PullAuthorizer: decides whether an AutoWasm may use its module with its own Secret (ADR 19).
 
 It resolves nothing: it only checks that the login may read the module that the record names. Invariants: a Secret is read
 again every `secret_recheck` seconds and at each new record, never on the reconcile path; an unreachable API server or registry
@@ -26,10 +26,10 @@ from autowasm.limits import FetchLimits
 _log = structlog.get_logger(__name__)
 
 _CHECK_INTERVAL: Final = 1.0
-"""Seconds between two checks of what is due."""
+"""Seconds between two searches for due checks."""
 _JITTER: Final = 0.2
 _AT_ONCE: Final = 16
-"""Concurrent checks: after a start every AutoWasm with a Secret is due."""
+"""Concurrent checks: after start-up, every AutoWasm with a Secret is due."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,8 +1,8 @@
-"""ReconcileContext: one AutoWasm as read at the start of one reconcile; its fetch, and the origins of its modules (ADR 7, ADR 15).
+"""ReconcileContext: one AutoWasm as read at the start of a reconcile, its fetch, and the origins of its modules (ADR 7, ADR 15).
 
-An Origin names a module that sidecars may request, and the source to fetch it from again. Invariants: every module of the
-EnvoyFilter in place is remembered, with a record or without; a record that does not belong to the spec's source may be forged,
-so only its digest is remembered, without a source.
+An Origin names a module that sidecars may request, and a source to fetch it from again. Invariants: every module of the
+EnvoyFilter in place is remembered, with or without a record; a record that does not belong to the spec's source may be forged, so
+only its digest is remembered, without a source.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class ReconcileContext:
     """The record of the EnvoyFilter in place; None also if the record contradicts its spec."""
     previous: Status
     digests: tuple[Sha256Hex, ...] = ()
-    """The modules that the EnvoyFilter in place makes sidecars fetch, whatever its record names."""
+    """The modules that the EnvoyFilter in place makes sidecars fetch, regardless of its record."""
     records: tuple[Record, ...] = ()
     """`live`, and during a staged rollout the record of the module that it replaces."""
 
@@ -49,7 +49,7 @@ class ReconcileContext:
 
     @property
     def in_place(self) -> Sha256Hex | None:
-        """The module in place; None without an EnvoyFilter of ours, or if it names no module."""
+        """The module in place; None if there is no EnvoyFilter of ours, or if it names no module."""
         return self.digests[0] if self.digests else None
 
     def replicated(self, autowasm: AutoWasm) -> Record | None:
@@ -86,9 +86,9 @@ def remember_origins(
 def remember_orphan(
     published: PublishedModules, key: ObjectKey, envoyfilter: Mapping[str, Any] | None
 ) -> None:
-    """The AutoWasm is gone. Sidecars may request the module until the EnvoyFilter is gone too (None): a new Pod fetches at start.
+    """The AutoWasm is gone. Sidecars may request the module until the EnvoyFilter is gone too (None), because a new Pod fetches at start.
 
-    The garbage collector takes moments; an orphaned EnvoyFilter (`kubectl delete --cascade=orphan`) stays for good.
+    The garbage collector takes a moment; an orphaned EnvoyFilter (`kubectl delete --cascade=orphan`) stays permanently.
     """
     digests = envoyfilters.digests_of(envoyfilter) if envoyfilter is not None else ()
     if digests:

@@ -1,4 +1,4 @@
-"""AutoWasmReconciler: from an AutoWasm to its EnvoyFilter and status. Level-based, idempotent.
+"""AutoWasmReconciler: turns an AutoWasm into its EnvoyFilter and status. Level-based, idempotent.
 
 It follows the flow in docs/architecture.md. `fetchjobs.py` fetches, outside the reconcile path; the mode (Kubernetes or a
 directory) is hidden behind `interfaces.py`. Invariants: an EnvoyFilter is published only while its checked module is in the
@@ -65,12 +65,12 @@ UNMANAGED_RETRY = 15.0
 """Seconds between two checks of a foreign or terminating EnvoyFilter that has our name."""
 
 FETCHING_SHOWN_AFTER = 1.0
-"""Seconds. After a shorter fetch the status changes directly to `Synced`: no write for a phase too short to see."""
+"""Seconds. After a shorter fetch, the status changes directly to `Synced`: a phase that is too short to see is not written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """The modules of this replica: fetched, copied from other replicas, stored, published."""
+    """The modules of this replica: fetched, copied from other replicas, stored, or published."""
 
     jobs: FetchJobs
     store: BlobStore
@@ -84,7 +84,7 @@ class Modules:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """Reasons not to publish a module that is stored."""
+    """Checks that can block the publication of a stored module."""
 
     spec: Callable[[AutoWasm], None] = lambda _: None
     """The operator's settings and policy. Raises SpecError."""
@@ -94,7 +94,7 @@ class Checks:
     start: StartCheck | None = None
     """Whether the module starts with its configuration. None: not checked."""
     service: Callable[[], AutoWasmError | None] = lambda: None
-    """Why sidecars could not fetch a module that is published now; None: they can."""
+    """Why sidecars could not fetch a newly published module; None: they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class AutoWasmReconciler:
         return self._follow(key)
 
     def is_settled(self, key: ObjectKey) -> bool:
-        """True if each module of the published EnvoyFilter is stored, or was tried once and is not being fetched now (ADR 15)."""
+        """True if each module of the published EnvoyFilter is stored, or its fetch was tried once and is not running now (ADR 15)."""
         live = self._publisher.published(key)
         digests = envoyfilters.digests_of(live) if live is not None else ()
         stored = all(sha256 in self._store for sha256 in digests)
@@ -212,7 +212,7 @@ class AutoWasmReconciler:
                 return Result()
 
     def _first_missing(self, context: ReconcileContext, autowasm: AutoWasm) -> Record | None:
-        """The published record comes first, because sidecars request it now."""
+        """The published record comes first, because sidecars request it already."""
         live = context.live
         if live is not None and not belongs_to(live, str(autowasm.spec.filter.source)):
             live = None  # it may be forged
@@ -245,7 +245,7 @@ class AutoWasmReconciler:
         return await self._reconcile_module(context, autowasm)
 
     def _terminating(self, context: ReconcileContext, found: Lookup) -> Result:
-        """Write nothing for an object that is being deleted. Its module stays known while an EnvoyFilter names it."""
+        """Write nothing for an object that is being deleted. The module stays known while an EnvoyFilter names it."""
         self._jobs.forget(context.key)
         self._let_go(context.key)
         try:
@@ -277,7 +277,7 @@ class AutoWasmReconciler:
         return self._context(context.key, context.document)
 
     async def _reconcile_module(self, context: ReconcileContext, autowasm: AutoWasm) -> Result:
-        """Get the module that the spec names, and publish it when it is stored."""
+        """Get the module that the spec names, and publish it once it is stored."""
         ready = await self._get_ready(context, autowasm)
         rollout = autowasm.spec.rollout
         if self._staged is not None and rollout is not None:
@@ -287,7 +287,7 @@ class AutoWasmReconciler:
         return ready if isinstance(ready, Result) else await self._publish(context, autowasm, ready)
 
     async def _get_ready(self, context: ReconcileContext, autowasm: AutoWasm) -> "_Ready | Result":
-        """The module that the spec names, when nothing speaks against its publication."""
+        """The module that the spec names, once nothing blocks its publication."""
         key = context.key
         decision = decide(
             autowasm,
@@ -313,7 +313,7 @@ class AutoWasmReconciler:
         match state:
             case FetchDone(record) if record.sha256 in self._store:
                 return await self._check(context, autowasm, record)
-            case FetchDone():  # evicted or damaged since: fetch again
+            case FetchDone():  # evicted or damaged meanwhile: fetch again
                 self._jobs.forget(key)
                 return Result(requeue_after=GONE_RETRY)
             case FetchRunning(seconds):
@@ -334,7 +334,7 @@ class AutoWasmReconciler:
             return await self._failed(context, error, retry_in=NO_ROOM_RETRY)
         remember_origins(self._published, context, autowasm, record)
         if (problem := self._checks.service()) is not None:
-            return await self._failed(context, problem)  # a change of it queues all keys
+            return await self._failed(context, problem)  # a change of the Service queues all keys
         live = self._publisher.published(context.key)
         resend = self._updates.resend(context.key, live, record.sha256)
         wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
@@ -390,7 +390,7 @@ class AutoWasmReconciler:
         rollout: Rollout,
         ready: "_Ready | Result",
     ) -> Result:
-        """Publish in steps. While the module of an edited spec is not ready, the rollout of the one before is watched."""
+        """Publish in steps. While the module of an edited spec is not ready, the previous rollout is still watched."""
         record, start, result = None, StartDecision(), Result()
         if isinstance(ready, _Ready):
             record, start = ready.record, ready.start
@@ -423,7 +423,7 @@ class AutoWasmReconciler:
             self._replica_waiter.forget(key)
 
     async def _is_replicated(self, context: ReconcileContext, record: Record) -> bool:
-        """Whether the other replicas have the module, or the wait for them is over (ADR 14)."""
+        """Whether the other replicas have the module or the wait for them is over (ADR 14)."""
         if self._replica_waiter is None or record.sha256 in context.digests:
             return True
         state = self._replica_waiter.state(context.key, record.sha256)
@@ -460,15 +460,15 @@ class AutoWasmReconciler:
         return Result()
 
     async def _not_written(self, context: ReconcileContext, error: AutoWasmError) -> Result:
-        """Write the failed write to the status; raise the errors that the queue retries."""
+        """Record the failed write in the status; raise the errors that the queue retries."""
         if (
             error.reason == Reason.ENVOY_FILTER_REFUSED
-        ):  # no event reports when it would be accepted
+        ):  # no event reports when the write would be accepted
             await self._failed(context, error)
             raise error
         if error.reason not in WRITE_REASONS:
             raise error
-        # The informer only sees our label: no event reports that a foreign EnvoyFilter is handed over or deleted.
+        # The informer only sees objects with our label: no event reports that a foreign EnvoyFilter is handed over or deleted.
         retry_in = UNMANAGED_RETRY if error.reason in UNMANAGED_REASONS else None
         return await self._failed(context, error, retry_in=retry_in)
 
@@ -501,7 +501,7 @@ class AutoWasmReconciler:
         self._reporter.forget(key)
 
     def _let_go(self, key: ObjectKey) -> None:
-        """Drop the state that only a leader keeps."""
+        """Drop the state that only the leader keeps."""
         self._updates.polls.forget(key)
         self._lost.forget(key)
         if self._staged is not None:
@@ -515,7 +515,7 @@ class AutoWasmReconciler:
 
 
 def _is_retry(previous: Status, autowasm: AutoWasm) -> bool:
-    """Whether the status has the error of this generation, which is worth more than the phase of another attempt."""
+    """Whether the status has an error of this generation, which is more useful than the phase of another attempt."""
     return (
         previous.phase in {Phase.FAILED, Phase.DEGRADED}
         and previous.observed_generation == autowasm.metadata.generation

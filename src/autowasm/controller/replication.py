@@ -1,8 +1,9 @@
 """Replication between replicas: Prefetcher copies published modules, ReplicaWaiter delays publication (ADR 14).
 
-Fetching the module that a spec names is in `fetchjobs.py`; which replica sends a module, in `artifacts/peers.py`. Invariants: the prefetch
-asks no source: a digest in an EnvoyFilter may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `FIRST_TIMEOUT`
-+ `SECOND_TIMEOUT` seconds, so a replica that is gone delays no rollout, and one without the module copies it at the first request.
+`fetchjobs.py` fetches the module that a spec names; `artifacts/peers.py` chooses the replica that sends a module. Invariants: the
+prefetch asks no source: a digest in an EnvoyFilter may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR
+15); no publication waits longer than `FIRST_TIMEOUT` + `SECOND_TIMEOUT` seconds, so a replica that is gone does not block a rollout,
+and a replica without the module copies it at the first request.
 """
 
 import asyncio
@@ -34,9 +35,9 @@ class _Prefetch:
 class Prefetcher:
     """Copies the modules of EnvoyFilters in place from other replicas, before a sidecar requests them.
 
-    The source of a published module may be gone or replaced, so a replica with an empty disk could not fetch it. If every
-    replica of a rolling update started so, the last copy would go with the last old replica. `copy` copies a digest into the
-    store and returns whether it did. Calls `on_change` with the key when a copy has ended.
+    The source of a published module may be gone or replaced, so a replica with an empty disk could not fetch it. If every new
+    replica of a rolling update started this way, the last copy would be lost with the last old replica. `copy` copies a digest
+    into the store and returns whether it did. Calls `on_change` with the key when a copy ends.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class Prefetcher:
         self._copies: dict[ObjectKey, dict[Sha256Hex, _Prefetch]] = {}
 
     def ensure(self, key: ObjectKey) -> float | None:
-        """Copy missing modules in the background, with retries while they are published.
+        """Copy missing modules in the background, and retry while they are published.
 
-        Returns the seconds until the next try; None: there is none, or the end of a copy queues the key.
+        Returns the seconds until the next try; None: there is no next try, or the end of a copy queues the key.
         """
         missing, before = self._missing(key), self._copies.pop(key, {})
         for sha256, copy in before.items():
@@ -173,7 +174,7 @@ class ReplicaWaiter:
             self._begin(key, wait, SECOND_TIMEOUT)
 
     def forget(self, key: ObjectKey) -> None:
-        """The module was published or is no longer wanted, or another replica leads."""
+        """The module was published or is no longer wanted, or another replica leads now."""
         wait = self._waits.pop(key, None)
         if wait is not None and wait.task is not None:
             wait.task.cancel()

@@ -1,4 +1,4 @@
-"""The operator's say about staged rollouts in a namespace: a default for AutoWasms without `spec.rollout`, and a minimum. Pure.
+"""The operator's policy for staged rollouts in a namespace: a default for AutoWasms without `spec.rollout`, and a minimum. Pure.
 
 Invariant: with a minimum, no AutoWasm of the namespace changes all its Pods at once.
 """
@@ -14,10 +14,10 @@ from autowasm.units import parse_duration
 
 
 class MinimumRollout(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """How careful a rollout has to be at least. An absent field requires nothing."""
+    """The minimum care of a rollout. An absent field requires nothing."""
 
     first_step: int | str | None = None
-    """The first step has at most so many Pods: a count or a percentage, as in `spec.rollout.steps`."""
+    """The first step has at most this many Pods: a count or a percentage, as in `spec.rollout.steps`."""
     pause: str | None = None
     """`spec.rollout.pause` is at least this."""
     max_failure_ratio: float | None = None
@@ -49,7 +49,7 @@ def check_rule(name: str, default: Rollout | None, minimum: MinimumRollout | Non
 
 
 def completed(default: Rollout | None, minimum: MinimumRollout | None) -> Rollout:
-    """The rollout of an AutoWasm without one: the default, or else that of the CRD made as careful as the minimum."""
+    """The rollout of an AutoWasm without one: the default, or else the CRD's default, adjusted to the minimum."""
     if default is not None or minimum is None:
         return default or Rollout()
     made = Rollout()
@@ -93,7 +93,7 @@ def check(name: str, autowasm: AutoWasm, minimum: MinimumRollout | None) -> None
 
 
 def _shortfall(rollout: Rollout, minimum: MinimumRollout) -> tuple[str, str] | None:
-    """The field and what is wrong with it; None: it is careful enough."""
+    """The field and its problem; None: the rollout is careful enough."""
     if minimum.first_step is not None and not _is_at_most(rollout.steps[0], minimum.first_step):
         return (
             "steps",
@@ -110,7 +110,7 @@ def _shortfall(rollout: Rollout, minimum: MinimumRollout) -> tuple[str, str] | N
 
 
 def _is_at_most(step: int | str, most: int | str) -> bool:
-    """A count and a percentage are only comparable if the count is one Pod: no step has fewer."""
+    """A count and a percentage are only comparable if the count is one Pod, because no step has fewer."""
     if isinstance(step, int):
         return step == 1 or (isinstance(most, int) and step <= most)
     return isinstance(most, str) and int(step[:-1]) <= int(most[:-1])

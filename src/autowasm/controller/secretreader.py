@@ -1,7 +1,7 @@
 """ClusterSecrets: pull secrets, and a namespace's default pull secret names, read from the API server on demand.
 
-Not a cache: each attempt reads the current state (ADR 19). Invariants: each Secret is read by `get`, never listed;
-concurrent callers for the same one share one call (single flight).
+Not a cache: each attempt reads the current state (ADR 19). Invariants: each Secret is read by `get`, never listed; concurrent
+callers for the same Secret share one call (single flight).
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class ClusterSecrets:
     async def read(self, namespace: str, name: str) -> PullSecret | None:
         """GET the Secret, once for concurrent callers. Raises SecretAccessForbidden, SourceUnavailable."""
         key = ObjectKey(namespace, name)
-        # At a start all AutoWasms of a namespace request the same one at the same time.
+        # At start-up, all AutoWasms of a namespace request the same Secret at the same time.
         return await self._reads.join(key, partial(self._get_secret, key), slot=nullcontext)
 
     async def _get_secret(self, key: ObjectKey) -> PullSecret | None:
@@ -92,5 +92,5 @@ def _decoded(data: Mapping[str, str]) -> dict[str, bytes]:
         try:
             result[name] = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError, TypeError):
-            continue  # the API server stores none such; the reader reports the missing key
+            continue  # the API server stores no such Secret; the reader reports the missing key
     return result

@@ -1,9 +1,9 @@
 """SourcePolicy: which sources the AutoWasms of a namespace may use, from the operator's policy file.
 
-PolicyFile follows the file. `check_mesh_scope` checks mesh-wide selectors, and `warn_of_refused` reports published modules
-whose hosts the address policy refuses (ADR 0031). Not the address policy (see `net/addresspolicy.py`), which also applies.
-Invariants: with a policy, a namespace without a rule may use no source; exactly one rule applies to a namespace: the one
-with its name, else the matching pattern with the most literal characters, else `*`; a refusal names its rule.
+PolicyFile follows the file. `check_mesh_scope` checks mesh-wide selectors, and `warn_of_refused` reports published modules whose
+hosts the address policy refuses (ADR 0031). The address policy (`net/addresspolicy.py`) is separate and also applies. Invariants:
+with a policy, a namespace without a rule may use no source; exactly one rule applies to a namespace: the rule with its name, else
+the matching pattern with the most literal characters, else `*`; a refusal names its rule.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ from autowasm.text import shown, without_secrets
 
 
 def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
-    """Raises SpecError (`MeshWideNotAllowed`) for an empty selector in the root namespace: the whole mesh. Pure.
+    """Raises SpecError (`MeshWideNotAllowed`) for an empty selector in the root namespace, which selects the whole mesh. Pure.
 
     The result depends on the mesh's root namespace and on the operator's settings, not on the object alone.
     """
@@ -80,9 +80,9 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     allow_preflight_override: bool | None = None
     """Whether the annotation of an AutoWasm may name a weaker mode. None: as `--allow-preflight-override`."""
     rollout: Rollout | None = None
-    """Of AutoWasms without `spec.rollout`."""
+    """The rollout of AutoWasms without `spec.rollout`."""
     minimum_rollout: MinimumRollout | None = None
-    """How careful `spec.rollout` has to be at least."""
+    """The minimum care of `spec.rollout`."""
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +134,7 @@ class SourcePolicy:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Parse YAML or JSON. Raises UsageError that names all mistakes."""
+        """Parse YAML or JSON. Raises a UsageError that names all mistakes."""
         try:
             nodes.check_keys(nodes.decoded(data))
             document = msgspec.yaml.decode(data)
@@ -158,7 +158,7 @@ class SourcePolicy:
 
     @cached_property
     def _patterns(self) -> list[tuple[str, Rule]]:
-        """Patterns, the most specific first."""
+        """The patterns, the most specific one first."""
         patterns = [(name, rule) for name, rule in self.rules if set(name) & set("*?[")]
         return sorted(patterns, key=lambda one: (-sum(c not in "*?[]" for c in one[0]), one[0]))
 
@@ -269,7 +269,7 @@ def _denied(field: str, problem: str, remedy: str) -> SpecError:
 _log = structlog.get_logger(__name__)
 
 _RESCAN_MS = 5_000
-"""A check this often, for file systems that report no changes."""
+"""The interval of checks, for file systems that report no changes."""
 _CONFIRM_AFTER = 0.3
 """Seconds until a change is checked again: editors and copying tools write in parts."""
 _LOST_PAUSE = 1.0
@@ -334,7 +334,7 @@ class PolicyFile:
         return self.policy.object_hosts(namespace) if self.policy is not None else None
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Follow the file forever; calls `changed` when another policy is in force."""
+        """Follow the file forever; call `changed` when another policy is in force."""
         if self._path is None:
             return
         while True:
@@ -346,7 +346,7 @@ class PolicyFile:
                 await self._reload(self._path, changed)
 
     async def _follow(self, path: Path, changed: Callable[[], None]) -> None:
-        """Watch the directory, not the file: a ConfigMap's file is a link to a link that is swapped."""
+        """Watch the directory, not the file: a ConfigMap's file is a symlink to a symlink that is swapped."""
         changes = watchfiles.awatch(
             path.parent, rust_timeout=_RESCAN_MS, yield_on_timeout=True, recursive=False
         )
@@ -403,10 +403,10 @@ async def warn_of_refused(
     timeout: float,
     resolver: Callable[..., Any] = socket.getaddrinfo,
 ) -> None:
-    """Log one warning for each host that is refused. `timeout` in seconds, for one lookup; a name without an answer is skipped.
+    """Log one warning for each refused host. `timeout` in seconds, for one lookup; a name without an answer is skipped.
 
-    A published module needs no registry while a replica has it, so an upgrade without the necessary flag would fail only when the
-    last cache is lost. Invariants: names are resolved and no connection is made; no published module changes.
+    A published module needs no registry while a replica has it, so an upgrade that lacks the necessary flag would fail only when
+    the last cache is lost. Invariants: names are resolved and no connection is made; no published module changes.
     """
     policy = AddressPolicy.of(outgoing)
     proxies = ProxyRules(Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy)

@@ -1,7 +1,7 @@
-"""StagedPublisher: writes what a staged rollout decides, in its order: the status, then the EnvoyFilter (ADR 39).
+"""StagedPublisher: writes the decisions of a staged rollout in order: the status first, then the EnvoyFilter (ADR 39).
 
-The decisions are in `rollout/`. Invariants: the EnvoyFilter is never ahead of `status.rollout`, so a successor finds at most one
-that is behind, and writes it; an Event follows the status that it is about; `Synced` is written after the EnvoyFilter.
+The decisions are in `rollout/`. Invariants: the EnvoyFilter is never ahead of `status.rollout`, so a new leader finds at most an
+EnvoyFilter that is behind, and writes it; an Event follows the status that it reports; `Synced` is written after the EnvoyFilter.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class StagedResult:
 
 @dataclass(frozen=True, slots=True)
 class _Writing:
-    """What a status is made of."""
+    """The input of a status."""
 
     autowasm: AutoWasm
     state: RolloutStatus
@@ -91,9 +91,9 @@ class StagedPublisher:
         record: Record | None,
         start: StartDecision,
     ) -> StagedResult:
-        """One look, and what follows from it.
+        """Look once, and write the result.
 
-        `record`: the module of the spec, which is ready to be published; None: it is not. Raises as `Publisher.publish`.
+        `record`: the module of the spec, ready to be published; None: it is not ready. Raises as `Publisher.publish`.
         """
         key, live = context.key, self._publisher.published(context.key)
 
@@ -132,7 +132,7 @@ class StagedPublisher:
     async def _write_state(
         self, context: ReconcileContext, writing: "_Writing", *, is_published: bool
     ) -> ReconcileContext:
-        """Write the state into the status unless only figures differ. Returns the object as it is then."""
+        """Write the state into the status unless only figures differ. Returns the object as it is after that."""
         previous, state = context.previous, writing.state
         stored = previous.rollout if previous.rollout is not UNSET else None
         status = self._status(context, writing, is_published=is_published)
@@ -151,7 +151,7 @@ class StagedPublisher:
         previous, state, now = context.previous, writing.state, self._now()
         record, has_ended = writing.record, writing.state.phase is RolloutPhase.SUCCEEDED
         if record is None or not _is_of(state, record) or (has_ended and not is_published):
-            # It is about what the spec names now, or about the EnvoyFilter that is in place.
+            # The rest of the status is about the module that the spec names now, or about the EnvoyFilter in place.
             return msgspec.structs.replace(previous, rollout=state)
         autowasm = writing.autowasm
         if not has_ended:
@@ -182,7 +182,7 @@ class StagedPublisher:
         return ReconcileContext.of(context.key, found.document, live=live)
 
     def forget(self, key: ObjectKey) -> None:
-        """The object is gone, has no rollout, or another replica leads."""
+        """The object is gone, has no rollout, or another replica leads now."""
         self._driver.forget(key)
 
 
@@ -193,13 +193,13 @@ def _is_of(state: RolloutStatus, record: Record) -> bool:
 
 
 def _is_of_write(previous: Status) -> bool:
-    """Whether the status has the error of the last write, which another one may meet, too."""
+    """Whether the status has the error of the last write, which the next write may also raise."""
     ready = previous.condition(ConditionType.READY)
     return ready is not None and ready.reason in {*WRITE_REASONS, Reason.ENVOY_FILTER_REFUSED}
 
 
 def _is_same(previous: Status, status: Status) -> bool:
-    """Whether nothing differs that a person or a successor needs at once: words and figures of a rollout are written at times."""
+    """Whether no difference is urgent for the user or a new leader: messages and figures of a rollout are written at intervals."""
 
     def lasting(one: Status) -> Any:
         conditions = [

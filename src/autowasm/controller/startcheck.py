@@ -1,9 +1,9 @@
-"""StartCheck: whether a module starts with its configuration, decided before an EnvoyFilter names it (ADR 37).
+"""StartCheck: decides whether a module starts with its configuration, before an EnvoyFilter names it (ADR 37).
 
-`preflight/` runs the module in a child process, outside the reconcile path; a finished run queues the key again. Invariants:
-only a new combination of module, configuration, environment and root id is judged, so a restart, a failover and an upgrade
-judge nothing that is published; a filter in place is never touched; only a refusal of the module itself, and in mode `strict`
-also doubt, keeps a module from being published; the status holds the last verdict, so a successor does not repeat it.
+`preflight/` runs the module in a child process, outside the reconcile path; a finished run queues the key again. Invariants: only
+a new combination of module, configuration, environment and root id is judged, so a restart, a failover or an upgrade does not
+judge a published module; a filter in place is never touched; only a refusal of the module itself, and in mode `strict` also an
+unknown result, blocks its publication; the status holds the last verdict, so a new leader does not repeat it.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 _RETRY: Final = 30.0
 """Seconds until a module without a verdict is judged again, in mode `strict`."""
 _COMBINATION: Final = 16
-"""Hexadecimal digits of a key that say which combination was judged. The others are for all else that a verdict depends on."""
+"""Hexadecimal digits of a key that identify the combination that was judged. The others cover everything else that a verdict depends on."""
 _STATUSES: Final = frozenset({"True", "False", "Unknown"})
 _MESSAGE: Final = 32_768
 """Characters, as in the CRD."""
@@ -52,19 +52,19 @@ class StartJudge(Protocol):
         """The verdict on the stored module with this configuration."""
 
     def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
-        """All that the verdict depends on, as a short text."""
+        """Everything that the verdict depends on, as a short text."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartPending:
-    """The module is being judged for `seconds`. The end queues the key."""
+    """The module has been judged for `seconds` so far. The end queues the key."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class StartDecision:
-    """`error`: why the module must not be published. `condition` and `preflight` go to the status; None and UNSET: neither."""
+    """`error`: why the module must not be published. `condition` and `preflight` are written to the status; None and UNSET: nothing to write."""
 
     condition: Condition | None = None
     preflight: Preflight | UnsetType = UNSET
@@ -75,7 +75,7 @@ class StartDecision:
 def mode_of(
     autowasm: AutoWasm, operators: Callable[[str], tuple[PreflightMode, bool]]
 ) -> PreflightMode:
-    """The mode for this object. `operators`: the mode of a namespace, and whether an annotation may weaken it.
+    """The mode for this object. `operators`: the mode of the namespace, and whether an annotation may weaken it.
 
     Raises SpecError for an annotation that is invalid or weaker than the operator allows.
     """
@@ -100,7 +100,7 @@ def mode_of(
 
 
 def _is_in_place(live: Mapping[str, Any] | None, wanted: Plugin, sha256: Sha256Hex) -> bool:
-    """Whether `live` has all that decides whether the module starts: also if only its ports are others, for example."""
+    """Whether everything that affects the module's start is the same in `live`, even if, for example, its ports differ."""
     if live is None or envoyfilters.digests_of(live) != (sha256,):
         return False
     try:
@@ -111,7 +111,7 @@ def _is_in_place(live: Mapping[str, Any] | None, wanted: Plugin, sha256: Sha256H
 
 
 def _deciding(plugin: Plugin) -> tuple[bytes | None, dict[str, str], str]:
-    """What decides whether a module starts, besides the module."""
+    """The parts of an EnvoyFilter that affect the module's start, besides the module."""
     return plugin.configuration, dict(plugin.environment), plugin.root_id
 
 
@@ -121,7 +121,7 @@ def _combination(sha256: Sha256Hex, plugin: Plugin) -> str:
 
 
 def _usable(preflight: Preflight | UnsetType) -> Preflight | UnsetType:
-    """UNSET for a verdict that is no condition: another client wrote it."""
+    """UNSET for a verdict that is not a valid condition: another client wrote it."""
     if preflight is UNSET:
         return UNSET
     is_usable = (
@@ -172,7 +172,7 @@ class StartCheck:
         wanted: Mapping[str, Any],
         live: Mapping[str, Any] | None,
     ) -> StartDecision | StartPending:
-        """Whether `wanted` may be published in the place of `live`, the EnvoyFilter of the object that is in place."""
+        """Whether `wanted` may replace `live`, the object's EnvoyFilter in place."""
         mode = mode_of(autowasm, self._operators)
         if mode is PreflightMode.OFF:
             self.forget(context.key)
@@ -181,11 +181,11 @@ class StartCheck:
         last = _usable(context.previous.preflight)
         is_in_place = _is_in_place(live, plugin, sha256)
         combination = _combination(sha256, plugin)
-        # Also the verdict of another version of wasmer, or one with another failStrategy.
+        # Also a verdict of another version of wasmer, or a verdict for another failStrategy.
         if is_in_place and (last is UNSET or last.key.startswith(combination)):
             return self._unchanged(context, last)
         key = combination + self._judge.key(sha256, plugin)
-        if is_in_place:  # the status has the verdict on another combination, which was refused
+        if is_in_place:  # the status has the verdict on another, refused combination
             mode = PreflightMode.WARN
         elif last is not UNSET and last.key == key:
             return self._of_status(last, autowasm, mode)
@@ -198,12 +198,12 @@ class StartCheck:
         return self._of_result(job.result, job.key, plugin, autowasm, mode)
 
     def _unchanged(self, context: ReconcileContext, last: Preflight | UnsetType) -> StartDecision:
-        """The status has what is known of the combination in place."""
+        """The decision that keeps the status's verdict on the combination in place."""
         self.forget(context.key)
         return StartDecision(context.previous.condition(ConditionType.STARTS), last)
 
     def published(self, key: ObjectKey) -> None:
-        """The module was published. A run that only reports on it goes on."""
+        """The module was published. A run that only reports on it continues."""
         job = self._jobs.get(key)
         if job is not None and job.task is None:
             del self._jobs[key]
@@ -267,7 +267,7 @@ class StartCheck:
         if preflight.status not in refuses.get(mode, set()):
             return StartDecision(condition, preflight)
         known = {one.value: one for one in Reason}
-        reason = known.get(preflight.reason, Reason.START_FAILED)  # another version may have others
+        reason = known.get(preflight.reason, Reason.START_FAILED)  # another version may have other reasons
         return StartDecision(condition, preflight, AutoWasmError(preflight.message, reason=reason))
 
 

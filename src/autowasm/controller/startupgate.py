@@ -1,6 +1,6 @@
 """StartupGate: when a new replica becomes ready (ADR 15).
 
-Ready means that each module that an Envoy was told to fetch is stored or was tried once, or that the start-up deadline has
+Ready means that each module that an Envoy must fetch is stored or one fetch of it was tried, or that the start-up deadline has
 passed. It is not a health check. Invariant: an open gate stays open, so a registry that fails later never makes a replica
 unready.
 """
@@ -23,7 +23,7 @@ class StartupGate:
 
     def expect(self, keys: Iterable[ObjectKey]) -> None:
         """Everything was read: wait for these keys."""
-        if self._opened.is_set():  # after the deadline nothing makes the replica unready
+        if self._opened.is_set():  # after the deadline, nothing makes the replica unready
             return
         self._pending = dict.fromkeys(sorted(keys))
         self._update()
@@ -33,7 +33,7 @@ class StartupGate:
         return self._pending is not None and key in self._pending
 
     def settled(self, key: ObjectKey) -> None:
-        """The modules that the key has published are stored, or were tried once."""
+        """The modules that the key has published are stored, or one fetch of each was tried."""
         if self._pending and key in self._pending:
             del self._pending[key]
             self._update()

@@ -1,8 +1,8 @@
-"""StatusReporter: writes a changed status and reports it in log, Events and metrics; pure functions that build a status.
+"""StatusReporter: writes a changed status and reports it in the log, Events and metrics; also pure functions that build a status.
 
-Invariants: `Synced` is written only after the EnvoyFilter is in place; `Degraded` only while one is; a time changes only with
-the fact that it dates; an unchanged status is neither written nor reported again; one of `Reconciling` and `Stalled` is there
-unless `Ready` is True, and it comes and goes in the same write as `observedGeneration` (kstatus).
+Invariants: `Synced` is written only after the EnvoyFilter is in place; `Degraded` only while one is; a timestamp changes only
+together with the fact that it dates; an unchanged status is neither written nor reported again; unless `Ready` is True, the
+status has `Reconciling` or `Stalled`, which is added and removed in the same write as `observedGeneration` (kstatus).
 """
 
 from collections import Counter
@@ -67,7 +67,7 @@ def synced_status(
     now: str,
     rollout: RolloutStatus | UnsetType = UNSET,
 ) -> Status:
-    """The module is fetched, checked, stored and published. `rollout`: the staged one that has ended."""
+    """The module is fetched, checked, stored and published. `rollout`: the staged rollout that has ended."""
     module = _module(record, previous, now)
     message = (
         f"module sha256:{record.sha256[:12]} ({format_size(record.size)}, ABI {record.abi}) "
@@ -121,7 +121,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
 
 
 def replicating_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
-    """The module is stored here; the other replicas learn its record before any Envoy does (ADR 14)."""
+    """The module is stored here; the other replicas receive its record before any Envoy does (ADR 14)."""
     message = (
         f"module sha256:{record.sha256[:12]} is stored; waiting for the other replicas to copy it"
     )
@@ -131,7 +131,7 @@ def replicating_status(record: Record, *, live: bool, previous: Status, now: str
 def _stored_status(
     record: Record, message: str, *, live: bool, previous: Status, now: str
 ) -> Status:
-    """The module is stored; something else comes before Envoy hears of it."""
+    """The module is stored, but another step precedes its publication."""
     generation = previous.observed_generation
     return Status(
         phase=Phase.FETCHING,
@@ -236,13 +236,13 @@ def rollout_status(
 
 
 def judging_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
-    """The module is stored; it is started with its configuration before any Envoy does it (ADR 37)."""
+    """The module is stored; wasmer starts it with its configuration before any Envoy does (ADR 37)."""
     message = f"module sha256:{record.sha256[:12]} is stored; wasmer starts it with its configuration before it is published"
     return _stored_status(record, message, live=live, previous=previous, now=now)
 
 
 def with_start(status: Status, decision: StartDecision, *, now: str) -> Status:
-    """The status with what is known of the module's start."""
+    """The status with the result of the module's start."""
     condition = decision.condition
     if condition is not None:
         condition = msgspec.structs.replace(condition, message=_cut(condition.message))
@@ -300,7 +300,7 @@ def _conditions(
 def _progress(
     status: str, reason: str, message: str
 ) -> Iterator[tuple[ConditionType, tuple[str, str, str]]]:
-    """The condition by which kstatus (Helm, Flux) tells waiting from failure; none if `Ready` is True."""
+    """The condition by which kstatus (Helm, Flux) distinguishes waiting from failure; none if `Ready` is True."""
     if status != "True":
         kind = ConditionType.STALLED if reason in _STALLED else ConditionType.RECONCILING
         yield kind, ("True", reason, message)
@@ -327,7 +327,7 @@ class PodReports(Protocol):
         """Return when Pods are listed, or after a deadline without them."""
 
     async def report(self, key: ObjectKey, /) -> PodReport | None:
-        """The value of `status.pods` and the conditions of Pods; None: unknown now."""
+        """The value of `status.pods` and the Pod conditions; None: unknown now."""
 
 
 class StatusReporter:
@@ -347,7 +347,7 @@ class StatusReporter:
         self._record_event = record_event
         self._phases: dict[ObjectKey, Phase] = {}
         self._counts: Counter[Phase] = Counter()
-        for phase in Phase:  # set now: for an alert, an absent series is not zero
+        for phase in Phase:  # set now, because an absent series is not zero for an alert
             metrics.autowasms.labels(phase.value).set(0)
 
     async def prepare(self) -> None:
@@ -403,7 +403,7 @@ class StatusReporter:
         """Record a new module or a failure as an Event."""
         ready = status.condition(ConditionType.READY)
         if ready is not None and ready.reason == Reason.ROLLOUT_FAILED:
-            return  # the rollout has Events of its own
+            return  # the rollout has its own Events
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
             self._record_event(context.document, "Warning", status.phase.value, status.message)
         elif status.phase is Phase.SYNCED and status.module is not UNSET:
@@ -424,7 +424,7 @@ def _names_another_module(status: Status, previous: Status) -> bool:
 
 
 def _only_counts(status: Status) -> PodReport | None:
-    """Without what is known of the module: it was about the previous one."""
+    """The Pod counts without the facts about the module, which were about the previous module."""
     if status.pods is UNSET:
         return None
     return PodReport(Pods(matched=status.pods.matched, injected=status.pods.injected))

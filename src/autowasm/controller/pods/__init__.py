@@ -1,1 +1,1 @@
-"""Which Pods have a module (downloadtracker, load report), and which must get it again (resend)."""
+"""Finds the Pods that have a module (downloadtracker, load report), and those that must fetch it again (resend)."""

@@ -1,4 +1,4 @@
-"""SidecarStats: the statistics of one sidecar that say what became of a plug-in. Parsed from its Prometheus page. Pure.
+"""SidecarStats: the statistics of one sidecar that show the state of a plug-in, parsed from its Prometheus page. Pure.
 
 `statsreader.py` gets the page, `runstate.py` judges. Every Istio sidecar serves the page on port 15090: Istio's bootstrap always
 includes the prefixes `wasm`, `server` and `listener_manager`. Invariants: any bytes are parsed without an error, in time linear in
@@ -27,24 +27,24 @@ FILTER: Final = "|".join(
         r"^http\..+\.downstream_rq_[1-5]xx$",
     )
 )
-"""Envoy matches it with its own names, before it takes the tags out of them."""
+"""Envoy matches it against its own names, before it extracts the tags."""
 PATH: Final = "/stats/prometheus"
 TARGET: Final = f"{PATH}?filter={quote(FILTER, safe='')}"
 """Path and query of the request."""
 
 MAX_PLUGINS: Final = 256
-"""Plug-ins of one page; more are ignored, because readings are kept."""
+"""Plug-ins of one page; further ones are ignored, because readings are kept in memory."""
 MAX_SERIES: Final = 512
-"""Characters of the name of a series. Names of Kubernetes have at most 253."""
+"""Characters of a series name. Kubernetes names have at most 253."""
 _STEP: Final = 32 * 1024
 """Bytes of a page that are parsed at once: about a millisecond."""
 _SAMPLE: Final = re.compile(
     rb"^(istio_requests_total|envoy_(?:wasm|server|listener_manager|http)\w{0,1000})(?:\{([^\n]{0,8000})\})? (\d{1,18})$",
     re.MULTILINE,
 )
-"""Istio's longest series have some 1500 characters; lines that are longer than this are not its own."""
+"""Istio's longest series have some 1500 characters; longer lines than this are not Istio's."""
 _LABEL: Final = re.compile(r'\b(\w+)="((?:[^"\\]|\\.)*)"')
-"""It begins at a word, so that a long word is tried once."""
+"""It begins at a word boundary, so that a long word is tried only once."""
 _RELOAD: Final = re.compile(r"envoy_wasm_(?:(\w+)_)?vm_reload(?:_(success|failure|backoff))?")
 _VMS: Final = "envoy_wasm_envoy_wasm_runtime_v8_active"
 _CREATED_VMS: Final = "envoy_wasm_envoy_wasm_runtime_v8_created"
@@ -83,11 +83,11 @@ class ReloadCounts:
     success: int = 0
     failure: int = 0
     backoff: int = 0
-    """Requests that met a crashed VM too soon after the last reload."""
+    """Requests that met a crashed VM too soon after its last reload."""
 
     @property
     def total(self) -> int:
-        """All of them: each is the consequence of a crash."""
+        """The sum: each reload follows a crash."""
         return self.success + self.failure + self.backoff
 
 
@@ -95,7 +95,7 @@ class ReloadCounts:
 class Requests:
     """Requests that a sidecar received for its service, by class of the response's status.
 
-    Class 5 includes what the service itself answered. 0: no response, such as a client that went away.
+    Class 5 includes the service's own responses. Class 0: no response, for example because the client disconnected.
     """
 
     by_class: Mapping[int, int] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Requests:
         return self.by_class.get(5, 0)
 
     def since(self, before: "Requests") -> "Requests | None":
-        """The requests after `before`; None if a counter went back, so that it is not known how many there were."""
+        """The requests since `before`; None if a counter went back, because their number is then unknown."""
         classes = self.by_class.keys() | before.by_class.keys()
         grown = {one: self.by_class.get(one, 0) - before.by_class.get(one, 0) for one in classes}
         return Requests(grown) if all(count >= 0 for count in grown.values()) else None
@@ -121,45 +121,45 @@ class Requests:
 class SidecarStats:
     """One reading of one Envoy process.
 
-    The counters of fetches and the gauge of VMs are of the whole process. They start again at 0 when the last filter chain that
-    used a plug-in ends, also without a restart.
+    The counters of fetches and the gauge of VMs count for the whole process. They restart at 0 when the last filter chain that
+    uses a plug-in ends, even without a restart of Envoy.
     """
 
     read_at: float = 0.0
     """Seconds on the monotonic clock of the reader."""
     plugins: Mapping[str, ReloadCounts] = field(default_factory=dict)
-    """By series (`series_of`): all plug-ins that the process knows, those of draining filter chains included."""
+    """By series (`series_of`): all plug-ins that the process knows, including those of draining filter chains."""
     active_vms: int | None = None
-    """V8 VMs of all plug-ins: for each plug-in that runs, one for each worker and two more. None: none was ever started.
+    """V8 VMs of all plug-ins: for each running plug-in, one per worker and two more. None: none was ever started.
 
     May be too low, or after the end of a plug-in too high, until the next VM starts or ends: each thread sets the gauge to its own
     count (`LifecycleStatsHandler::onEvent`, envoy source/extensions/common/wasm/stats_handler.cc).
     """
     created_vms: int = 0
-    """V8 VMs that were started: for each start of a plug-in those that run, and one that is ended when it was configured."""
+    """V8 VMs that were started: for each start of a plug-in, those that run, and one that ends after it was configured."""
     fetched: int = 0
     """Modules that arrived, from a server or from the cache of the process."""
     fetch_failures: int = 0
-    """Fetches that were given up after the last retry."""
+    """Fetches that failed after the last retry."""
     warming: int | None = None
-    """Listeners that wait for something, such as a module, before they are used."""
+    """Listeners that wait for a dependency, such as a module, before they are used."""
     rejected: int | None = None
-    """Updates of listeners that Envoy rejected."""
+    """Listener updates that Envoy rejected."""
     listeners_created: int | None = None
     listeners_changed: int | None = None
     """Listeners that were added or changed, as a whole or in some filter chains."""
     draining: int | None = None
-    """Listeners and filter chains that were replaced, and still serve the connections that they have."""
+    """Listeners and filter chains that were replaced, but still serve their open connections."""
     concurrency: int | None = None
     """Worker threads."""
     uptime: int | None = None
     """Seconds; Envoy updates it every five."""
     requests: Requests | None = None
-    """None: the page has no such statistic, because there was no request yet, or because none are counted."""
+    """None: the page has no such statistic, because there was no request yet or requests are not counted."""
 
     @property
     def is_envoy(self) -> bool:
-        """Whether the page has what Istio's bootstrap always includes: only then does an absent plug-in mean anything."""
+        """Whether the page has the statistics that Istio's bootstrap always includes: only then is an absent plug-in evidence."""
         return self.concurrency is not None and self.listeners_created is not None
 
     def reloads_of(self, plugin: str) -> ReloadCounts | None:
@@ -218,10 +218,10 @@ Reading = SidecarStats | UnreadStats
 
 
 def series_of(plugin: str) -> tuple[str, ...]:
-    """How the statistics of a plug-in are called on a Prometheus page: as Envoy writes the name, and as Istio's tags leave it.
+    """The names of a plug-in's statistics on a Prometheus page: as Envoy writes them, and after Istio's tags are extracted.
 
-    Envoy replaces what Prometheus does not allow in names, so `a-b` and `a.b` are the same. Istio's bootstrap cuts tags out of
-    any statistic, also out of the name of a plug-in that has `cache.` or `component.` in it.
+    Envoy replaces characters that Prometheus does not allow in names, so `a-b` and `a.b` are the same. Istio's bootstrap extracts
+    tags from any statistic, even from the name of a plug-in that contains `cache.` or `component.`.
     """
     rest, labels = f"wasm.{plugin}.vm_reload", dict[str, str]()
     whole = _reload_series(rest, {})
@@ -255,7 +255,7 @@ def parse(page: bytes, *, read_at: float = 0.0) -> SidecarStats:
 
 
 def parse_in_steps(page: bytes, *, read_at: float = 0.0) -> Generator[None, None, SidecarStats]:
-    """Parse a Prometheus page, for `in_steps`. Lines that are not known are skipped; of a repeated one the last counts."""
+    """Parse a Prometheus page, for `in_steps`. Unknown lines are skipped; of a repeated line, the last one counts."""
     found = _Page()
     begin = 0
     while begin < len(page):
@@ -270,7 +270,7 @@ def parse_in_steps(page: bytes, *, read_at: float = 0.0) -> Generator[None, None
 
 
 def is_prometheus(page: bytes) -> bool:
-    """Whether the page is in the text format of Prometheus, judged by its first line. An empty page is."""
+    """Whether the page is in Prometheus text format, judged by its first line. An empty page is."""
     first = page[:1024].lstrip().split(b"\n", 1)[0]
     return not first or bool(re.match(rb"#|[a-zA-Z_:][a-zA-Z0-9_:]*(\{.*)?[ }]", first))
 
@@ -350,7 +350,7 @@ def _sum(single: Mapping[str, int], names: Iterable[str]) -> int | None:
 
 
 def _class(code: str) -> int:
-    """1 to 5 for a status or a class of them (`503`, `5xx`, `5`); otherwise 0."""
+    """1 to 5 for a status code or class (`503`, `5xx`, `5`); otherwise 0."""
     return int(code[0]) if code[:1] in {"1", "2", "3", "4", "5"} else 0
 
 

@@ -1,8 +1,8 @@
 """DownloadEvidence: the known downloads of one module, from the replicas' download logs and a previous leader's status.
 
-`downloadtracker.py` queries the replicas, `loadreport.py` decides. Invariants: a download counts for the only Pod that has its address,
-and only after that Pod's start; one without a Pod is kept for the Pod that appears with its address later; a status is taken
-over only if it covers every Pod.
+`downloadtracker.py` queries the replicas, `loadreport.py` decides. Invariants: a download counts only for a Pod that has its address,
+which no other Pod may have, and only after that Pod's start; a download whose address has no Pod yet is kept for a Pod that gets the
+address later; a status is taken over only if it covers every Pod.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +19,12 @@ from autowasm.controller.pods.podindex import Pod
 NEVER = float("inf")
 _LARGEST: Final = 2**53
 _STEP: Final = 200
-"""Addresses of one step: some tenths of a millisecond."""
+"""Addresses in one step: some tenths of a millisecond."""
 _PIECE: Final = 16 * 1024
 """Bytes of a document that are decoded at once: some 400 addresses, half a millisecond."""
 _SEEN: Final = b'"seen":{'
 _SAME: Final = 5.0
-"""Seconds by which two answers may date one request differently: each has an age, and takes time to arrive."""
+"""Seconds by which two answers may date one request differently: an answer contains an age, and takes time to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +48,23 @@ class DownloadEvidence:
     """Evidence about one module. Times are seconds since the epoch."""
 
     fetched: dict[bytes, float] = field(default_factory=dict)
-    """Uids of Pods to the time of the download; 0: before this leader."""
+    """Uid of a Pod → time of the download; 0: before this leader."""
     refused: dict[bytes, int] = field(default_factory=dict)
-    """Uids of Pods whose last answer was an error, to its status."""
+    """Uid of a Pod whose last answer was an error → status of the error."""
     watched_since: float = NEVER
-    """All replicas have logged since then; infinity if one did not answer."""
+    """The logs of all replicas are complete since then; infinity if one did not answer."""
     strangers: dict[str, float] = field(default_factory=dict)
-    """Addresses with requests but without a Pod, to the time of the last; not those that had a Pod at the last query."""
+    """Address with requests but without a Pod → time of the last request; except addresses that had a Pod at the last query."""
     queried: bool = False
     """Whether the replicas were queried at all."""
     learned: float = 0.0
     """Time of the last query about this module."""
     is_behind: bool = False
-    """Whether there was a download or an error since then, which may be of this module."""
+    """Whether there was a download or an error since then, which may concern this module."""
     _unplaced: dict[str, _Query] = field(default_factory=dict)
-    """By address: requests that fit no Pod, or more than one."""
+    """By address: requests that match no Pod, or several."""
     _placed: dict[str, float] = field(default_factory=dict)
-    """By address: the last time at which it was a Pod's."""
+    """By address: the last time at which a Pod had it."""
 
     def learn(
         self,
@@ -74,9 +74,9 @@ class DownloadEvidence:
         complete: bool,
         pods_at: Callable[[str], Iterable[Pod]],
     ) -> Iterator[None]:
-        """Take over `documents` of the download logs, requested at `now`; `complete`: every replica answered.
+        """Merge `documents` of the download logs, requested at `now`; `complete`: every replica answered.
 
-        In steps, so that a mesh of many Pods does not hold the loop; nothing changes before the last step.
+        Runs in steps, so that a large mesh does not block the event loop; nothing changes before the last step.
         """
         new = DownloadEvidence(learned=now)
         ups: list[float] = []
@@ -139,7 +139,7 @@ class DownloadEvidence:
             self.fetched[pod.uid] = query.fetched
 
     def believe(self, previous: Status, sha256: str, pods: Iterable[Pod]) -> Iterator[None]:
-        """Take over the fetched Pods of a status that says of every Pod whether it had this module. In steps."""
+        """Take over the fetched Pods of a status that states for every Pod whether it had this module. In steps."""
         module, reported = previous.module, previous.pods
         if (
             module is UNSET
@@ -182,10 +182,10 @@ def loads(document: bytes) -> dict[str, Any]:
 
 
 def read(document: bytes) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:
-    """A document of the download log: all but `seen`, and then the ages by address, decoded in pieces.
+    """A document of the download log: everything except `seen`, then the ages by address, decoded in pieces.
 
-    A decoder holds the loop, and every thread, until it is done: 30 ms for 50 000 addresses. `seen` comes last, and its entries
-    contain no objects, so it can be cut after any of them. Another form of `seen` is decoded at once.
+    A decoder blocks the event loop and every thread until it is done: 30 ms for 50 000 addresses. `seen` comes last, and its
+    entries contain no objects, so it can be cut after any entry. Another form of `seen` is decoded at once.
     """
     begin = document.find(_SEEN)
     if begin >= 0 and document.endswith(b"}}"):
@@ -203,7 +203,7 @@ def _in_pieces(document: bytes, begin: int, end: int) -> Iterator[tuple[str, dic
         try:
             piece = msgspec.json.decode(b"{" + document[begin:stop] + b"}")
         except (ValueError, RecursionError):
-            # `seen` is not the last field, or the cut was within a string or an object: none of our replicas writes that. Or invalid JSON.
+            # `seen` is not the last field, or the cut was inside a string or an object (no replica writes that), or the JSON is invalid.
             yield from _by_address(loads(document).get("seen"))
             return
         yield from _by_address(piece)
@@ -217,7 +217,7 @@ def _by_address(entries: object) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _latest(before: _Query, ages: dict[str, Any], *, now: float) -> _Query:
-    """The requests of an address, with those that one more replica logged."""
+    """The requests of an address, merged with those that another replica logged."""
     fetched, refused, status = before.fetched, before.refused, before.status
     if "ok" in ages:
         fetched = max(fetched, now - number(ages["ok"]))
@@ -227,5 +227,5 @@ def _latest(before: _Query, ages: dict[str, Any], *, now: float) -> _Query:
 
 
 def number(value: object, default: float = 0.0) -> float:
-    """A valid number; `default` if it is invalid, or larger than any that we write."""
+    """The number; `default` if it is invalid, or larger than any that we write."""
     return float(value) if isinstance(value, int | float) and 0 <= value <= _LARGEST else default

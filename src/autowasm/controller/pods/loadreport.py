@@ -1,9 +1,9 @@
-"""LoadReport: which Pods have the module, which do not, and why. Pure.
+"""LoadReport: the Pods that have the module, the Pods that do not, and why. Pure.
 
 `downloadtracker.py` queries the replicas. Invariants: unknown states are reported as unknown; a Pod counts as fetched only if its
 address, which no other Pod has, downloaded the whole module since it started; `NeverAsked` requires that every replica answered
-and has logged for as long as the Pod could have asked. Not detected: a proxy container that restarts within its Pod, and
-clocks of nodes that differ by more than a Pod takes to start.
+and has kept its log since the Pod could first have asked. Not detected: a proxy container that restarts within its Pod, and a
+clock skew between nodes above the start time of a Pod.
 """
 
 import enum
@@ -18,7 +18,7 @@ from autowasm.reasons import Reason
 
 
 class MissingReason(enum.Enum):
-    """Why a Pod is not known to have the module; the values are in the status and in metric labels."""
+    """Why a Pod is not known to have the module; the values appear in the status and in metric labels."""
 
     REFUSED = "Refused"
     NEVER_ASKED = "NeverAsked"
@@ -35,7 +35,7 @@ STEP: Final = 500
 _Missing = tuple[int, str, str, Pod]
 """Rank, namespace, name, and the Pod itself."""
 _FACTS = frozenset({MissingReason.REFUSED, MissingReason.NEVER_ASKED, MissingReason.NOT_INJECTED})
-"""The other reasons mean that the Pod may have the module all the same, or may get it."""
+"""With the other reasons, the Pod may still have the module, or may get it."""
 _RANKS = {why: number for number, why in enumerate((*MissingReason,))}
 _WORDS = {
     MissingReason.NOT_INJECTED: "has no sidecar",
@@ -56,11 +56,11 @@ class LoadEvidence:
     fetched: Set[bytes]
     """Uids of Pods that downloaded it."""
     refused: Mapping[bytes, int]
-    """Uids of Pods whose last answer was an error, to its status."""
+    """Uid of a Pod whose last answer was an error → status of the error."""
     is_shared: Callable[[Pod], bool]
     """Whether another Pod has one of its addresses."""
     watched_since: float
-    """All replicas have logged since then; infinity if one did not answer."""
+    """The logs of all replicas are complete since then; infinity if one did not answer."""
     strangers: float
     """Last request from an address without a Pod; 0: none."""
     known: float
@@ -68,7 +68,7 @@ class LoadEvidence:
     published: float
     """Last change of the EnvoyFilter."""
     first: float
-    """First fetch of the module for this object: no sidecar knew it earlier."""
+    """First fetch of the module for this object: no sidecar could know it earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,15 @@ class LoadReport:
     loaded: Condition
     """Without `lastTransitionTime`."""
     states: Mapping[str, int]
-    """Pods by `MissingReason` value, and `Fetched`."""
+    """Number of Pods by `MissingReason` value, and for `Fetched`."""
     is_kept: bool = False
-    """Whether it is a previous leader's, whose time stays."""
+    """Whether it is a previous leader's report, whose time stays."""
 
 
 def why_missing(
     pod: Pod, evidence: LoadEvidence, *, now: float, grace: float
 ) -> MissingReason | None:
-    """None if the Pod fetched the module. `grace`: seconds that a sidecar may take to ask."""
+    """None if the Pod fetched the module. `grace`: seconds within which a sidecar asks."""
     if not pod.injected:
         return MissingReason.NOT_INJECTED
     if pod.uid in evidence.fetched:
@@ -116,7 +116,7 @@ def report(
     grace: float,
     names: int,
 ) -> Generator[None, None, LoadReport]:
-    """Build the report, in steps. `pods`: matched Pods that have not ended. `names`: the most Pods that are named."""
+    """Build the report, in steps. `pods`: matched Pods that have not ended. `names`: the maximum number of Pods to name."""
     matched = injected = fetched = 0
     missing: list[_Missing] = []
     states: dict[str, int] = {}

@@ -1,6 +1,6 @@
-"""PeerQuery: asks all replicas what sidecars downloaded from them, for the resender and the download tracker.
+"""PeerQuery: queries the download logs of all replicas, for the resender and the download tracker.
 
-Invariants: `query` is always fresh, because the resender acts on it; kept answers are bounded in number and age.
+Invariants: `query` always asks the replicas, because the resender acts on it; cached answers are bounded in number and age.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from cachetools import FIFOCache
 
 _KEPT: Final = 32
-"""Queries with kept answers; an answer may have megabytes."""
+"""Queries with cached answers; an answer may have several megabytes."""
 
 
 class PeerAnswers(Protocol):
@@ -23,7 +23,7 @@ class PeerAnswers(Protocol):
 
 
 class PeerQuery:
-    """One per process; one peer query serves resend and load report."""
+    """One per process: the resender and the load report share it."""
 
     def __init__(self, replicas: PeerAnswers) -> None:
         self._replicas = replicas

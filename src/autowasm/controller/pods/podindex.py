@@ -1,8 +1,8 @@
-"""Indexes of Pods: slim rows, the Pods that a selector matches (`status.pods`), the Pods of an address; in_steps (ADR 22).
+"""Indexes of Pods: compact rows, the Pods that a selector matches (`status.pods`), the Pods of an address; in_steps (ADR 22).
 
-Istio selects sidecars by the EnvoyFilter's workloadSelector; PodMatcher counts what it will select. Invariants: rows with the
-same labels share one tuple, so replicas cost little and a selector checks each label set once; the counts are those of the
-rows passed to `pod_changed`, in any order of calls; Pods that ended have no address here: addresses are reused.
+Istio selects sidecars by the EnvoyFilter's workloadSelector; PodMatcher counts the Pods that it selects. Invariants: rows with
+the same labels share one tuple, so replicas cost little and a selector checks each label set once; the counts match the rows
+passed to `pod_changed`, in any order of calls; Pods that have ended have no address here, because addresses are reused.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ ISTIO_SIDECAR: Final = frozenset({"istio-proxy"})
 """Names of the proxy's container, or of its native sidecar (an init container that keeps running)."""
 
 _SHARED_LABEL_SETS: Final = 16_384
-"""Per generation; two are kept. Label sets of Jobs and rollouts that are gone expire with them."""
+"""Entries per generation; two generations are kept. The label sets of past Jobs and rollouts expire with them."""
 
 
 class Pod(msgspec.Struct, frozen=True, gc=False):
@@ -109,7 +109,7 @@ class _Wire(msgspec.Struct, gc=False):
 
 
 class _Sharing:
-    """Returns one shared object for equal strings and label sets. Drops those that were not used lately.
+    """Returns one shared object for equal strings and label sets. Drops objects that were not used recently.
 
     Two generations, because the values do not show whether they are still in use; an early drop only costs memory.
     """
@@ -127,7 +127,7 @@ class _Sharing:
     def labels(self, labels: dict[str, str] | None) -> LabelSet:
         if not labels:
             return ()
-        # An API server writes maps sorted by key, so the labels are nearly always found as they arrive.
+        # An API server writes maps sorted by key, so the labels are nearly always found in the order in which they arrive.
         wanted: LabelSet = tuple(labels.items())
         known = self._young.get(wanted)
         if known is not None:
@@ -186,7 +186,7 @@ _CRON_JOB: Final = re.compile(r"(.+)-\d{8,10}")
 
 
 def _workload(meta: _Meta) -> str:
-    """The workload's name as its proxy has it: that of the Deployment, not of the ReplicaSet.
+    """The workload's name in its proxy: that of the Deployment, not of the ReplicaSet.
 
     Source: istio.io/istio, pkg/kube/controllers (`GetWorkloadMetaFromPod`), which the injector writes into `WORKLOAD_NAME`.
     """
@@ -211,7 +211,7 @@ def _uid(text: str) -> bytes:
         uid = bytes.fromhex(text.replace("-", ""))  # `uuid.UUID` takes four times as long
     except ValueError:
         uid = b""
-    # The API guarantees no form; only equality matters.
+    # The API guarantees no format; only equality matters.
     return uid if len(uid) == 16 else text.encode()[:16].ljust(16, b"\0")
 
 
@@ -221,8 +221,8 @@ T = TypeVar("T")
 async def in_steps(steps: Generator[None, None, T]) -> T:
     """Run the generator and return its result; each `yield` yields to the loop. Raises its exceptions.
 
-    Not a thread: the work is Python, and a thread would hold the interpreter. Invariant: everything may change between two steps,
-    so a step relies on no earlier state.
+    Not a thread: the work is pure Python, and a thread would hold the interpreter lock. Invariant: everything may change between
+    two steps, so a step relies on no earlier state.
     """
     while True:
         try:
@@ -239,7 +239,7 @@ _ENDED = frozenset({"Succeeded", "Failed"})
 
 @dataclass(slots=True)
 class PodCounts:
-    """Pods that a selector matches, and those of them that have a sidecar."""
+    """The number of Pods that a selector matches, and how many have a sidecar."""
 
     matched: int = 0
     injected: int = 0
@@ -247,7 +247,7 @@ class PodCounts:
 
 @dataclass(frozen=True, slots=True)
 class PodSelector:
-    """matchLabels as Istio applies them: in the root namespace they select in every namespace (`namespace` None)."""
+    """matchLabels as Istio applies them: those of the root namespace select Pods in every namespace (`namespace` None)."""
 
     namespace: str | None
     labels: LabelSet
@@ -302,7 +302,7 @@ class PodMatcher:
         if old is None:
             return
         self._forget_watchers(old)
-        for pair in (*old.labels, None):  # any pair may have been the rarest then
+        for pair in (*old.labels, None):  # by now, any pair may have been the rarest
             keys = self._watching.get(pair)
             if keys is not None:
                 keys.discard(key)
@@ -388,7 +388,7 @@ class PodMatcher:
             group.watchers = None
 
     def _rarest(self, selector: PodSelector) -> tuple[str, str] | None:
-        """The pair that the fewest label sets have: only a Pod with that pair is checked against the selector."""
+        """The pair that the fewest label sets contain: only Pods with that pair are checked against the selector."""
         if not selector.labels:
             return None
         return min(selector.labels, key=lambda pair: len(self._by_pair.get(pair, ())))
@@ -448,5 +448,5 @@ class PodAddressIndex:
         return self._at.get(address, frozenset())
 
     def is_shared(self, pod: Pod) -> bool:
-        """Whether another Pod has one of its addresses, for example that of the node."""
+        """Whether another Pod has one of its addresses, for example the node's address."""
         return any(len(self.at(address)) > 1 for address in pod.addresses)

@@ -1,7 +1,8 @@
 """PodStatusWriter: keeps `status.pods` and the conditions `Loaded` and `Running` up to date, within a budget of writes.
 
-It is not part of a reconcile: a change of Pods changes no decision. Invariants: at most `RATE` writes a second in all and one
-in `EACH` seconds for an object; an unchanged value is not written, nor again one that the server dropped (an older CRD does).
+It is not part of a reconcile: a change of Pods changes no decision. Invariants: at most `RATE` writes a second in total, and one
+in `EACH` seconds for each object; an unchanged value is not written, and a value that the server dropped (because of an older
+CRD) is not written again.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class PodReport(NamedTuple):
-    """What a status says of Pods. The conditions are None where no module is published."""
+    """The parts of a status about Pods. The conditions are None where no module is published."""
 
     pods: Pods
     loaded: Condition | None = None
@@ -51,7 +52,7 @@ SETTLE = 1.0
 def pod_report(
     load: LoadReport, running: RunningReport | None, *, previous: Pods | UnsetType, now: str
 ) -> PodReport:
-    """Both reports in one. `previous`: what the status has; its time stays while all else is the same."""
+    """Combines both reports. `previous`: the value in the status; its time stays while everything else is the same."""
     if running is None:
         return PodReport(load.pods.without_running(), load.loaded)
     pods = msgspec.structs.replace(

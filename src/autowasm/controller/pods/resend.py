@@ -1,11 +1,11 @@
-"""Resender: changes an EnvoyFilter so that sidecars fetch its module once more, when they could not get it (ADR 17).
+"""Resender: changes an EnvoyFilter so that sidecars which could not get its module fetch it once more (ADR 17).
 
-A sidecar requests a module a bounded number of times and then answers 503 (or passes requests by) until the configuration
-changes; neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every
-sidecar of the filter: a resend needs evidence (ResendTriggers). The reconciler publishes what `wanted` returns.
-Invariants: only the leader resends, and drops its plans when leading ends; `n` comes from the live EnvoyFilter, so a failover
-neither resets nor repeats it; at most one resend for an object in `pause` seconds; a failure on one object stops no other; no
-check holds the loop, however large the mesh.
+A sidecar requests a module a limited number of times and then answers 503 (or bypasses the filter) until its configuration
+changes; neither metadata nor a restart of istiod changes it. So the URI gets `?r=<n+1>`. This drains connections in every sidecar
+of the filter, so a resend needs evidence (ResendTriggers). The reconciler publishes what `wanted` returns. Invariants: only the
+leader resends, and drops its plans when leading ends; `n` comes from the live EnvoyFilter, so a failover neither resets nor
+repeats it; at most one resend for an object in `pause` seconds; a failure on one object stops no other; no check blocks the event
+loop, however large the mesh is.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Mesh(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A time in which no replica served; wall-clock seconds since the epoch."""
+    """A period in which no replica served; wall-clock seconds since the epoch."""
 
     begin: float
     end: float
@@ -94,16 +94,16 @@ class ResendVerdict(enum.Enum):
 
 
 class ResendTriggers:
-    """Checks one object at a time for sidecars that could not get the module and will not request it again. `wall`: epoch seconds.
+    """Checks one object for sidecars that could not get the module and will not request it again. `wall`: epoch seconds.
 
-    * errors: a sidecar's last answer from any replica was an error, and it has been silent for longer than its retries are apart;
-    * outage: no replica served for longer than retries bridge; meanwhile a matched Pod started or the EnvoyFilter changed, and
+    * errors: a sidecar's last answer from any replica was an error, and it has sent no request for longer than its retry interval;
+    * outage: no replica served for longer than the retries last; meanwhile a matched Pod started or the EnvoyFilter changed, and
       that Pod has not downloaded the module since. A refused connection leaves no trace, so an outage is inferred from the Lease
       (until when a replica lived) and from the uptime of each replica.
 
     A replica loses its download log at a restart, so a new leader may not know of downloads that its predecessor knew: the
-    EnvoyFilter and the status count, too. A sidecar that never asked may have the module in its own cache; it gets no resend.
-    Invariant: nothing here waits or changes anything; a check of a large mesh runs in steps, which yield to the loop.
+    EnvoyFilter and the status count as evidence too. A sidecar that never asked may have the module in its own cache; it gets no
+    resend. Invariant: nothing here waits or changes anything; a check of a large mesh runs in steps that yield to the event loop.
     """
 
     def __init__(self, mesh: Mesh, settings: ResendSettings, wall: Callable[[], float]) -> None:
@@ -121,9 +121,9 @@ class ResendTriggers:
         resent: float,
         has_module: Callable[[Pod], bool] = everyone,
     ) -> Generator[None, None, ResendVerdict]:
-        """A sidecar of this object got an error last, and has stopped asking. `logged` by address.
+        """Whether a sidecar of this object got an error as its last answer and has stopped asking. `logged`: by address.
 
-        `resent`: time of our last resend, seconds since the epoch. `has_module`: whether a Pod is to have it (staged rollouts).
+        `resent`: time of our last resend, seconds since the epoch. `has_module`: whether a Pod should have it (staged rollouts).
         """
         verdict = ResendVerdict.NOTHING
         for step, (address, one) in enumerate(logged.items()):
@@ -154,7 +154,7 @@ class ResendTriggers:
         outage: Outage,
         has_module: Callable[[Pod], bool] = everyone,
     ) -> Generator[None, None, bool]:
-        """A sidecar of this object needed the module during the outage, and has not downloaded it since."""
+        """Whether a sidecar of this object needed the module during the outage and has not downloaded it since."""
         since_end = self._wall() - outage.end
         if since_end < self._settings.settle or _was_resent_after(outage.end, live):
             return False
@@ -167,7 +167,7 @@ class ResendTriggers:
                 continue
             if not self._mesh.selects(key, pod) or not has_module(pod):
                 continue
-            # A proxy sends its requests from one of its addresses.
+            # A proxy sends all its requests from one of its addresses.
             answers = (logged.get(address, Answers()) for address in pod.addresses)
             if any(one.downloaded <= since_end for one in answers):
                 continue
@@ -178,19 +178,19 @@ class ResendTriggers:
     def _is_known_to_have_it(
         self, key: ObjectKey, live: Document, pod: Pod, *, since: float
     ) -> bool:
-        """Whether a status of a later time says so."""
+        """Whether a status written later says so."""
         record, document = envoyfilters.record_of(dict(live)), self._mesh.document(key) or {}
         status = statuses.read(document.get("status"))
         if record is None or status.pods is UNSET or epoch(status.pods.time) < since:
             return False
         evidence = DownloadEvidence()
         for _ in evidence.believe(status, record.sha256, [pod]):
-            pass  # for one Pod there is one step
+            pass  # one Pod takes one step
         return pod.uid in evidence.fetched
 
 
 def _is_within(moment: float, outage: Outage) -> bool:
-    """`moment` may be truncated to its second, like all times of the API (`metav1.Time`)."""
+    """`moment` may be truncated to whole seconds, like all times of the API (`metav1.Time`)."""
     return math.floor(outage.begin) <= moment <= outage.end
 
 
@@ -203,7 +203,7 @@ def changed_at(live: Document) -> float:
 
 
 def _was_resent_after(moment: float, live: Document) -> bool:
-    """Whether there was a resend since then, according to the EnvoyFilter itself."""
+    """Whether there was a resend since then, according to the EnvoyFilter."""
     counts = (envoyfilters.resend_count_of(live, one) for one in envoyfilters.digests_of(live))
     return changed_at(live) > moment and any(counts)
 
@@ -227,8 +227,8 @@ class _Due:
 class Resender:
     """One per process. `requeue` queues a key for the reconciler.
 
-    Every replica that started during an outage knows of it; a later leader leaves the resend to the leader before, if that one had
-    the time for it.
+    Every replica that started during an outage detects it; a later leader leaves the resend to its predecessor if that leader had
+    time for it.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class Resender:
         others_led: Callable[[], float] = lambda: float("-inf"),
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`others_led`: until when another replica led, in the loop's time, as far as known here."""
+        """`others_led`: the last known time at which another replica led, in the loop's time."""
         self._mesh = mesh
         self._logs = logs
         self._is_stored = is_stored
@@ -265,7 +265,7 @@ class Resender:
         self._triggers = ResendTriggers(mesh, settings, wall)
 
     def wanted(self, key: ObjectKey, live: Document | None, sha256: str) -> int:
-        """The `r` with which the module is to be published; a new module has none."""
+        """The `r` to publish the module with; a new module has none."""
         current = envoyfilters.resend_count_of(live, sha256) if live is not None else 0
         due = self._due.get(key)
         if due is None or due.sha256 != sha256:
@@ -279,7 +279,7 @@ class Resender:
     async def _lead(self) -> None:
         settings, led = self._settings, self._wall() - (self._now() - self._others_led())
         if self._outage is not None and led > self._outage.end + settings.settle + settings.pause:
-            self._outage = None  # resent already, or no sidecar was affected
+            self._outage = None  # already resent, or no sidecar was affected
         try:
             while True:
                 await asyncio.sleep(self._settings.interval)
@@ -351,7 +351,7 @@ class Resender:
         return False
 
     async def _needs_check(self) -> bool:
-        """Cheap while there are no errors: one small request to each replica, none about a module."""
+        """Cheap while there are no errors: one small request to each replica, and none about a module."""
         errors, up = {}, 0.0
         for document in await self._logs.query("/seen"):
             found = loads(document)

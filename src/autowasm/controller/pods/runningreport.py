@@ -1,4 +1,4 @@
-"""RunningReport: in how many sidecars the module runs, in which not, and why. Pure.
+"""RunningReport: how many sidecars run the module, which do not, and why. Pure.
 
 `runwatch.py` has the report of each Pod, `runtracker.py` decides when sidecars are read. Invariants: unknown states are reported as
 unknown; a Pod counts as running only if its own statistics prove it; Pods without a sidecar do not count (`Loaded` names them).
@@ -27,10 +27,10 @@ _ORDER: Final = (
     RunState.UNKNOWN,
     RunState.STARTING,
 )
-"""The first that a Pod has is the reason of the condition."""
+"""The first of these that a Pod has is the reason of the condition."""
 _RANKS: Final = {state: number for number, state in enumerate(_ORDER)}
 _FACTS: Final = frozenset(state for state in _ORDER if state.is_failure) | {RunState.NOT_ACCEPTED}
-"""The module does not run. With the other states it may run."""
+"""The module does not run. With the other states, it may run."""
 UNREAD: Final = RunReport(RunState.STARTING, "has not been read since the change")
 
 
@@ -58,8 +58,8 @@ def report(
 ) -> Generator[None, None, RunningReport]:
     """Build the report, in steps.
 
-    `pods`: matched Pods that have not ended; `report_of`: the latest report by the uid of the Pod; `names`: the most Pods that are
-    named; `is_settled`: no sidecar is read any more, so that the requests are worth a sentence; `what`: that which the Pods are to run.
+    `pods`: matched Pods that have not ended; `report_of`: the latest report by the uid of the Pod; `names`: the maximum number of Pods
+    to name; `is_settled`: no sidecar is read any more, so the message reports the requests; `what`: what the Pods should run.
     """
     injected = running = matched = 0
     others: list[tuple[int, str, str, RunReport]] = []
@@ -124,7 +124,7 @@ def _sentence(
 
 
 def _requests(figures: Iterable[RunFigures]) -> str:
-    """How the requests of all sidecars that were read went, since the first reading after the change, and before."""
+    """The outcome of requests in all sidecars that were read, since the first reading after the change, and before."""
     total = failed = earlier = earlier_failed = 0
     for one in figures:
         if one.requests is not None:

@@ -1,14 +1,14 @@
 """RunReport: whether a plug-in runs in a sidecar, judged from two readings of its statistics. Pure.
 
-`envoystats.py` has the readings. The rules are a table (`RULES`): the first that applies decides. Invariants: what the figures do
-not prove is Unknown; `Running` needs VMs that can only be the plug-in's; a counter of the whole process counts against the
-plug-in only if no other plug-in was added since `before`.
+`envoystats.py` has the readings. The rules are a table (`RULES`): the first rule that applies decides. Invariants: what the
+figures do not prove is Unknown; `Running` needs VMs that can only be the plug-in's; a counter of the whole process counts against
+the plug-in only if no other plug-in was added since `before`.
 
-How figures of the process are attributed: a plug-in that runs has one VM for each worker and two more, on all filter chains
-together. So all plug-ins run if there are as many VMs as that; none runs without a VM; and the difference to `before` is that of
-the plug-ins that were added, as long as none was removed. Draining filter chains keep their VMs and their plug-in's name, so a
-plug-in's name should differ from that of the one before it: then it has the digest and a hash of the configuration. If it does
-not, the caller says whether the change was seen to arrive (`Acceptance`), and VMs count when nothing drains any more.
+How figures of the process are attributed: a running plug-in has one VM for each worker and two more, over all filter chains
+together. So all plug-ins run if that number of VMs exists; no plug-in runs without a VM; and the difference from `before` belongs
+to the plug-ins that were added, provided that none was removed. Draining filter chains keep their VMs and their plug-in's name,
+so a plug-in's name should differ from its predecessor's: then it contains the digest and a hash of the configuration. Otherwise
+the caller states whether the change was seen to arrive (`Acceptance`), and VMs count once nothing drains any more.
 
 Verified with Envoy 1.36 and 1.40 (docs/reference/sidecar-statistics.md).
 """
@@ -31,13 +31,13 @@ from autowasm.reasons import Reason
 _OWN_VMS: Final = 2
 """VMs of a plug-in besides those of the workers: the base VM, and one on the main thread."""
 _TRIAL_VMS: Final = 1
-"""VMs that Envoy starts first to see whether the module takes its configuration, and ends."""
+"""VMs that Envoy starts first, to test whether the module accepts its configuration, and then ends."""
 _LATE: Final = 15.0
 """Seconds by which an uptime may be late: three times the interval at which Envoy updates it."""
 
 
 class RunState(enum.Enum):
-    """What is known of one plug-in in one sidecar; the values are in the status and in metric labels."""
+    """What is known of one plug-in in one sidecar; the values appear in the status and in metric labels."""
 
     RUNNING = Reason.RUNNING.value
     STARTING = Reason.STARTING.value
@@ -50,7 +50,7 @@ class RunState(enum.Enum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether the plug-in does not run and waiting does not help."""
+        """Whether the plug-in does not run, and waiting does not help."""
         return self in _FAILURES
 
     @property
@@ -60,16 +60,16 @@ class RunState(enum.Enum):
 
 
 class Acceptance(enum.Enum):
-    """How far it is known that a sidecar has the present configuration of a plug-in, and not the one before."""
+    """How certain it is that a sidecar has the current configuration of a plug-in, and not the previous one."""
 
     BY_NAME = enum.auto()
     """The sidecar never had another configuration of a plug-in of this name, so the name alone proves it."""
     SEEN = enum.auto()
-    """The sidecar had another one. Since the change it has changed listeners, or downloaded the module."""
+    """The sidecar had another configuration. Since the change, it has changed listeners or downloaded the module."""
     NOT_SEEN = enum.auto()
-    """The sidecar had another one, and has changed no listener since before the change."""
+    """The sidecar had another configuration, and has changed no listener since before the change."""
     UNKNOWN = enum.auto()
-    """It is not known what the sidecar had, or whether it has changed since."""
+    """It is not known which configuration the sidecar had, or whether it has changed since."""
 
 
 _FAILURES: Final = frozenset(
@@ -94,7 +94,7 @@ class RunFigures:
     requests_before: Requests | None = None
     """Of the Pod, from the start of the process until `before`. None: not known."""
     other_plugins: int = 0
-    """In the same process, those of draining filter chains included."""
+    """In the same process, including those of draining filter chains."""
     is_restarted: bool = False
     """Whether Envoy was restarted since `before`."""
 
@@ -109,7 +109,7 @@ class RunReport:
 
 
 class Evidence:
-    """What follows from two readings about one plug-in. `before`: the last reading before the change; keep it for the whole step."""
+    """Conclusions from two readings about one plug-in. `before`: the last reading before the change; keep it for the whole step."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Evidence:
     ) -> None:
         self.is_restarted = before is not None and _is_restarted(before, after)
         if self.is_restarted:
-            before = SidecarStats()  # all that the new process has counted came later
+            before = SidecarStats()  # the new process counted everything after the change
         self.before, self.after, self.plugin = before, after, plugin
         self.acceptance = acceptance
         self.is_envoy = after.is_envoy
@@ -136,17 +136,17 @@ class Evidence:
 
     @property
     def is_warming(self) -> bool:
-        """Whether a listener waits, maybe for the module."""
+        """Whether a listener is warming, possibly because it waits for the module."""
         return bool(self.after.warming)
 
     @property
     def is_draining(self) -> bool:
-        """Whether the VMs may be those of the configuration before, on filter chains that drain."""
+        """Whether the VMs may belong to the previous configuration, on draining filter chains."""
         return self.acceptance is Acceptance.SEEN and bool(self.after.draining)
 
     @property
     def has_replaced_vms(self) -> bool:
-        """Whether there are as many more VMs than before as one plug-in needs, while the same plug-ins are there."""
+        """Whether the number of VMs grew by what one plug-in needs, with the same set of plug-ins."""
         return (
             self.before is not None
             and self.before.plugins.keys() == self.after.plugins.keys()
@@ -155,7 +155,7 @@ class Evidence:
 
     @property
     def is_attributable(self) -> bool:
-        """Whether no other plug-in was added since `before`, so that what changed in the process is this plug-in's."""
+        """Whether no other plug-in was added since `before`, so that changes of the process's figures belong to this plug-in."""
         return self.before is not None and self.others <= self.before.plugins.keys()
 
     @property
@@ -173,14 +173,14 @@ class Evidence:
 
     @property
     def rejected(self) -> int:
-        """Updates of listeners that Envoy rejected since `before`; 0 if not known."""
+        """Listener updates that Envoy rejected since `before`; 0 if not known."""
         if self.before is None:
             return 0
         return _increase(self.before.rejected or 0, self.after.rejected or 0)
 
     @property
     def failures(self) -> int:
-        """Fetches that failed since `before`."""
+        """Failed fetches since `before`."""
         then = self.before.fetch_failures if self.before is not None else 0
         return _increase(then, self.after.fetch_failures)
 
@@ -192,28 +192,28 @@ class Evidence:
 
     @property
     def has_all_vms(self) -> bool:
-        """Whether there are VMs enough for every plug-in."""
+        """Whether there are enough VMs for every plug-in."""
         return self.vms >= self._each * (1 + len(self.others))
 
     @property
     def has_new_vms(self) -> bool:
-        """Whether there are as many more VMs than before as the added plug-ins need, with none removed."""
+        """Whether the number of VMs grew by what the added plug-ins need, with none removed."""
         added = self._added()
         return added > 0 and self._gained() >= self._each * added
 
     @property
     def has_some_vms(self) -> bool:
-        """Whether VMs of the plug-in are there, but not yet those of all workers."""
+        """Whether VMs of the plug-in exist, but not yet for all workers."""
         if not self.others:
             return 0 < self.vms < self._each
         return self._added() == 1 and self.is_attributable and 0 < self._gained() < self._each
 
     @property
     def has_created_all_vms(self) -> bool:
-        """Whether some VMs are the plug-in's, and as many were started as it needs.
+        """Whether some VMs are the plug-in's, and the number that it needs was started.
 
-        Threads that start VMs at the same time may leave the gauge below the number of VMs (`SidecarStats.active_vms`), for as long
-        as no VM starts or ends. With other plug-ins, those that were started since `before` are the plug-in's.
+        Threads that start VMs at the same time may leave the gauge below the number of VMs (`SidecarStats.active_vms`), until a VM
+        starts or ends. With other plug-ins, the VMs that were started since `before` are the plug-in's.
         """
         created = self.after.created_vms
         if self.others and self.before is not None:
@@ -226,19 +226,19 @@ class Evidence:
         if self.vms == 0:
             return True
         if self._added() == 1 and self.is_attributable:
-            # Without enough VMs for all: in `before`, some may have been those of a plug-in that had just been removed.
+            # Without enough VMs for all plug-ins: in `before`, some may have belonged to a plug-in that had just been removed.
             return self._gained() <= 0 and not self.has_all_vms
         if self.before is None or not self.is_attributable:
             return False
         if self.acceptance is Acceptance.SEEN and self.before.reloads_of(self.plugin) is not None:
-            # All ran before, and those of one plug-in are gone: of the one that was changed.
+            # All plug-ins ran before, and the VMs of one are gone: the one that was changed.
             return (
                 not self.is_draining
                 and self.others == self.before.others(self.plugin)
                 and (self.before.active_vms or 0) == self._each * len(self.before.plugins)
                 and self.vms == self._each * len(self.others)
             )
-        # All that ran before have their VMs, and no more than these are there.
+        # All plug-ins that ran before have their VMs, and there are no others.
         return (
             self.before.reloads_of(self.plugin) is None
             and (self.before.active_vms or 0) == self._each * len(self.before.plugins)
@@ -246,7 +246,7 @@ class Evidence:
         )
 
     def _added(self) -> int:
-        """Plug-ins since `before`, this one among them; 0 if it was there, or if others were removed."""
+        """The number of plug-ins added since `before`, including this one; 0 if it existed before, or if others were removed."""
         if self.before is None or self.before.reloads_of(self.plugin) is not None:
             return 0
         then = self.before.plugins.keys()
@@ -256,7 +256,7 @@ class Evidence:
         return self.vms - (self.before.active_vms or 0 if self.before is not None else 0)
 
     def figures(self) -> RunFigures:
-        """For the report."""
+        """The figures for the report."""
         now, then = self.after.requests, self.before.requests if self.before is not None else None
         return RunFigures(
             active_vms=self.vms,
@@ -271,7 +271,7 @@ class Evidence:
 
 
 def _increase(before: int, after: int) -> int:
-    """Growth of a counter. One that is lower than before began again."""
+    """Growth of a counter. A counter that is lower than before was reset."""
     return after - before if after >= before else after
 
 
@@ -283,7 +283,7 @@ def _is_restarted(before: SidecarStats, after: SidecarStats) -> bool:
 
 
 def not_envoy(e: Evidence) -> bool:
-    """The page lacks what every sidecar of Istio shows."""
+    """The page lacks the statistics that every Istio sidecar has."""
     return not e.is_envoy
 
 
@@ -308,34 +308,34 @@ def change_absent(e: Evidence) -> bool:
 
 
 def vm_reloaded(e: Evidence) -> bool:
-    """Envoy replaced a crashed VM of the plug-in, or will."""
+    """Envoy replaced a crashed VM of the plug-in, or will replace it."""
     return e.crashes.total > 0
 
 
 def fetch_gave_up(e: Evidence) -> bool:
-    """A fetch failed, and it can only be this plug-in's."""
+    """A fetch failed, and it can only be the fetch of this plug-in."""
     return e.failures > 0 and (e.is_attributable or (e.has_no_vms and not e.others))
 
 
 def fetch_gave_up_at_some_time(e: Evidence) -> bool:
-    """A fetch failed, but of which plug-in, or when, is not known; this one may run."""
+    """A fetch failed, but its plug-in or its time is not known; this plug-in may run."""
     return e.failures > 0 and not e.has_no_vms
 
 
 def module_awaited(e: Evidence) -> bool:
-    """The plug-in has no VM, and a listener waits: what arrived meanwhile may be other modules."""
+    """The plug-in has no VM, and a listener is warming: modules that arrived meanwhile may be others."""
     return e.has_no_vms and e.is_warming
 
 
 def module_never_arrived(e: Evidence) -> bool:
-    """No VM was ever started in the process, and no listener waits."""
+    """No VM was ever started in the process, and no listener is warming."""
     return e.after.active_vms is None and not e.is_warming
 
 
 def module_not_arrived(e: Evidence) -> bool:
-    """The plug-in has no VM, no module has arrived, and what it replaced still drains: an Envoy on a busy node is that late.
+    """The plug-in has no VM, no module has arrived, and its predecessor still drains: this happens to an Envoy on a busy node.
 
-    When nothing drains any more, the counter of modules has begun again, and the time for a start is over.
+    When nothing drains any more, the counter of modules has been reset, and the time for a start is over.
     """
     return e.has_no_vms and not e.has_arrived and bool(e.after.draining)
 
@@ -346,32 +346,32 @@ def module_did_not_start(e: Evidence) -> bool:
 
 
 def change_not_known(e: Evidence) -> bool:
-    """A plug-in of this name is there, with the present configuration or the one before."""
+    """A plug-in of this name exists, with the current configuration or the previous one."""
     return e.acceptance is Acceptance.UNKNOWN
 
 
 def predecessor_drains(e: Evidence) -> bool:
-    """VMs may be those of the configuration before."""
+    """VMs may belong to the previous configuration."""
     return e.is_draining and not e.has_replaced_vms
 
 
 def vms_active(e: Evidence) -> bool:
-    """VMs are there that can only be the plug-in's."""
+    """Some VMs can only be the plug-in's."""
     return e.has_all_vms or e.has_new_vms or e.has_created_all_vms
 
 
 def vms_starting(e: Evidence) -> bool:
-    """Some of the plug-in's VMs are there."""
+    """Some of the plug-in's VMs exist."""
     return e.has_some_vms
 
 
 def listener_warming(e: Evidence) -> bool:
-    """Some listener waits."""
+    """A listener is warming."""
     return e.is_warming
 
 
 def undecided(_: Evidence) -> bool:
-    """The figures of the process may be other plug-ins'."""
+    """The figures of the process may belong to other plug-ins."""
     return True
 
 
@@ -454,8 +454,8 @@ def judge(
 ) -> RunReport:
     """The report on the plug-in with this name.
 
-    `before`: the last reading before its configuration was changed, if there is one; no listener was warming then. A plug-in
-    that already ran in `before` is judged by what happened since. `acceptance`: for a name without a digest.
+    `before`: the last reading before its configuration was changed, if there is one; no listener was warming then. A plug-in that
+    already ran in `before` is judged by the changes since. `acceptance`: for a name without a digest.
     """
     if isinstance(after, UnreadStats):
         shared = after.why is ReadFailure.SHARED_ADDRESS

@@ -1,10 +1,10 @@
-"""RunTracker: reads the sidecars of an AutoWasm after a change, while leading, until it is known whether its module runs in them.
+"""RunTracker: after a change, reads the sidecars of an AutoWasm until it is known whether its module runs in them. Leader only.
 
 `statsreader.py` reads, `runwatch.py` judges, `runningreport.py` counts, `podstatuswriter.py` writes. Invariants: only the leader reads;
-only Pods of the informer that an AutoWasm matches are read; a Pod is read after its AutoWasm's filter changed, and after it
-started itself, with growing pauses, until its module has run for `RunSettings.settle` or `RunSettings.window` has passed: never again
-after that; one request serves all AutoWasms of a Pod. A new leader takes over what the status says of the same filter. While a staged
-rollout is in progress, each Pod is judged by the filter that the EnvoyFilter in place has for it.
+only Pods of the informer that an AutoWasm matches are read; a Pod is read after its AutoWasm's filter changed and after the Pod
+started, with growing pauses, until its module has run for `RunSettings.settle` or `RunSettings.window` has passed, and never after
+that; one request serves all AutoWasms of a Pod. A new leader takes over the status of the same filter. While a staged rollout is in
+progress, each Pod is judged by the filter that the EnvoyFilter in place has for it.
 """
 
 import asyncio
@@ -46,12 +46,12 @@ Document = Mapping[str, Any]
 _STEP: Final = 500
 """Pods in one step: about half a millisecond."""
 _KEPT: Final = 2_000
-"""Readings that are kept as baselines of a later change: some 1 KiB each."""
+"""Readings that are kept as baselines for a later change: some 1 KiB each."""
 _NOTICED: Final = 3.0
-"""Seconds within which a change of an EnvoyFilter is noticed: a reading in them may already show it."""
+"""Seconds within which a change of an EnvoyFilter is noticed: a reading in this time may already show it."""
 _BELIEVED: Final = RunReport(RunState.RUNNING, "runs the module")
 _FOUND: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.CRASHING})
-"""States of which an Event tells."""
+"""States that are reported as an Event."""
 
 
 class Workloads(Protocol):
@@ -64,32 +64,32 @@ class Workloads(Protocol):
         """Our live EnvoyFilter."""
 
     def matched(self, key: ObjectKey) -> Iterable[Pod]:
-        """The Pods that it selects and that have not ended. Pods may change during the iteration."""
+        """The Pods that the AutoWasm selects and that have not ended. Pods may change during the iteration."""
 
     def pod(self, name: ObjectKey) -> Pod | None:
-        """The Pod of this name now."""
+        """The Pod that has this name now."""
 
     def touch_pods(self, key: ObjectKey) -> None:
-        """The report on its Pods may have changed."""
+        """The report on the AutoWasm's Pods may have changed."""
 
 
 @dataclass(slots=True)
 class _Turn:
-    """A Pod that is to be read. Times are of the loop."""
+    """A scheduled reading of a Pod. Times are the loop's."""
 
     name: ObjectKey
     due: float
     pause: float
     opened: float
     noticed: float
-    """When the change of its filter was noticed: a reading soon before may already show it."""
+    """When the change of its filter was noticed: a reading shortly before may already show the change."""
     since: float | None = None
-    """Its first reading; None: there was none yet."""
+    """The Pod's first reading; None: there was none yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """One of the filters that an EnvoyFilter has."""
+    """One of the filters in an EnvoyFilter."""
 
     digest: str
     """Of its configuration."""
@@ -100,7 +100,7 @@ class _Filter:
 
 @dataclass(slots=True)
 class _Followed:
-    """A filter that some Pods are to have. `noticed`: when it was first seen."""
+    """A filter that some Pods should have. `noticed`: when it was first seen."""
 
     watch: RunWatch
     noticed: float
@@ -108,11 +108,11 @@ class _Followed:
 
 @dataclass(slots=True)
 class _Watched:
-    """One AutoWasm. Times are of the loop."""
+    """One AutoWasm. Times are the loop's."""
 
     placed: Overridden
     base: str
-    """The digest of the filter of each Pod that has no other; empty: none, before the end of a first rollout."""
+    """The digest of the filter of Pods that have no other; empty: none, before the end of a first rollout."""
     override: str
     followed: dict[str, _Followed]
     """By digest."""
@@ -121,19 +121,19 @@ class _Watched:
     has: dict[bytes, str] = field(default_factory=dict)
     """The digest of the filter by which each known Pod is judged."""
     turns: dict[bytes, _Turn] = field(default_factory=dict)
-    """By the uid of the Pod: those that are not settled."""
+    """Pods that are not settled, by uid."""
     known: dict[bytes, ObjectKey] = field(default_factory=dict)
-    """All Pods that have or had a turn, or are believed."""
+    """All Pods that are or were scheduled, or were taken over from a status."""
     is_behind: bool = True
     """Whether its Pods may have changed."""
     is_news: bool = False
     """Whether a state has changed since the last report."""
     told: set[RunState] = field(default_factory=set)
-    """Failures of which there was an Event."""
+    """Failures that were reported as an Event."""
     states: Mapping[str, int] = field(default_factory=dict)
 
     def wanted(self, pod: Pod) -> str:
-        """The digest of the filter that the Pod is to have."""
+        """The digest of the filter that the Pod should have."""
         return self.override if has_override(self.placed, pod) else self.base
 
     def report_of(self, uid: bytes) -> RunReport | None:
@@ -163,7 +163,7 @@ class RunTracker:
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`downloaded`: when a Pod, by uid, downloaded a module, seconds since the epoch; 0: not known. `clock`: of the reader."""
+        """`downloaded`: when a Pod, by uid, downloaded a module, seconds since the epoch; 0: not known. `clock`: the reader's."""
         self._workloads = workloads
         self._reader = reader
         self._downloaded = downloaded
@@ -229,7 +229,7 @@ class RunTracker:
             self._measure()
 
     async def check(self) -> None:
-        """Notice changes, read the sidecars whose turn it is, and schedule the reports that changed."""
+        """Detect changes, read the sidecars that are due, and schedule the reports that changed."""
         changed = self._changed
         self._changed = set()
         behind = [key for key, one in self._watched.items() if one.is_behind or key in changed]
@@ -250,7 +250,7 @@ class RunTracker:
                 with self._isolated(key=str(key)):
                     watched.is_news = False
                     self._workloads.touch_pods(key)
-                    await self.report(key)  # for the metrics: the status may wait
+                    await self.report(key)  # for the metrics: the status can wait
         self._measure()
 
     @contextmanager
@@ -262,7 +262,7 @@ class RunTracker:
             self._metrics.unexpected_errors.labels("proof_of_run").inc()
 
     def _look(self, key: ObjectKey) -> _Watched | None:
-        """What is watched of this object, after the last change of its EnvoyFilter."""
+        """The watch state of this object, updated to the last change of its EnvoyFilter."""
         live, watched = self._workloads.envoyfilter(key), self._watched.get(key)
         metadata = (live or {}).get("metadata") or {}
         version = metadata.get("uid"), metadata.get("resourceVersion") or id(live)
@@ -290,10 +290,10 @@ class RunTracker:
         return watched
 
     def _follow(self, watched: _Watched, filters: Mapping[str, _Filter], *, now: float) -> None:
-        """Follow these filters. `_refresh` gives each Pod that has another one than before a turn."""
+        """Follow these filters. `_refresh` schedules each Pod whose filter changed."""
         before = watched.followed
         if before.keys() == filters.keys():
-            watched.is_behind = True  # other Pods may have the second one
+            watched.is_behind = True  # other Pods may have the second filter
             return
         watched.is_behind = watched.is_news = True
         watched.told.clear()
@@ -307,7 +307,7 @@ class RunTracker:
         }
 
     def _replace(self, watched: _Watched, new: _Filter, *, now: float) -> None:
-        """All Pods are to have another filter: their last readings are the baselines."""
+        """All Pods should have another filter: their last readings become the baselines."""
         ((old, followed),) = watched.followed.items()
         followed.watch.change(
             new.published,
@@ -328,7 +328,7 @@ class RunTracker:
         return downloaded
 
     def _refresh(self, key: ObjectKey, watched: _Watched) -> Generator[None, None, None]:
-        """Give each Pod that is new, or has another filter, a turn, and forget those that are gone."""
+        """Schedule each Pod that is new or has another filter, and forget Pods that are gone."""
         watched.is_behind = False
         seen: set[bytes] = set()
         new: list[Pod] = []
@@ -356,7 +356,7 @@ class RunTracker:
             watched.forget(uid)
 
     def _assign(self, watched: _Watched, pod: Pod, *, now: float, noticed: float) -> None:
-        """The Pod is judged by the filter that it is to have from now on, and read if there is one."""
+        """From now on, judge the Pod by the filter that it should have, and read the Pod if there is one."""
         uid, name, wanted = pod.uid, ObjectKey(pod.namespace, pod.name), watched.wanted(pod)
         watched.forget(uid)
         watched.known[uid] = name
@@ -401,7 +401,7 @@ class RunTracker:
         return others
 
     def _due(self) -> Generator[None, None, dict[bytes, Pod]]:
-        """The Pods whose turn it is, by uid; no more than `batch`, the longest due first."""
+        """The Pods that are due, by uid; at most `batch`, the longest overdue first."""
         now, settings = self._now(), self._settings
         due: list[tuple[float, bytes, Pod]] = []
         for watched in list(self._watched.values()):
@@ -412,7 +412,7 @@ class RunTracker:
                     continue
                 pod = self._workloads.pod(turn.name)
                 if pod is None or pod.uid != uid or not pod.addresses or has_ended(pod):
-                    self._delay(turn, now)  # nothing to read yet, or not any more
+                    self._delay(turn, now)  # nothing to read yet, or no longer
                     continue
                 due.append((turn.due, uid, pod))
         due.sort(key=lambda one: one[:2])
@@ -423,7 +423,7 @@ class RunTracker:
         turn.pause = min(2 * turn.pause, self._settings.longest)
 
     def _take(self, pod: Pod, reading: Reading) -> None:
-        """Judge the reading for each object whose turn this Pod has."""
+        """Judge the reading for each object for which this Pod is due."""
         for key, watched in self._watched.items():
             if pod.uid in watched.turns:
                 with self._isolated(key=str(key)):
@@ -435,12 +435,12 @@ class RunTracker:
         now, turn = self._now(), watched.turns[pod.uid]
         followed = watched.followed.get(watched.has.get(pod.uid, ""))
         if followed is None:
-            return  # it has another filter since the reading began, and gets another turn
+            return  # its filter changed after the reading began, so it is read again
         watch = followed.watch
         kept = self._kept.get(pod.uid)
         since_noticed = now - turn.noticed + _NOTICED
         if kept is not None and self._clock() - kept.read_at < since_noticed:
-            kept = None  # it may be from after the change
+            kept = None  # it may have been made after the change
         before = watch.report_of(pod.uid)
         found = watch.take(pod, reading, now=self._wall(), kept=kept)
         if before is None or (before.state, before.message) != (found.state, found.message):
@@ -473,7 +473,7 @@ class RunTracker:
             self._record_event(document, "Warning", found.state.value, message)
 
     def _is_early(self, watched: _Watched) -> bool:
-        """Whether a report would only say that Pods are not known yet, which will change in a moment."""
+        """Whether a report would only say that Pods are not known yet, which will soon change."""
         since = self._now() - self._settings.hold
         young = (uid for uid, turn in watched.turns.items() if turn.opened > since)
         reports = (watched.report_of(uid) for uid in young)
@@ -497,7 +497,7 @@ class RunTracker:
 def _filter_of(config: Mapping[str, Any], live: Document, key: ObjectKey) -> _Filter:
     plugin = str(config.get("name") or "")
     generation = (live.get("metadata") or {}).get("generation")
-    # In generation 1 no other configuration had this name; another name than the object's has a digest.
+    # In generation 1, no other configuration had this name; a name other than the object's has a digest.
     is_named = generation == 1 or plugin != key.name
     return _Filter(
         hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest(),
@@ -507,7 +507,7 @@ def _filter_of(config: Mapping[str, Any], live: Document, key: ObjectKey) -> _Fi
 
 
 def _module_of(config: Mapping[str, Any]) -> str:
-    """The sha256 of the module; empty in a manual edit of another form."""
+    """The sha256 of the module; empty for a manual edit of another form."""
     try:
         return str(config["vmConfig"]["code"]["remote"]["sha256"])
     except (KeyError, TypeError):

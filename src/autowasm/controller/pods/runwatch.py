@@ -1,9 +1,9 @@
-"""RunWatch: the latest RunReport of each Pod of one AutoWasm, judged against the reading before the last change.
+"""RunWatch: the latest RunReport of each Pod of one AutoWasm, judged against the last reading before the change.
 
-`runtracker.py` keeps one for each AutoWasm and decides when to read. A rollout that needs its own times and Pods makes one of its
-own: `await read(pods)` before a step, `change(...)` with the plug-in's new name, and `await read(pods)` as often as it likes.
-Invariants: the baseline of a Pod is its last reading before the change, if that is young enough to tell what the change did;
-a name without a digest proves nothing by itself (`Acceptance`); nothing here reads by itself.
+`runtracker.py` keeps one for each AutoWasm and decides when to read. A rollout that needs its own times and Pods creates its own
+RunWatch: `await read(pods)` before a step, `change(...)` with the plug-in's new name, and `await read(pods)` as often as needed.
+Invariants: the baseline of a Pod is its last reading before the change, if that is recent enough to show the effect of the
+change; a name without a digest proves nothing by itself (`Acceptance`); nothing here reads by itself.
 """
 
 import math
@@ -17,12 +17,12 @@ from autowasm.controller.pods.runstate import Acceptance, RunReport, RunState, j
 from autowasm.controller.pods.statsreader import StatsReader
 
 BASELINE_AGE: Final = 600.0
-"""Seconds. An older reading says too little of what one change did: others came between."""
+"""Seconds. An older reading shows too little about the effect of one change: others came in between."""
 _SKEW: Final = 10.0
-"""Seconds by which the start of a process, known to 5 s, must be later than a change of another machine's clock."""
+"""Seconds by which the start of a process, known to within 5 s, must be later than a change dated by another machine's clock."""
 
 _UNSURE: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.FETCH_FAILED})
-"""Failures that one reading may show by chance: it fell between two states of Envoy."""
+"""Failures that a single reading may show by chance, between two states of Envoy."""
 _ONCE_MORE: Final = RunReport(
     RunState.STARTING, "may have failed to start the module; it is read once more"
 )
@@ -30,7 +30,7 @@ _ONCE_MORE: Final = RunReport(
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What sidecars are meant to run."""
+    """What sidecars should run."""
 
     plugin: str
     """`config.name`."""
@@ -42,7 +42,7 @@ class Published:
 
 @dataclass(slots=True)
 class _PodRun:
-    """One Pod. `reference`: the reading with which listeners are compared."""
+    """One Pod. `reference`: the reading that listeners are compared with."""
 
     before: SidecarStats | None = None
     is_kept: bool = False
@@ -60,7 +60,7 @@ def _no_download(_pod: Pod) -> float:
 
 
 class RunWatch:
-    """`downloaded`: when a Pod last downloaded the present module, seconds since the epoch; 0 if not known."""
+    """`downloaded`: when a Pod last downloaded the current module, seconds since the epoch; 0 if not known."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class RunWatch:
         before: float = math.inf,
         downloaded: Callable[[Pod], float] | None = None,
     ) -> None:
-        """Sidecars are meant to run this from now on. The last readings are the baselines, if they began before `before`.
+        """From now on, sidecars should run this. The last readings are the baselines if they began before `before`.
 
         `before`: on the monotonic clock of the reader; a later reading may already show the change.
         """
@@ -115,13 +115,13 @@ class RunWatch:
     def _set_baseline(
         self, run: _PodRun, reading: SidecarStats, kept: SidecarStats | None, now: float
     ) -> None:
-        """At the first reading since the change."""
+        """Called at the first reading since the change."""
         before = run.before or kept
         if before is not None and reading.read_at - before.read_at <= BASELINE_AGE:
             run.before, run.is_kept = before, True
             return
         run.is_kept = False
-        # All that a younger process has counted came later.
+        # A process that started later has counted everything after the change.
         is_younger = self._started_since(reading, now)
         run.before = SidecarStats(read_at=reading.read_at) if is_younger else reading
 
@@ -130,7 +130,7 @@ class RunWatch:
         return at > 0 and reading.uptime is not None and now - reading.uptime > at + _SKEW
 
     def _is_seen(self, run: _PodRun, pod: Pod, reading: SidecarStats, now: float) -> bool:
-        """Whether the sidecar took a change of its listeners after the publication, as far as can be told."""
+        """Whether the sidecar is known to have accepted a listener update after the publication."""
         at = self.published.at
         if self._started_since(reading, now) or 0 < at < self._downloaded(pod):
             return True
@@ -159,7 +159,7 @@ class RunWatch:
         return replace(_ONCE_MORE, figures=report.figures)
 
     def believe(self, pods: Iterable[Pod], report: RunReport) -> None:
-        """Take over what the status of an earlier leader says of these Pods."""
+        """Take over the reports on these Pods from the status of an earlier leader."""
         for pod in pods:
             self._pods.setdefault(pod.uid, _PodRun()).report = report
 
@@ -180,7 +180,7 @@ class RunWatch:
 
     @property
     def uids(self) -> frozenset[bytes]:
-        """All Pods with a report or a baseline."""
+        """The uids of all Pods with a report or a baseline."""
         return frozenset(self._pods)
 
 

@@ -1,7 +1,7 @@
-"""Which of an AutoWasm's Pods have the newer of two filters, while a staged rollout is in progress (ADR 39). Pure.
+"""Finds the Pods of an AutoWasm that have the newer of two filters during a staged rollout (ADR 39). Pure.
 
-`has_target` says what a Pod is to have by the status, from which the EnvoyFilter follows; `has_override` what the EnvoyFilter in place
-gives it.
+`has_target` returns what a Pod should have by the status, which determines the EnvoyFilter; `has_override` returns what the
+EnvoyFilter in place gives it.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ _IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
 
 
 def everyone(_pod: Pod) -> bool:
-    """Without a rollout in progress, and in its last step."""
+    """All Pods: without a rollout in progress, and in its last step."""
     return True
 
 
 def has_target(document: Mapping[str, Any]) -> Callable[[Pod], bool]:
-    """Whether a Pod is to have the newer module. `document`: the AutoWasm."""
+    """Whether a Pod should have the newer module. `document`: the AutoWasm."""
     rollout = statuses.read(document.get("status")).rollout
     if rollout is UNSET or rollout.phase not in _IN_PROGRESS or rollout.step >= rollout.steps:
         return everyone

@@ -1,9 +1,9 @@
 """StatsReader: reads the statistics of sidecars over HTTP from port 15090 of their Pods.
 
-`envoystats.py` parses, `runstate.py` judges. It reads when it is asked to, never by itself. Invariants: requests go only to Pods
-that have a sidecar and have not ended, to a literal address that no other Pod has, on one port, with one path, without
-redirects, proxies and cookies; over all callers together at most `limits.rate` begin in a second and `limits.concurrent` are in
-flight; each takes bounded time and memory, whatever the Pod answers.
+`envoystats.py` parses, `runstate.py` judges. It reads only on request, never on its own. Invariants: requests go only to Pods
+that have a sidecar and have not ended, to a literal address that no other Pod has, on one port, with one path, without redirects,
+proxies and cookies; for all callers together, at most `limits.rate` requests begin in a second and at most `limits.concurrent`
+are in flight; each takes bounded time and memory, whatever the Pod answers.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from autowasm.limits import StatsLimits
 from autowasm.telemetry.metrics import Metrics
 
 _READ: Final = "read"
-"""The result of a reading that succeeded, in metrics."""
+"""The result of a successful reading, in metrics."""
 
 
 class StatsReader:
@@ -72,9 +72,9 @@ class StatsReader:
         await self._session.close()
 
     async def read(self, pods: Iterable[Pod]) -> dict[bytes, Reading]:
-        """Read each Pod once. Returns the readings by the uid of the Pod; takes 1 / `rate` s for each, and `deadline` s at most longer.
+        """Read each Pod once. Returns the readings by the uid of the Pod. Takes 1 / `rate` s for each, plus at most `deadline` s.
 
-        Pods may change during the iteration: each is looked at when its turn comes.
+        Pods may change during the iteration: each is checked just before it is read.
         """
         readings: dict[bytes, Reading] = {}
         left = iter(pods)
@@ -135,7 +135,7 @@ class StatsReader:
         except TimeoutError:
             return UnreadStats(ReadFailure.TIMEOUT)
         except aiohttp.ClientConnectorError as error:
-            # asyncio's own text has the address in it.
+            # asyncio's own text contains the address.
             return UnreadStats(ReadFailure.REFUSED, os.strerror(error.errno or errno.ECONNREFUSED))
         except (aiohttp.ClientError, OSError, ValueError):
             return UnreadStats(ReadFailure.BROKEN)

@@ -1,9 +1,10 @@
 """MutationCache: our own writes, until the informer shows them.
 
-An informer lags milliseconds behind our writes; a reconcile that reads only it would write again, or meet a conflict. Reads
-are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has not caught up
-for `KEPT` seconds; never one newer than the API server has stored; once the informer has passed our version, only its store
-counts, even if it never showed the object: a list after a lost watch shows what exists, not what came and went before it.
+An informer lags milliseconds behind our writes; a reconcile that reads only the informer would write again, or run into a
+conflict. Reads are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has
+not caught up for `KEPT` seconds; never one newer than the API server has stored; once the informer has passed our version, only
+its store counts, even if it never showed the object: a list after a lost watch shows what exists, not what came and went in
+between.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from autowasm.kube.resources import ObjectKey
 Document = Mapping[str, Any]
 
 KEPT: Final = 60.0
-"""Seconds. Where resourceVersions are not comparable, an object that was written and then deleted while no watch ran would seem
-to exist for good. Dropping an entry too early costs a write that the API server refuses.
+"""Seconds. Where resourceVersions are not comparable, an object that was written and then deleted while no watch ran would seem to
+exist forever. Dropping an entry too early costs a write that the API server refuses.
 """
 
 
@@ -43,7 +44,7 @@ class MutationCache:
         self._in_flight: Counter[ObjectKey] = Counter()
         """Objects with a call to the API server in flight, and how many: a status has two writers."""
         self._gone: set[ObjectKey] = set()
-        """Those of them that were deleted meanwhile."""
+        """Those objects of them that were deleted meanwhile."""
 
     def get(self, key: ObjectKey) -> Document | None:
         """The object as last written by us or shown by the informer."""
@@ -57,7 +58,7 @@ class MutationCache:
 
     @contextmanager
     def in_flight(self, key: ObjectKey) -> Iterator[None]:
-        """Encloses a call whose answer goes to `wrote`. An answer is older than a deletion that the informer shows meanwhile."""
+        """Encloses a call whose answer goes to `wrote`. A deletion that the informer shows meanwhile is newer than the answer."""
         self._in_flight[key] += 1
         try:
             yield
@@ -80,7 +81,7 @@ class MutationCache:
     def observed(self, key: ObjectKey, document: Document | None) -> bool:
         """The informer shows a version of the object (None: deleted).
 
-        True if it is our write or an older version: no reconcile is needed. Drops our write when it is passed.
+        True if it is our write or an older version: no reconcile is needed. Drops our write once the informer has passed it.
         """
         if document is None and key in self._in_flight:
             self._gone.add(key)
@@ -96,7 +97,7 @@ class MutationCache:
         return True
 
     def _is_passed(self, document: Document) -> bool:
-        """Whether the store has this version, a later one, or the deletion of the object."""
+        """Whether the informer shows this version, a later one, or the deletion of the object."""
         position, version = self._position(), _version(document)
         comparable = position is not None and position.isdecimal() and version.isdecimal()
         return comparable and int(position or 0) >= int(version)
@@ -115,6 +116,6 @@ def _reached(observed: Document, written: Document) -> bool:
     shown, own = _version(observed), _version(written)
     if shown.isdecimal() and own.isdecimal():
         return int(shown) >= int(own)  # comparable since Kubernetes 1.35, and in every etcd before
-    # Otherwise only equality can be checked, and a recreated object has another uid.
+    # Otherwise only equality can be checked; a recreated object has another uid.
     same = (observed.get("metadata") or {}).get("uid") == (written.get("metadata") or {}).get("uid")
     return shown == own or not same

@@ -1,7 +1,7 @@
 """Ownership of an EnvoyFilter, and the object to write for it. Pure; ADR 12.
 
-Invariants: a foreign object is never in a write; labels, annotations and further owners that others add to ours stay; an
-object without a difference yields nothing to write.
+Invariants: a foreign object is never in a write; labels, annotations and further owners that others add to ours stay; for an
+object that does not differ, there is nothing to write.
 """
 
 import enum
@@ -30,7 +30,7 @@ class Ownership(enum.Enum):
 
 
 def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ownership:
-    """The relation of `envoyfilter` to the AutoWasm `owner` (by its metadata)."""
+    """The relation of `envoyfilter` to the AutoWasm `owner`, by its metadata."""
     metadata = envoyfilter.get("metadata") or {}
     controller = _controller(metadata)
     if controller is not None and str(controller.get("apiVersion")).startswith(f"{GROUP}/"):
@@ -52,7 +52,7 @@ def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ow
 def replacement(live: Mapping[str, Any], desired: Mapping[str, Any]) -> dict[str, Any] | None:
     """The whole object to PUT so that `live` becomes `desired`; None if nothing differs.
 
-    It has the resourceVersion of `live`, so a write in between is never overwritten.
+    It carries the resourceVersion of `live`, so a write in between is never overwritten.
     """
     metadata = dict(live.get("metadata") or {})
     ours = desired["metadata"]
@@ -76,13 +76,13 @@ def replacement(live: Mapping[str, Any], desired: Mapping[str, Any]) -> dict[str
 
 
 def is_labelled(envoyfilter: Mapping[str, Any]) -> bool:
-    """Whether our informers see it."""
+    """Whether the object has our label, so that our informers see it."""
     labels = (envoyfilter.get("metadata") or {}).get("labels") or {}
     return bool(MANAGED_BY.items() <= labels.items())
 
 
 def _made_by_us(envoyfilter: Mapping[str, Any]) -> bool:
-    """Requires label and record: in a copy made by hand at most one of them is still valid."""
+    """Requires both label and record: in a copy made by hand, at most one of them is still valid."""
     return is_labelled(envoyfilter) and record_of(envoyfilter) is not None
 
 
@@ -92,7 +92,7 @@ def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _owners(metadata: Mapping[str, Any], ours: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Our reference as controller and others' plain references unchanged, without an earlier reference of ours."""
+    """Our reference as the controller, and the plain references of others unchanged; without any earlier reference of ours."""
     desired = ours.get("ownerReferences", [])
     names = {(owner["kind"], owner["name"]) for owner in desired}
     kept = [

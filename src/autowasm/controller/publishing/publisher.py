@@ -1,7 +1,7 @@
 """ClusterPublisher: writes EnvoyFilters and statuses through the API server. ADR 12.
 
-`controller/reconciler.py` decides what to write, `ownership.py` who owns an object. Invariants: every write carries the resourceVersion
-that was read, or is a create; only the leader writes; a foreign EnvoyFilter or an object that is being deleted is never
+`controller/reconciler.py` decides what to write, and `ownership.py` decides who owns an object. Invariants: every write carries the
+resourceVersion that was read, or is a create; only the leader writes; a foreign EnvoyFilter or an object that is being deleted is never
 written; nothing is written without a change.
 """
 
@@ -63,14 +63,14 @@ class ClusterPublisher:
         self._revert_limiter = RevertLimiter()
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """The EnvoyFilter of this name, if it is ours: by owner, or from an earlier AutoWasm of this name."""
+        """The EnvoyFilter of this name if it is ours: by its owner, or from an earlier AutoWasm of this name."""
         live, owner = self._envoyfilters.get(key), self._autowasms.get(key)
         if live is None or owner is None:
             return None
         return live if ownership(live, owner=owner) in _OURS else None
 
     def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """Our EnvoyFilter whose AutoWasm is gone: for moments, or for good if it was orphaned."""
+        """Our EnvoyFilter whose AutoWasm is gone. It exists for a moment, or permanently if it was orphaned."""
         live = self._envoyfilters.get(key)
         if live is None:
             return None
@@ -78,7 +78,7 @@ class ClusterPublisher:
         return live if ownership(live, owner=no_owner) in _OURS else None
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
-        """GET the EnvoyFilter: the informer does not see one without our label. Restores the label.
+        """GET the EnvoyFilter, because the informer does not see one without our label. Restores the label.
 
         `published` then returns it. Raises AutoWasmError (`Mutated`), ApiError.
         """
@@ -218,7 +218,7 @@ class ClusterPublisher:
         self._revert_limiter.forget_all()
 
     async def retract(self, key: ObjectKey) -> None:
-        """Writes nothing: the garbage collector follows the owner reference, even while wasmer is down."""
+        """Writes nothing: the garbage collector deletes the EnvoyFilter by its owner reference, even while wasmer is down."""
         self.forget(key)
 
     def forget(self, key: ObjectKey) -> None:

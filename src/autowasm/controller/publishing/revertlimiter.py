@@ -1,8 +1,8 @@
 """RevertLimiter: how often an EnvoyFilter was reverted, and when to stop (ADR 12).
 
 Invariants: whatever another client does (rewrite, delete, remove our label, raise or lower the resend count), it causes at most
-`MAX_REVERTS` writes within `REVERT_WINDOW`, until the user requests a new try; a client that only raises the count, which
-drains connections in every sidecar each time, is reported after the same number of times.
+`MAX_REVERTS` writes within `REVERT_WINDOW` until the user requests a new try; a client that only raises the count, which drains
+connections in every sidecar each time, is reported after the same number of times.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.reasons import Reason
 
 MAX_REVERTS: Final = 3
-"""The limit of reverts: two controllers in a fight drain every connection of every sidecar, again and again."""
+"""The limit of reverts: two controllers that revert each other's writes drain every connection of every sidecar, again and again."""
 REVERT_WINDOW: Final = 3600.0
-"""Seconds. An edit this long after the last one is a person's, not a fight; a fight that we stopped stays stopped."""
+"""Seconds. An edit this long after the last one is a user's edit, not another controller's; reverts that stopped do not resume."""
 
 _RESENDS: Final = re.compile(rb'\?r=\d+"')
 """The resend count, at the end of a uri (`api/wasmfilter.py`)."""
@@ -42,7 +42,7 @@ class _Reverts:
 
 @dataclass(slots=True)
 class _Highest:
-    """The highest known resend count of these modules: our own resend exceeds it."""
+    """The highest known resend count of these modules; our own resend exceeds it."""
 
     about: tuple[Any, ...]
     count: int = 0
@@ -63,17 +63,17 @@ class RevertLimiter:
         *,
         live: Mapping[str, Any] | None = None,
     ) -> bool:
-        """True if the write is a revert: it equals our last write but for the resend count. Raises as `check`.
+        """True if the write is a revert: it equals our last write except for the resend count. Raises as `check`.
 
-        `live`: the object to replace. Our own resend is no revert: its count is higher than that of `live` and than any before. All
-        other counts come from `live`, so they are the other client's.
+        `live`: the object to replace. Our own resend is not a revert: its count is higher than that of `live` and any earlier one.
+        All other counts come from `live`, so the other client set them.
         """
         highest, count = self._highest(key, owner, desired), _resends(desired, desired)
         raised = live is not None and _resends(live, desired) == count
         is_resend = count > highest.count and not raised
         highest.count = max(
             highest.count, count
-        )  # also before a write that fails: it may be stored
+        )  # also before a write that fails: the server may have stored it
         reverts = self._of(key, owner)
         if (
             reverts is None
@@ -89,9 +89,9 @@ class RevertLimiter:
     def in_place(
         self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]
     ) -> bool:
-        """Nothing has to be written. True if that is only because we took over a resend count that another client raised.
+        """Nothing has to be written. True if that is only so because we took over a resend count that another client raised.
 
-        Raises as `check`, if that happened too often.
+        Raises as `check` if that happened too often.
         """
         is_known = self._is_known(key, owner, desired)
         highest, count = self._highest(key, owner, desired), _resends(desired, desired)
@@ -144,7 +144,7 @@ class RevertLimiter:
         self._resends.pop(key, None)
 
     def forget_all(self) -> None:
-        """Another replica leads: this one does not see its writes."""
+        """Another replica leads now: this one does not see its writes."""
         self._reverts.clear()
         self._resends.clear()
 
@@ -167,7 +167,7 @@ class RevertLimiter:
 
 
 def _about(owner: Mapping[str, Any], desired: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A new try that the user requests, and another module, start a new count."""
+    """The key of a count: a new try requested by the user and another module each start a new count."""
     return (*_trigger(owner), *envoyfilters.digests_of(desired))
 
 

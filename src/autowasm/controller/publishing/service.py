@@ -1,9 +1,9 @@
-"""PublishedService: whether the Service exists from which every EnvoyFilter makes sidecars fetch (ADR 33).
+"""PublishedService: whether the Service that every EnvoyFilter names as the source of modules exists (ADR 33).
 
-A rename (kustomize's `namePrefix`, a copied manifest) leaves the configured name without a Service. istiod makes no cluster for
-a Service that does not exist, so a sidecar with a new EnvoyFilter gets no module and answers 503. Invariants: an unknown state
-(no permission, no answer of the API server) blocks nothing; a Service that existed must be missing in two checks; a lack of
-endpoints is only reported, because a replica may have to publish before it becomes one.
+A rename (kustomize's `namePrefix`, a copied manifest) leaves the configured name without a Service. istiod makes no cluster for a
+Service that does not exist, so a sidecar with a new EnvoyFilter gets no module and answers 503. Invariants: an unknown state (no
+permission, no answer of the API server) blocks nothing; a Service that existed before must be missing in two checks; missing
+endpoints are only reported, because a replica may have to publish before it becomes an endpoint.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from autowasm.settings import EnvoyFetch
 _log = structlog.get_logger(__name__)
 
 CHECK_INTERVAL: Final = 30.0
-"""Seconds between two checks while the Service is usable: one small request of each replica."""
+"""Seconds between two checks while the Service is usable: each replica sends one small request."""
 RECHECK_INTERVAL: Final = 5.0
 """The same after a check that found a problem."""
 STARTING: Final = 60.0
@@ -33,7 +33,7 @@ STARTING: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceVerdict:
-    """The result of a check. No `reason`: usable, or unknown with the cause in `text`."""
+    """The result of a check. Without a `reason`: usable, or unknown with the cause in `text`."""
 
     reason: Reason | None = None
     text: str = ""
@@ -48,7 +48,7 @@ GOOD: Final = ServiceVerdict()
 
 
 class PublishedService:
-    """`run` it in a TaskGroup, after a first `check`. `report` receives the problem; empty: none."""
+    """`run` it in a TaskGroup, after a first `check`. `report` receives the problem; empty: no problem."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PublishedService:
         report: Callable[[str], None],
         problem: Gauge,
     ) -> None:
-        """`problem` has one label, the reason."""
+        """The metric `problem` has one label, the reason."""
         self._client = client
         self._key = ObjectKey(envoy.service_namespace, envoy.service_name)
         self._port = envoy.service_port
@@ -75,7 +75,7 @@ class PublishedService:
             problem.labels(reason).set(0)
 
     def problem(self) -> AutoWasmError | None:
-        """Why nothing new may be published now; None: it may."""
+        """Why nothing new may be published now; None: publication is allowed."""
         verdict = self._verdict
         if verdict is None or not verdict.holds:
             return None
@@ -106,7 +106,7 @@ class PublishedService:
             _log.debug("service not checked", service=str(self._key), error=str(error))
             return
         suspected, self._suspected = self._suspected, None
-        # helm and kubectl replace a Service within a second; at a start there is no earlier state.
+        # helm and kubectl replace a Service within a second; at start-up there is no earlier state.
         begins = found.holds and self._verdict is not None and not self._verdict.holds
         if begins and (suspected is None or suspected.reason != found.reason):
             self._suspected = found

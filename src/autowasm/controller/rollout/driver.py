@@ -1,9 +1,10 @@
-"""RolloutDriver: joins the state machine with the API server, the Pods and their statistics. Leader only.
+"""RolloutDriver: connects the state machine with the API server, the Pods and their statistics. Leader only.
 
-For each object in a staged rollout it keeps what a leader may lose: the state between two writes, the variants, the readings.
-`controller/stagedpublisher.py` writes what it decides. Invariants: an EnvoyFilter that gives Pods the target is not due before
-each of these Pods was read once (the reading from before the change); sidecars are read only while a rollout is in progress, one
-batch at a time for an object, outside the reconcile path; a state in the status that is not our own last write replaces ours.
+For each object in a staged rollout, it keeps data that a new leader can do without: the state between two writes, the variants,
+the readings. `controller/stagedpublisher.py` writes what it decides. Invariants: an EnvoyFilter that gives Pods the target is not
+due until each of these Pods was read once (the reading from before the change); sidecars are read only while a rollout is in
+progress, one batch at a time for an object, outside the reconcile path; a state in the status that is not our last write replaces
+ours.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ Document = Mapping[str, Any]
 READ_EACH: Final = 1.0
 """Seconds between two readings of the Pods of a rollout; a reading of many Pods takes longer by itself (`StatsLimits.rate`)."""
 BATCH: Final = 50
-"""Pods whose readings count together: those of a large step count while the others are still read."""
+"""Pods whose readings count together: in a large step, readings already count while other Pods are still read."""
 STABLE_SAMPLE: Final = 50
 """Pods with the stable variant that are read, for their share of failures."""
 _ABORTED: Final = RolloutPhase.ABORTED
@@ -75,7 +76,7 @@ class SidecarReader(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Memory:
-    """What this leader knows of one object besides the status."""
+    """The state that this leader keeps for one object besides the status."""
 
     state: RolloutStatus | None
     stored: RolloutStatus | None
@@ -94,7 +95,7 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The result of one look: the state to write, what to do, and the EnvoyFilter of the state."""
+    """The result of one look: the state to write, the actions, and the EnvoyFilter of the state."""
 
     state: RolloutStatus | None
     actions: tuple[Action, ...]
@@ -127,7 +128,7 @@ class RolloutDriver:
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`wall`: seconds since the epoch. `clock`: of `SidecarStats.read_at`, never set."""
+        """`wall`: seconds since the epoch. `clock`: the clock of `SidecarStats.read_at`, which is never set."""
         self._pods = pods
         self._reader = reader
         self._envoy = envoy
@@ -149,7 +150,7 @@ class RolloutDriver:
         target: Variant | None,
         resend: Callable[[str], int],
     ) -> Look:
-        """Observe and advance once.
+        """Observe the rollout, and advance it once.
 
         `previous`: the status; `live`: our EnvoyFilter in place; `target`: the variant of the spec, None while its module is not
         ready; `resend`: the wanted resend count of a module.
@@ -188,7 +189,7 @@ class RolloutDriver:
             _log_verdict(key, memory, pods or {})
         memory.unwritten += [one for one in actions if isinstance(one, RecordEvent)]
         if pods == {}:
-            memory.readings.add({}, plugin="", begun=now)  # there is nothing to wait for but time
+            memory.readings.add({}, plugin="", begun=now)  # only time has to pass
         members = _members(state, pods or {})
         is_read = pods is not None and memory.readings.has_all(members.keys())
         is_due = is_read or not _gives_target(state)
@@ -198,7 +199,7 @@ class RolloutDriver:
         return Look(state, actions, document, is_due, _is_in_place(live, document))
 
     def written(self, key: ObjectKey, state: RolloutStatus) -> tuple[RecordEvent, ...]:
-        """The state is in the status. Returns the Events of all states since the one that was written before."""
+        """The state is in the status. Returns the Events of all states since the previously written one."""
         memory = self._memories.get(key)
         if memory is None:
             return ()
@@ -207,13 +208,13 @@ class RolloutDriver:
         return events
 
     def placing(self, key: ObjectKey) -> None:
-        """The EnvoyFilter of the state is about to be written: the Pods of the step get the target."""
+        """The EnvoyFilter of the state is about to be written, which gives the Pods of the step the target."""
         memory = self._memories.get(key)
         if memory is not None and memory.state is not None and _gives_target(memory.state):
             memory.readings.place(_members(memory.state, self._listed(key) or {}).keys())
 
     def forget(self, key: ObjectKey) -> None:
-        """The object is gone, has no rollout, or another replica leads."""
+        """The object is gone, has no rollout, or another replica leads now."""
         memory = self._memories.pop(key, None)
         self._metrics.objects.waiting((key.namespace, key.name), None)
         if memory is not None and memory.task is not None:
@@ -229,7 +230,7 @@ class RolloutDriver:
 
     @staticmethod
     def _learn(memory: _Memory, live: Document | None, target: Variant | None) -> staged.Variants:
-        """Remember the variants in place and the one of the spec."""
+        """Remember the variants in place and the spec's variant."""
         found = staged.variants_of(live) if live is not None else staged.Variants()
         for one in (found.base, found.override):
             # Another client may have changed the record, which is not in the digest.
@@ -285,7 +286,7 @@ class RolloutDriver:
         state: RolloutStatus,
         resend: Callable[[str], int],
     ) -> Document | None:
-        """The EnvoyFilter of the state; None: leave that in place, because a variant is not known (any more)."""
+        """The EnvoyFilter of the state; None: leave the current one in place, because a variant is not known (any more)."""
         wanted = placement(state)
         if wanted is None:
             return None
@@ -300,7 +301,7 @@ class RolloutDriver:
         target: Variant | None,
         pods: Mapping[str, tuple[Candidate, Pod]],
     ) -> int:
-        """How many names the EnvoyFilter can hold besides the configurations of both variants."""
+        """How many names the EnvoyFilter can hold in addition to the configurations of both variants."""
         digest = ""
         if state is not None and state.phase is RolloutPhase.SUCCEEDED:
             digest = state.target.digest
@@ -414,7 +415,7 @@ class RolloutDriver:
 def _log_verdict(
     key: ObjectKey, memory: _Memory, pods: Mapping[str, tuple[Candidate, Pod]]
 ) -> None:
-    """The figures behind an abort: the status has only the words."""
+    """Log the figures behind an abort: the status has only the message."""
     state = memory.state
     verdict = state.verdict if state is not None else UNSET
     if state is None or verdict is UNSET:
@@ -435,7 +436,7 @@ def _log_verdict(
 def _members(
     state: RolloutStatus, pods: Mapping[str, tuple[Candidate, Pod]]
 ) -> dict[str, tuple[Candidate, Pod]]:
-    """The Pods that have or get the target."""
+    """The Pods that have the target or will get it."""
     if state.phase not in _IN_PROGRESS:
         return {}
     if state.step == state.steps:

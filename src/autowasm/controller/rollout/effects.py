@@ -1,7 +1,7 @@
-"""The effects of the state machine's transitions: the next state and what to do besides writing it. Pure.
+"""The effects of the state machine's transitions: the next state, and the actions besides writing it. Pure.
 
-Invariants: a step that begins or changes its Pods has no watched time; a message is short enough for the status. Which effect belongs to
-which event is in `statemachine.py`.
+Invariants: a step that begins or changes its Pods has no watched time; a message is short enough for the status. `statemachine.py`
+assigns the effects to events.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ SLOW_LOOK: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class RecordEvent:
-    """Record an Event, after the status is written."""
+    """Record an Event after the status is written."""
 
     kind: Literal["Normal", "Warning"]
     name: str
@@ -50,7 +50,7 @@ class BeginCounts:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Call `advance` again after so many seconds, at the latest."""
+    """Call `advance` again after this many seconds at the latest."""
 
     seconds: float
 
@@ -89,10 +89,10 @@ def _aborted_before(facts: Facts) -> tuple[RolloutVariant, ...]:
 
 
 def _handled_at_begin(facts: Facts) -> str:
-    """The value of the annotation that needs no answer any more.
+    """The value of the annotation that counts as handled when a rollout begins.
 
-    A command that comes with an edit is for the new rollout. What was paused stays so, in its first step. Of commands that are
-    older than the first rollout, only those count that give no Pod a new filter.
+    A command that comes with an edit is for the new rollout. A paused rollout stays paused, in its first step. A command that is
+    older than the first rollout counts only if it gives no Pod a new filter.
     """
     text, state = facts.observation.command, facts.state
     command = Command.parse(text)
@@ -105,7 +105,7 @@ def _handled_at_begin(facts: Facts) -> str:
 
 
 def pass_step(facts: Facts) -> Result:
-    """The next step that may have more Pods than the current one; the last one if no other may."""
+    """The next step that may have more Pods than the current one; if there is none, the last step."""
     state, candidates = facts.current, facts.candidates
     choice = choice_of(state)
     members = len(choice.members(candidates))
@@ -144,7 +144,7 @@ def _entered(facts: Facts, *, step: int, size: int, choice: Choice | None) -> Re
 
 
 def change_members(facts: Facts) -> Result:
-    """Other Pods in the same step: it has to prove them, too."""
+    """The same step with other Pods: they have to be proven, too."""
     choice = facts.choice
     new = msgspec.structs.replace(
         _waited(facts),
@@ -164,7 +164,7 @@ def wait(facts: Facts) -> Result:
 
 
 def _waited(facts: Facts) -> RolloutStatus:
-    """The state after a time in which the step was not healthy."""
+    """The state after a period in which the step was not healthy."""
     state = facts.current
     return msgspec.structs.replace(
         state,
@@ -176,7 +176,7 @@ def _waited(facts: Facts) -> RolloutStatus:
 
 
 def note_health(facts: Facts) -> Result:
-    """The step is healthy, and goes on being watched."""
+    """The step is healthy, and is still watched."""
     state = facts.current
     reason = RolloutReason.PAUSE
     message = f"step {state.step} of {state.steps} is healthy, and must stay so for {_text(facts.spec.pause)}"
@@ -197,13 +197,13 @@ def note_health(facts: Facts) -> Result:
 
 
 def look_only(facts: Facts) -> Result:
-    """A paused rollout is watched, but its time stands still."""
+    """A paused rollout is watched, but its timer is stopped."""
     new = msgspec.structs.replace(facts.current, verdict=facts.judgement.verdict)
     return new, (LookAgain(SLOW_LOOK),)
 
 
 def pause(facts: Facts) -> Result:
-    """The Pods keep what they have until `resume`."""
+    """The Pods keep their filters until `resume`."""
     state = facts.current
     message = f"paused in step {state.step} of {state.steps}"
     new = msgspec.structs.replace(
@@ -218,7 +218,7 @@ def pause(facts: Facts) -> Result:
 
 
 def resume(facts: Facts) -> Result:
-    """The step goes on, with a new deadline."""
+    """The step continues, with a new deadline."""
     state = facts.current
     message = f"resumed in step {state.step} of {state.steps}"
     new = msgspec.structs.replace(
@@ -254,7 +254,7 @@ def lose_stable(facts: Facts) -> Result:
 
 
 def adopt(facts: Facts) -> Result:
-    """The target is the stable variant: there is nothing to roll out, or what was rolled out is taken back."""
+    """The target is the stable variant: there is nothing to roll out, or the rollout is reverted."""
     state = facts.state
     if state is not None and state.phase is RolloutPhase.SUCCEEDED:
         return msgspec.structs.replace(state, target=facts.target), ()
@@ -272,7 +272,7 @@ def adopt(facts: Facts) -> Result:
 
 
 def promote(facts: Facts) -> Result:
-    """All Pods get the target at once: a person takes over the judgement."""
+    """All Pods get the target at once: the user takes responsibility for the judgement."""
     return _succeeded(msgspec.structs.replace(_handled(facts), target=facts.target))
 
 
@@ -315,7 +315,7 @@ def abort(facts: Facts) -> Result:
 
 
 def refuse_aborted(facts: Facts) -> Result:
-    """A tag moved back to a module that was aborted: it is not tried again."""
+    """A tag moved back to a module whose rollout was aborted: it is not tried again."""
     message = "this filter was aborted before, for the same generation of the spec"
     state = msgspec.structs.replace(
         facts.current, target=facts.target, stable=facts.stable or UNSET
@@ -351,7 +351,7 @@ def _handled(facts: Facts) -> RolloutStatus:
 
 
 def _without_step(state: RolloutStatus) -> RolloutStatus:
-    """Without Pods, times and durations of a step."""
+    """The state without the Pods, times and durations of a step."""
     return msgspec.structs.replace(
         state,
         size=0,

@@ -1,6 +1,6 @@
-"""Facts: one look at a staged rollout, and the guards of the state machine, which are questions about it. Pure.
+"""Facts: one observation of a staged rollout, and the guards of the state machine, which test it. Pure.
 
-Invariant: a guard changes nothing, and holds or not whatever guards were asked before; their order is in `statemachine.py`.
+Invariant: a guard changes nothing, and its result does not depend on earlier guards; their order is in `statemachine.py`.
 """
 
 from collections.abc import Callable
@@ -58,24 +58,24 @@ class Facts:
 
     @property
     def wait(self) -> Finding:
-        """What the step waits for, for effects that need it."""
+        """The reason why the step waits, for effects that need it."""
         if self.judgement.wait is None:
             raise AssertionError("unreachable: the guard asks for it")
         return self.judgement.wait
 
     @cached_property
     def candidates(self) -> list[Candidate]:
-        """The Pods that may be chosen."""
+        """The Pods that can be chosen."""
         return [one.candidate for one in self.observation.pods or ()]
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Of the current step."""
+        """The judgement of the current step."""
         return judge(self.current, self.observation, self.spec)
 
     @cached_property
     def choice(self) -> Choice:
-        """The current step with the Pods that exist now. It grows up to its size when it began, or that of now if it is less."""
+        """The current step with the Pods that exist now. It grows up to its initial size, or its current size if that is smaller."""
         state = self.current
         now = rolloutsteps.size(self.spec.steps[state.step - 1], len(self.candidates))
         return choose(
@@ -97,7 +97,7 @@ class Facts:
 
     @cached_property
     def stable(self) -> RolloutVariant | None:
-        """What Pods keep that the next rollout does not choose; None: no filter."""
+        """The variant of Pods that the next rollout does not choose; None: no filter."""
         state, base = self.state, self.observation.base
         if state is None or state.reason == RolloutReason.STABLE_LOST.value:
             return base
@@ -108,17 +108,17 @@ class Facts:
 
     @property
     def is_in_progress(self) -> bool:
-        """Whether some Pods may have the target, and others not."""
+        """Whether some Pods may have the target while others do not."""
         return self.state is not None and self.state.phase in _IN_PROGRESS
 
     @property
     def is_progressing(self) -> bool:
-        """As `is_in_progress`, and not paused."""
+        """Whether the rollout is in progress and not paused."""
         return self.state is not None and self.state.phase is RolloutPhase.PROGRESSING
 
     @property
     def healthy_seconds(self) -> float:
-        """How long the step is healthy, if it is now. The time before the first healthy observation does not count."""
+        """How long the step has been healthy, if it is healthy now. The time before the first healthy observation does not count."""
         state = self.current
         return state.healthy_seconds + self.gap if state.healthy_since else 0.0
 
@@ -129,7 +129,7 @@ def choice_of(state: RolloutStatus) -> Choice:
 
 
 def is_same(one: RolloutVariant, other: RolloutVariant) -> bool:
-    """Whether both are of the same digest and generation."""
+    """Whether both have the same digest and generation."""
     return (one.digest, one.generation) == (other.digest, other.generation)
 
 
@@ -148,7 +148,7 @@ def _is_readable(facts: Facts) -> bool:
 
 
 def target_is_in_place(facts: Facts) -> bool:
-    """Another target, which is the stable variant: an edit back, or one that changes nothing of the filter."""
+    """Another target, which is the stable variant: an edit was reverted, or does not change the filter."""
     target, stable = facts.observation.target, facts.stable
     is_stable = target is not None and stable is not None and target.digest == stable.digest
     return _is_new(facts) and is_stable
@@ -193,12 +193,12 @@ def pause_is_wanted(facts: Facts) -> bool:
 
 
 def has_another_command(facts: Facts) -> bool:
-    """A command that is unknown or for another generation. Some wait: for the module, or for a rollout in progress."""
+    """A command that is unknown or for another generation. Some commands wait: for the module, or for a rollout in progress."""
     return facts.command is not None and facts.command.verb not in {"pause", "promote", "retry"}
 
 
 def stable_is_lost(facts: Facts) -> bool:
-    """Nothing has the stable variant any more: another client changed the EnvoyFilter, and no leader remembers it."""
+    """The stable variant is lost: another client changed the EnvoyFilter, and no leader remembers the variant."""
     state, observation = facts.state, facts.observation
     if _is_new(facts) and not _is_readable(facts):
         return True
@@ -208,12 +208,12 @@ def stable_is_lost(facts: Facts) -> bool:
 
 
 def pod_has_failed(facts: Facts) -> bool:
-    """A Pod of the step fails with the target, or fails more requests than the stable Pods."""
+    """A Pod of the step fails with the target, or fails more requests than the stable Pods do."""
     return facts.is_in_progress and facts.judgement.fault is not None
 
 
 def members_have_changed(facts: Facts) -> bool:
-    """A Pod of the step is gone, or another Pod can fill a place that is free."""
+    """A Pod of the step is gone, or another Pod can fill a free place."""
     if not facts.is_progressing or facts.observation.target is None:
         return False
     state = facts.current
@@ -221,7 +221,7 @@ def members_have_changed(facts: Facts) -> bool:
 
 
 def is_overdue(facts: Facts) -> bool:
-    """The step was not healthy for `deadline`, in total."""
+    """In total, the step was not healthy for `deadline`."""
     if not facts.is_progressing or not is_not_healthy(facts):
         return False
     return facts.current.waited_seconds + facts.gap >= parse_duration(facts.spec.deadline)
@@ -238,12 +238,12 @@ def target_is_pending(facts: Facts) -> bool:
 
 
 def is_healthy(facts: Facts) -> bool:
-    """The step is healthy, but not for `pause` yet."""
+    """The step is healthy, but not yet for `pause`."""
     return facts.is_in_progress and not _was_healthy_for_pause(facts)
 
 
 def _was_healthy_for_pause(facts: Facts) -> bool:
-    """A new leader counts the requests of the Pods again, so it watches them for the whole pause. Each Pod was read after it."""
+    """A new leader counts the requests of the Pods from 0, so it watches them for the whole pause. Each Pod was read after the pause."""
     beyond = min(facts.healthy_seconds, facts.observation.watched) - parse_duration(
         facts.spec.pause
     )
@@ -251,7 +251,7 @@ def _was_healthy_for_pause(facts: Facts) -> bool:
 
 
 def last_step_has_passed(facts: Facts) -> bool:
-    """The last step, or one that has all Pods, was healthy for `pause`."""
+    """The last step, or a step that has all Pods, was healthy for `pause`."""
     if not facts.is_progressing or not _was_healthy_for_pause(facts):
         return False
     state = facts.current

@@ -1,7 +1,7 @@
-"""judge(): does every Pod of a step run the target, and does it serve as well as the stable Pods? Pure.
+"""judge(): whether every Pod of a step runs the target, and serves as well as the stable Pods. Pure.
 
-Invariants: a reading counts only if it was made after the Pods of the step last changed; a Pod that cannot be read is never called
-healthy unless `onUnknown` says so; one failed request alone is no fault at the default ratio.
+Invariants: a reading counts only if it was made after the Pods of the step last changed; a Pod that cannot be read is never
+healthy unless `onUnknown` allows it; a single failed request is no fault at the default ratio.
 """
 
 import enum
@@ -21,7 +21,7 @@ from autowasm.controller.rollout.observation import (
 from autowasm.controller.rollout.selection import Choice
 
 MIN_REQUESTS: Final = 100
-"""With fewer requests, a Pod is judged as if it had so many: its failures alone may already be too many, but no ratio is good."""
+"""A Pod with fewer requests is judged as if it had this many: its failures alone may already be too many, but their ratio is not used."""
 
 
 class RolloutReason(enum.Enum):
@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Neither `fault` nor `wait`: healthy."""
+    """Healthy if there is neither a `fault` nor a `wait`."""
 
     fault: Finding | None
     wait: Finding | None
@@ -129,13 +129,13 @@ def _total(figures: list[Figures]) -> Figures:
 
 
 def _limit(stable: Figures, before: Figures, spec: Rollout) -> float:
-    """The share of failures that is still good. Without requests of stable Pods: by those of the Pods before they got the target."""
+    """The highest acceptable share of failures. Without requests of stable Pods, it follows from the Pods' own requests before the target."""
     known = stable if stable.requests >= MIN_REQUESTS else stable + before
     return known.failures / max(known.requests, MIN_REQUESTS) + spec.max_failure_ratio
 
 
 def _rank(one: PodObservation) -> tuple[float, int, str]:
-    """The Pod with the largest share of failures first, as `_is_worse` reckons it."""
+    """Sorts the Pod with the largest share of failures first, by the rules of `_is_worse`."""
     figures = one.figures
     return -figures.failures / max(figures.requests, MIN_REQUESTS), -figures.failures, _name(one)
 
@@ -182,7 +182,7 @@ def _wait(
 
 
 def _wait_for(one: PodObservation, state: RolloutStatus, spec: Rollout) -> Finding | None:
-    """Why the Pod does not count as healthy yet; None: it does."""
+    """Why the Pod does not count as healthy yet; None: it is healthy."""
     name, run = _name(one), one.run
     if not one.candidate.ready:
         return Finding(RolloutReason.POD_NOT_READY, f"Pod {name} is not ready", name)

@@ -1,10 +1,10 @@
-"""What the state machine of a staged rollout is told: the target, the EnvoyFilter in place, the Pods, the annotations. Pure.
+"""The input of a staged rollout's state machine: the target, the EnvoyFilter in place, the Pods, the annotations. Pure.
 
-StepReadings makes a PodObservation from the statistics of a Pod, as this leader has read them. A Pod is judged by two readings: the
-last one before it got the target, and the newest one. Requests are counted from the begin of a step. Invariants: times are ages and
-durations, measured by a clock that is never set, so a clock that is set cannot make an old reading a new one; the reading
-from before is never one that was made after the Pod got the target; a new leader that did not see the time before has none,
-and counts requests from its first reading.
+StepReadings makes a PodObservation from the statistics of a Pod that this leader has read. A Pod is judged by two readings: the
+baseline, which is the last one before it got the target, and the newest one. Requests are counted from the start of a step.
+Invariants: times are ages and durations, measured by a monotonic clock, so setting the system clock cannot make an old reading look
+new; a baseline is never made after the Pod got the target; a new leader that did not see the time before has no baseline, and
+counts requests from its first reading.
 """
 
 import math
@@ -19,12 +19,12 @@ from autowasm.controller.pods.runstate import RunState, judge
 from autowasm.controller.rollout.selection import Candidate
 
 UNREADABLE: Final = frozenset({RunState.STATS_UNREACHABLE, RunState.UNKNOWN})
-"""Nothing can be said of the target in this Pod: `onUnknown` decides."""
+"""The state of the target in this Pod is unknown: `onUnknown` decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Requests, and those with a status of 500 or more."""
+    """The number of requests, and of those with a status of 500 or more."""
 
     requests: int = 0
     failures: int = 0
@@ -35,7 +35,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodObservation:
-    """A Pod with a sidecar that the selector matches, with the filter of the target or without."""
+    """A Pod with a sidecar that the selector matches, with or without the filter of the target."""
 
     candidate: Candidate
     downloaded: bool | None = None
@@ -47,21 +47,21 @@ class PodObservation:
     figures: Figures = Figures()
     """Since the step began."""
     before: Figures = Figures()
-    """Until the Pod got the target, as far as its proxy has counted."""
+    """Requests until the Pod got the target, according to its proxy."""
     message: str = ""
-    """What the statistics say, as a clause whose subject is Envoy."""
+    """What the statistics show, as a clause whose subject is Envoy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """All that `advance` looks at besides its own state."""
+    """The input of `advance` besides its own state."""
 
     target: RolloutVariant | None
-    """What the spec asks for, with its generation; None while its module is not stored."""
+    """The variant that the spec requests, with its generation; None while its module is not stored."""
     base: RolloutVariant | None = None
     """The variant of the EnvoyFilter in place for all proxies; None: there is no filter."""
     is_readable: bool = True
-    """False: there is an EnvoyFilter in place, but it has no variant that can be read."""
+    """False: there is an EnvoyFilter in place, but its variant cannot be read."""
     found: frozenset[str] = frozenset()
     """Digests of the variants that can be rendered: of the spec, read from the EnvoyFilter, or remembered."""
     is_published: bool = False
@@ -71,7 +71,7 @@ class Observation:
     elapsed: float | None = None
     """Seconds since this leader's last observation; None: it is its first one."""
     watched: float = 0.0
-    """Seconds for which this leader has counted the requests of the step's Pods. A new leader begins again."""
+    """Seconds for which this leader has counted the requests of the step's Pods. A new leader starts at 0."""
     capacity: int = MAX_STAGED
     """How many Pods the EnvoyFilter can name (`api.staged.capacity`)."""
     command: str = ""
@@ -87,7 +87,7 @@ _COMMAND: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A value of the rollout annotation: `VERB`, `VERB@GENERATION`, and after a blank anything that makes it new."""
+    """A value of the rollout annotation: `VERB` or `VERB@GENERATION`, optionally followed by a blank and any text that makes it new."""
 
     verb: str
     generation: int | None = None
@@ -123,7 +123,7 @@ class StepReadings:
         self._counted: dict[str, Requests] = {}
         self._placed: set[str] = set()
         self.counted_since: float | None = None
-        """Since when the requests of the step are counted; None: nothing was read yet."""
+        """When counting of the step's requests began; None: nothing was read yet."""
 
     def begin_step(self, *, now: float) -> None:
         """Count requests from now on."""
@@ -135,24 +135,24 @@ class StepReadings:
         self.counted_since = now if self._latest else None
 
     def add(self, readings: Mapping[str, Reading], *, plugin: str, begun: float) -> None:
-        """Take over new readings; none: there are no Pods. `plugin`: the target's name in the statistics. `begun`: when the first began."""
+        """Take over new readings; empty: there are no Pods. `plugin`: the target's name in the statistics. `begun`: when the first reading began."""
         for uid, reading in readings.items():
             self._latest[uid] = _Latest(reading, begun)
             if not isinstance(reading, SidecarStats):
                 continue
             self._counted.setdefault(uid, reading.requests or Requests())
-            # A successor does not know which Pods its predecessor gave the target.
+            # A new leader does not know which Pods its predecessor gave the target.
             if uid not in self._placed and reading.reloads_of(plugin) is None:
                 self._before[uid] = reading
         if self.counted_since is None:
             self.counted_since = begun
 
     def place(self, uids: Collection[str]) -> None:
-        """These Pods get the target now: what is read from them later is not from before."""
+        """These Pods get the target now, so later readings of them are not baselines."""
         self._placed.update(uids)
 
     def has_all(self, uids: Collection[str]) -> bool:
-        """Whether each of these Pods was read, or the reading failed."""
+        """Whether each of these Pods was read or the reading failed."""
         return all(uid in self._latest for uid in uids)
 
     def retain(self, uids: Collection[str]) -> None:
@@ -165,7 +165,7 @@ class StepReadings:
         self._placed.intersection_update(uids)
 
     def observed(self, candidate: Candidate, *, plugin: str, now: float) -> PodObservation:
-        """What is known of the Pod."""
+        """The observation of the Pod."""
         uid = candidate.uid
         latest = self._latest.get(uid)
         if latest is None:

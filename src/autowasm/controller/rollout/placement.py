@@ -1,7 +1,7 @@
-"""Placement: which proxies have which variant in a state of a staged rollout, and the EnvoyFilter for it. Pure.
+"""Placement: the variant of each proxy in a state of a staged rollout, and the EnvoyFilter for it. Pure.
 
-The controller writes the EnvoyFilter, and `wasmc explain` compares it with the one in place. Invariant: with the same variants, both
-have the same bytes.
+The controller writes the EnvoyFilter, and `wasmc explain` compares it with the one in place. Invariant: both get the same bytes from
+the same variants.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from autowasm.settings import EnvoyFetch
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The variants that the EnvoyFilter of a state has, by digest; empty: none. `render` makes it."""
+    """The variants in the EnvoyFilter of a state, by digest; empty: none. `render` makes the EnvoyFilter."""
 
     stable: str
     target: str = ""
@@ -32,7 +32,7 @@ class Placement:
 
 
 def placement(state: RolloutStatus) -> Placement | None:
-    """None: leave the EnvoyFilter in place as it is, because the stable variant is not known."""
+    """None: leave the EnvoyFilter unchanged, because the stable variant is not known."""
     stable = state.stable.digest if state.stable is not UNSET else ""
     if state.reason == RolloutReason.STABLE_LOST.value:
         return None

@@ -1,8 +1,8 @@
 """The Pods of a step of a staged rollout: `choose`. Pure and deterministic.
 
 Ready Pods come first, spread over workloads and nodes, in the order of a hash of their uids. Invariants: a chosen Pod stays
-chosen while it exists; a choice adds no Pod beyond `size`; the result depends on no order of the input. Where so many names do
-not fit into one EnvoyFilter, whole workloads or nodes are chosen, which new Pods may enlarge later.
+chosen while it exists; a choice adds no Pod beyond `size`; the result depends on no order of the input. Where the names do not
+fit into one EnvoyFilter, whole workloads or nodes are chosen, which new Pods may enlarge later.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Candidate:
 
     @property
     def pod(self) -> StagedPod:
-        """As the status names it."""
+        """The Pod's name in the status."""
         return StagedPod(self.namespace, self.name, self.uid)
 
     def group(self, unit: StepUnit) -> StagedGroup | None:
@@ -44,7 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The Pods of a step, and the workloads or nodes that it has whole."""
+    """The Pods of a step, and the workloads or nodes that it includes as a whole."""
 
     pods: tuple[StagedPod, ...] = ()
     groups: tuple[StagedGroup, ...] = ()
@@ -56,7 +56,7 @@ class Choice:
         return [one for one in candidates if one.uid in uids or one.group(self.by) in groups]
 
     def proxies(self) -> tuple[Metadata, ...]:
-        """The node metadata by which istiod tells their proxies."""
+        """The node metadata by which istiod identifies their proxies."""
         pods = ({"NAME": pod.name, "NAMESPACE": pod.namespace} for pod in self.pods)
         if self.by is StepUnit.NODE:
             return (*pods, *({"NODE_NAME": group.name} for group in self.groups))
@@ -67,19 +67,19 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], chosen: Choice, *, size: int, capacity: int) -> Choice:
-    """`chosen` without the Pods that are gone, and with further ones up to `size` Pods in all.
+    """`chosen` without the Pods that are gone, and with further Pods up to `size` in total.
 
     `capacity`: how many Pods and groups an EnvoyFilter can name. With fewer ready Pods than `size`, the step stays smaller; a
     Pod that is not ready is chosen only where no Pod is ready.
     """
-    # A Pod that is made again under its name (of a StatefulSet) has the filter of the patch that names it.
+    # A StatefulSet's Pod that is recreated under the same name has the filter of the patch that names it.
     existing = {(one.namespace, one.name): one.pod for one in candidates}
     found = (existing.get((pod.namespace, pod.name)) for pod in chosen.pods)
     kept = Choice(tuple(pod for pod in found if pod is not None), chosen.groups, chosen.by)
     missing = size - len(kept.members(candidates))
     if missing <= capacity - len(kept.pods) - len(kept.groups):
         return _named(candidates, kept, most=missing)
-    while True:  # a named Pod may make room for its workload: until nothing is added, so that the next call adds nothing either
+    while True:  # a named Pod may make room for its workload: repeat until nothing is added, so that the next call adds nothing either
         chosen, kept = kept, _with_groups(candidates, kept, size=size, capacity=capacity)
         if len(kept.members(candidates)) == len(chosen.members(candidates)):
             return chosen
@@ -88,7 +88,7 @@ def choose(candidates: Sequence[Candidate], chosen: Choice, *, size: int, capaci
 def _with_groups(
     candidates: Sequence[Candidate], kept: Choice, *, size: int, capacity: int
 ) -> Choice:
-    """With whole workloads or nodes, or further names, whichever has more Pods."""
+    """The choice with whole workloads or nodes, or with further names, whichever has more Pods."""
     units = [StepUnit.WORKLOAD, StepUnit.NODE] if not kept.groups else [kept.by]
     wholes = [_grouped(candidates, kept, unit, size=size, capacity=capacity) for unit in units]
     options = [kept, *wholes] if not kept.groups else wholes
@@ -107,7 +107,7 @@ def _with_groups(
 
 
 def _named(candidates: Sequence[Candidate], kept: Choice, *, most: int) -> Choice:
-    """With up to `most` further Pods by name."""
+    """The choice with up to `most` further Pods by name."""
     members = kept.members(candidates)
     uids = {one.uid for one in members}
     others = [one for one in candidates if one.uid not in uids]
@@ -137,9 +137,9 @@ def _spread(
     *,
     most: int,
 ) -> list[Candidate]:
-    """Up to `most` Pods, one after the other: from the workload, then the node, with the fewest members.
+    """Up to `most` Pods, one at a time, from the workload, then from the node, with the fewest members.
 
-    A workload gives its last Pod only after all others have come to theirs.
+    The last Pod of a workload is chosen only after all other workloads are down to their last Pod.
     """
     by_workload, by_node = Counter(map(_workload, members)), Counter(one.node for one in members)
     buckets: defaultdict[_Bucket, list[tuple[bytes, str, str, Candidate]]] = defaultdict(list)
@@ -160,7 +160,7 @@ def _spread(
     while heap and len(found) < most:
         known, key = heapq.heappop(heap)
         now = rank(key)
-        if now != known:  # ranks only grow: later is early enough
+        if now != known:  # ranks only grow, so checking them later is early enough
             heapq.heappush(heap, (now, key))
             continue
         found.append(buckets[key].pop()[3])
@@ -174,7 +174,7 @@ def _spread(
 def _grouped(
     candidates: Sequence[Candidate], kept: Choice, unit: StepUnit, *, size: int, capacity: int
 ) -> Choice:
-    """With further whole workloads or nodes, as long as the step has at most `size` Pods."""
+    """The choice with further whole workloads or nodes, while the step has at most `size` Pods."""
     wholes: defaultdict[StagedGroup, list[Candidate]] = defaultdict(list)
     for one in candidates:
         group = one.group(unit)

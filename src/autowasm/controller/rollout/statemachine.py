@@ -1,9 +1,9 @@
 """The state machine of a staged rollout (ADR 39): `advance(state, observation, spec, now) -> (state, actions)`. Pure.
 
-`EVENTS` gives each event its guard (`facts.py`), and the first one that holds is the event; `TABLE` gives the next phase and the effect
-(`effects.py`) for each phase. The state is `status.rollout`, all that survives a crash. Invariants: one call makes one
-transition; a step begins only after the one before has passed; a Pod is added only within the step's size; an aborted
-rollout starts again only on request; only watched time counts, so setting a clock neither passes nor ends a step.
+`EVENTS` gives each event its guard (`facts.py`), and the first guard that holds determines the event; for each phase, `TABLE` gives the
+next phase and the effect (`effects.py`). The state is `status.rollout`: only that survives a crash. Invariants: one call makes one
+transition; a step begins only after the previous one has passed; a Pod is added only within the step's size; an aborted rollout starts
+again only on request; only watched time counts, so setting a clock neither passes nor ends a step.
 """
 
 import enum
@@ -23,13 +23,13 @@ from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.controller.rollout.observation import Observation
 
 MAX_GAP: Final = 60.0
-"""Seconds, the most that counts between two observations. Between two leaders, the difference of their clocks, which may disagree."""
+"""Seconds, the maximum that counts between two observations. Between two leaders, it is the difference of two clocks, which may disagree."""
 REPORT: Final = 15.0
 """Seconds after which times and figures are written again while a rollout progresses."""
 
 
 class Event(enum.Enum):
-    """What an observation means to the machine; its guard has the words."""
+    """What an observation means to the machine; the docstring of its guard explains it."""
 
     PODS_UNKNOWN = enum.auto()
     TARGET_IN_PLACE = enum.auto()
@@ -54,7 +54,7 @@ class Event(enum.Enum):
 
 EVENTS: Final[tuple[tuple[Event, Callable[[Facts], bool]], ...]] = (
     (Event.PODS_UNKNOWN, facts.pods_are_unknown),
-    # The user's: a new target before a command, because the command may be meant for it.
+    # The user's events: a new target before a command, because the command may be meant for it.
     (Event.TARGET_IN_PLACE, facts.target_is_in_place),
     (Event.TARGET_ABORTED, facts.target_was_aborted),
     (Event.NEW_TARGET, facts.target_is_new),
@@ -64,9 +64,9 @@ EVENTS: Final[tuple[tuple[Event, Callable[[Facts], bool]], ...]] = (
     (Event.RESUME, facts.commanded("resume")),
     (Event.RETRY, facts.retry_is_wanted),
     (Event.OTHER_COMMAND, facts.has_another_command),
-    # Without the stable variant nothing can be taken back.
+    # Without the stable variant, nothing can be reverted.
     (Event.STABLE_LOST, facts.stable_is_lost),
-    # The Pods': failures first.
+    # The Pods' events: failures first.
     (Event.POD_FAILED, facts.pod_has_failed),
     (Event.MEMBERS_CHANGED, facts.members_have_changed),
     (Event.OVERDUE, facts.is_overdue),
@@ -76,11 +76,11 @@ EVENTS: Final[tuple[tuple[Event, Callable[[Facts], bool]], ...]] = (
     (Event.LAST_STEP_PASSED, facts.last_step_has_passed),
     (Event.STEP_PASSED, facts.step_has_passed),
 )
-"""In the order in which they are asked. None: nothing happens."""
+"""In the order of evaluation. None: nothing happens."""
 
 
 class Transition(NamedTuple):
-    """The next phase, and the function that makes the next state."""
+    """The next phase, and the function that creates the next state."""
 
     phase: RolloutPhase
     effect: Callable[[Facts], Result]
@@ -141,9 +141,9 @@ TABLE: Final[dict[Event, tuple[Transition | None, ...]]] = {
 def advance(
     state: State, observation: Observation, spec: Rollout, now: float
 ) -> tuple[State, tuple[Action, ...]]:
-    """The next state, and what to do. `now`: wall-clock time, seconds since the epoch; it may jump.
+    """The next state and the actions. `now`: wall-clock time, seconds since the epoch; it may jump.
 
-    The caller writes the state into the status first if `is_worth_writing`, and then makes the EnvoyFilter that of `placement`. A
+    The caller first writes the state into the status if `is_worth_writing`, and then writes the EnvoyFilter of `placement`. A
     state that does not fit the spec (any client may write a status) counts as none.
     """
     state = _fitting(state, observation, spec)
@@ -164,7 +164,7 @@ def advance(
 
 
 def transition_of(look: Facts) -> Transition | None:
-    """The transition of the first event that holds; None: there is none."""
+    """The transition of the first event that holds; None: no event holds."""
     event = event_of(look)
     phase = look.state.phase if look.state is not None else None
     return TABLE[event][PHASES.index(phase)] if event is not None else None
@@ -176,7 +176,7 @@ def event_of(look: Facts) -> Event | None:
 
 
 def _fitting(state: State, observation: Observation, spec: Rollout) -> State:
-    """None if the state cannot be one of this spec. While another spec's module is fetched, the state is of the spec before."""
+    """None if the state cannot belong to this spec. While the module of a new spec is fetched, the state belongs to the previous spec."""
     if state is None or observation.target is None or not is_same(state.target, observation.target):
         return state
     in_progress = state.phase in _IN_PROGRESS
@@ -186,7 +186,7 @@ def _fitting(state: State, observation: Observation, spec: Rollout) -> State:
 
 
 def is_worth_writing(stored: State, state: State) -> bool:
-    """Whether the state must be in the status before the EnvoyFilter changes, or its figures are old."""
+    """Whether the state must be in the status before the EnvoyFilter changes, or the figures in the status are old."""
     if stored is None or state is None:
         return stored is not state
     if _lasting(stored) != _lasting(state):
@@ -196,7 +196,7 @@ def is_worth_writing(stored: State, state: State) -> bool:
 
 
 def _lasting(state: RolloutStatus) -> RolloutStatus:
-    """Without what changes at each observation."""
+    """The state without the fields that change at each observation."""
     return msgspec.structs.replace(
         state,
         time="",
