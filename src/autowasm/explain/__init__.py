@@ -1,1 +1,1 @@
-"""Diagnosis of a live AutoWasm, and of one that is not applied yet: facts, then pure checks."""
+"""Diagnosis of an AutoWasm, live or not yet applied: facts, then pure checks."""

@@ -52,7 +52,7 @@ _STEP_OF: Final = {
 
 
 def examine(facts: Facts) -> tuple[Finding, ...]:
-    """The findings of all checks, and notes on facts that were not, or not completely, read."""
+    """The findings of all checks, and notes on facts that were not read, or only in part."""
     found = [finding for check in CHECKS for finding in check(facts)]
     unread = facts.unread
     found += [

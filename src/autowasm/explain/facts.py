@@ -1,7 +1,7 @@
 """Facts: the input of the checks, read once by `gather.py`.
 
-Invariant: a collection that could not be read is empty, and `unread` has the reason. So a check calls `has_read` before it
-concludes from a missing object.
+Invariant: a collection that could not be read is empty, and `unread` has the reason. So a check calls `has_read` before it draws
+conclusions from a missing object.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class SourceFact(Struct, frozen=True, kw_only=True):
 class StartFact(Struct, frozen=True, kw_only=True):
     """Whether the module starts with its configuration: `status`, `reason` and `message` as in the condition `Starts`.
 
-    `command` shows more of it on the user's machine.
+    `command` shows more details on the user's machine.
     """
 
     status: str
@@ -65,7 +65,7 @@ class StartFact(Struct, frozen=True, kw_only=True):
 
 
 class RunFact(Struct, frozen=True, kw_only=True):
-    """What the statistics of a sidecar tell of the module: `state` and `message` as in `status.pods.notRunning`, or `Running`."""
+    """What a sidecar's statistics show about the module: `state` and `message` as in `status.pods.notRunning`, or `Running`."""
 
     pod: str
     """`namespace/name`."""
@@ -82,15 +82,15 @@ class ServerFact(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """`live` is the EnvoyFilter with the AutoWasm's name; `desired` the one that wasmer would write, None if not known."""
+    """`live` is the EnvoyFilter with the AutoWasm's name; `desired` is the one that wasmer would write, None if not known."""
 
     key: ObjectKey
     planned: bool = False
-    """The document is not applied (`wasmc plan`): a missing status or EnvoyFilter is no error."""
+    """The document is not applied (`wasmc plan`): a missing status or EnvoyFilter is not an error."""
     document: Mapping[str, Any]
     autowasm: AutoWasm | None = None
     unknown_rollout: bool = False
-    """Of a plan: a changed filter comes in steps that the operator's policy has, which was not given."""
+    """For a plan: a changed filter is rolled out in steps of the operator's policy, which was not given."""
     spec_error: SpecError | None = None
     status: Status = Status()
     server: ServerFact = ServerFact()
@@ -105,7 +105,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     pods: tuple[Pod, ...] = ()
     """Pods that the selector matches and that have not ended."""
     runs: tuple[RunFact, ...] = ()
-    """Of the Pods whose statistics could be read, at most ten."""
+    """The Pods whose statistics could be read, at most ten."""
     neighbours: tuple[Pod, ...] = ()
     """Other Pods of the namespace, read only if the selector matches none."""
     services: tuple[Service, ...] = ()
@@ -122,7 +122,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     unread: Mapping[str, str] = {}
     """Reasons by collection: `pods`, `networkpolicies`, …"""
     cut: Mapping[str, int] = {}
-    """Numbers of objects read, by collection that was not read to its end."""
+    """Numbers of objects read, by collection, for collections that were not read to their end."""
 
     @property
     def name(self) -> str:

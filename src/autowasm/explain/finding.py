@@ -14,7 +14,7 @@ from autowasm.explain.facts import Facts
 
 
 class Level(enum.IntEnum):
-    """The severity. Only `ERROR` means that requests are, or will be, handled otherwise than the AutoWasm specifies."""
+    """The severity. Only `ERROR` means that requests are, or will be, handled differently from what the AutoWasm specifies."""
 
     OK = 0
     NOTE = 1

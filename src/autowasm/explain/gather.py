@@ -1,7 +1,7 @@
 """Reads the facts for the checks from the API server, once.
 
 Invariants: nothing is written; no Secret is listed, and only the one that `spec.secret` names is read; at most `MAX_OBJECTS`
-objects of a collection are read; an object that cannot be read is recorded in `unread`, never taken for absent.
+objects of a collection are read; an object that cannot be read is recorded in `unread`, never treated as absent.
 """
 
 import asyncio
@@ -153,7 +153,7 @@ _ENTRIES: Final = ResourceType("networking.istio.io", "v1alpha3", "serviceentrie
 _MESH_BYTES: Final = 1 << 20
 """The largest ConfigMap."""
 _MAX_NAMESPACES: Final = 20
-"""Namespaces of Pods. Only an AutoWasm in the root namespace can select Pods of more."""
+"""Namespaces of Pods. Only an AutoWasm in the root namespace can select Pods in several."""
 
 ServerOf = Callable[[Pod], ServerFact | None]
 """Reads wasmer's settings from its Pod; None if the Pod does not run wasmer."""
@@ -238,7 +238,7 @@ class Gatherer:
     async def access(
         self, autowasm: AutoWasm, server: ServerFact
     ) -> tuple[SecretFact | None, PullAccess]:
-        """`spec.secret` and its login. A bad or missing Secret is a fact, not an error."""
+        """Read `spec.secret` and its login. A bad or missing Secret is a fact, not an error."""
         image, spec = autowasm.image, autowasm.spec
         if image is None or (
             spec.secret is None and not server.cluster.service_account_pull_secrets

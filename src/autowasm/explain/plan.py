@@ -1,8 +1,8 @@
-"""Plan: the EnvoyFilter that an AutoWasm is to have, at once or in the step of a staged rollout, and its difference to the live one. Pure.
+"""Plan: the EnvoyFilter that an AutoWasm will have, at once or in a step of a staged rollout, and its difference from the live one. Pure.
 
-`controller/decision.py` selects the record, `controller/publishing/ownership.py` checks the ownership.
-Invariants: with the settings of wasmer, the EnvoyFilter is what wasmer writes, None where that is not known from here; the planned
-EnvoyFilter is the output of `render` for the record, so an apply writes those bytes, with a staged rollout in its end.
+`controller/decision.py` selects the record, `controller/publishing/ownership.py` checks the ownership. Invariants: with wasmer's
+settings, the EnvoyFilter is what wasmer writes, or None where that cannot be known here; the planned EnvoyFilter is the output of
+`render` for the record, so an apply writes those bytes, with a staged rollout at its end.
 """
 
 import difflib
@@ -107,7 +107,7 @@ def desired_at_the_end(
 
 
 def with_any_rollout(autowasm: AutoWasm) -> AutoWasm:
-    """The AutoWasm with some rollout: the EnvoyFilter of its end is the same for all of them, and another one than without."""
+    """The AutoWasm with an arbitrary rollout: all rollouts end with the same EnvoyFilter, which differs from the one without a rollout."""
     spec = msgspec.structs.replace(autowasm.spec, rollout=Rollout())
     return msgspec.structs.replace(autowasm, spec=spec)
 
@@ -115,7 +115,7 @@ def with_any_rollout(autowasm: AutoWasm) -> AutoWasm:
 def desired_now(
     autowasm: AutoWasm, live: Mapping[str, Any], status: Status, envoy: EnvoyFetch
 ) -> dict[str, Any] | None:
-    """The EnvoyFilter by what `live` and `status` tell."""
+    """The EnvoyFilter that follows from `live` and `status`."""
     if status.rollout is UNSET:
         record = envoyfilters.record_of(live)
         if record is None or autowasm.spec.rollout is not None:

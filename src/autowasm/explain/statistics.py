@@ -1,8 +1,8 @@
 """Reads the statistics of some sidecars through the API server's proxy, for `wasmc explain`.
 
 It needs the permission to `get` `pods/proxy`. Invariants: only Pods that the API server listed are read, on port 15090, with one
-path; no more than `MAX_READ` of them; each request has a deadline and a limit of bytes; a sidecar that cannot be read is absent from
-the result, because the status may know more.
+path; at most `MAX_READ` of them; each request has a deadline and a limit of bytes; a sidecar that cannot be read is absent from the
+result, because the status may have more.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class StatisticsReader:
         self._watch = RunWatch(Published(plugin, at=changed_at(live), is_named=is_named))
 
     async def read(self, pods: Iterable[Pod]) -> tuple[RunFact, ...]:
-        """The state of each Pod that can be read, in their order."""
+        """The state of each Pod that can be read, in the order of the Pods."""
         if not self._plugin:
             return ()
         async with asyncio.TaskGroup() as tasks:

@@ -1,10 +1,9 @@
 """KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-Only `kubeconfig.py` and `performance/libraryimport.py` import kubernetes_asyncio; its part that sets up TLS is used here. A thread
-imports it when a client is opened. Bodies are bytes in and dicts out, not typed models.
-Invariants: every call has a deadline; no body is logged, so no Secret is; a message names method and path, never a query,
-a header or a body; a rotated token or certificate authority takes effect without a restart; a replaced connection is
-closed when its last call ends.
+Only `kubeconfig.py` and `performance/libraryimport.py` import kubernetes_asyncio; here only its TLS setup is used. A thread
+imports it when a client is opened. Bodies are bytes in and dicts out, not typed models. Invariants: every call has a deadline; no
+body is logged, so no Secret is logged; a message names method and path, never a query, a header or a body; a rotated token or
+certificate authority takes effect without a restart; a replaced connection is closed when its last call ends.
 """
 
 import asyncio
@@ -51,7 +50,7 @@ JSON: Final = "application/json"
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _SHOWN: Final = 256
 _READ_BUFFER: Final = 2 * 1024 * 1024
-"""Bytes. The value of kubernetes_asyncio: an event with an object of etcd's largest size fits."""
+"""Bytes, the value of kubernetes_asyncio: an event with an object of etcd's maximum size fits."""
 _encoder = msgspec.json.Encoder()
 _log = structlog.get_logger(__name__)
 
@@ -108,8 +107,8 @@ def no_answer(error: BaseException, call: Call) -> Unreachable:
 class ApiConnection:
     """A pool of connections to one API server, with one identity and one TLS configuration.
 
-    kubernetes_asyncio makes the TLS context; the calls use aiohttp directly. The library's session would search for a .netrc
-    in a thread of the default executor before every call (`trust_env`), and its client copies each body before it encodes it.
+    kubernetes_asyncio creates the TLS context; the calls use aiohttp directly. The library's session would search for a .netrc in
+    a thread of the default executor before every call (`trust_env`), and its client copies each body before it encodes it.
     `fingerprint` identifies the settings of the connection. The token may change while it is open.
     """
 
@@ -174,7 +173,7 @@ class ApiConnection:
         await self._close_if_unused()
 
     async def close(self) -> None:
-        """Close the connection now; calls under way fail."""
+        """Close the connection now; calls in flight fail."""
         await self._session.close()
         await self._rest.close()
 
@@ -332,7 +331,7 @@ class KubeClient:
             self._schedule.request()
 
     async def _refresh(self, refused: bool = True) -> None:
-        """Read the configuration again; a new connection pool only if more than the token differs."""
+        """Read the configuration again; open a new connection pool only if more than the token differs."""
         if not refused and self._config.has_valid_token:
             return
         configuration = await self._config.load()

@@ -1,9 +1,9 @@
 """Decoders of lists, watch events and single objects, with bounds on nesting depth and number of values.
 
-A Codec has a wire type, a transform to the stored form, and a function that reads the key. A wire type names only the
-fields that AutoWasm reads; msgspec skips the rest without creating objects.
-Invariants: a `resourceVersion` is opaque text, compared for equality only; a part that is cut is deeper than `DEEPEST` or
-has more values than any object that AutoWasm accepts or writes, so only that object is refused.
+A Codec has a wire type, a transform to the stored form, and a function that reads the key. A wire type names only the fields that
+AutoWasm reads; msgspec skips the rest without creating objects. Invariants: a `resourceVersion` is opaque text, compared for
+equality only; a part that is cut is nested deeper than `DEEPEST` or has more values than any object that AutoWasm accepts or
+writes, so only that object is refused.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ DEEPEST: Final = 200
 SLICE: Final = 8 * 1024
 """Bytes scanned in one event loop iteration: some 3 ms if all of them are brackets."""
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"){0,2000}+([\[\]{}]?)')
-"""Matches up to the next bracket outside a string, or a part of the way: one match must not hold the loop."""
+"""Matches up to the next bracket outside a string, or a part of the way: one match must not block the event loop."""
 
 
 async def decode_any_depth(decode: Callable[[bytes | bytearray], T], text: bytes | bytearray) -> T:
-    """Decode `text`, with parts that are nested too deeply cut. Raises as `decode` does, but no RecursionError."""
+    """Decode `text`, and cut parts that are nested too deeply. Raises as `decode` does, but no RecursionError."""
     try:
         return decode(text)
     except RecursionError:
@@ -169,7 +169,7 @@ class Codec(Generic[T]):
         """Like `decode_page`, for objects of any depth.
 
         `stored` returns objects of an earlier list, which a codec may use again while their resourceVersion is the same. This one
-        does not: to skip over a Pod takes more than half as long as to decode its row.
+        does not: skipping a Pod takes more than half the time of decoding its row.
         """
         return await decode_any_depth(self.decode_page, body)
 
@@ -258,13 +258,13 @@ _MOST_VALUES: Final = KubeLimits().object_values
 
 
 MAX_ENCODED: Final = 32 * 1024
-"""Bytes of JSON up to which an informer keeps an object encoded. To decode so much takes some 60 µs, an EnvoyFilter 4 µs."""
+"""Bytes of JSON up to which an informer keeps an object encoded. Decoding that size takes some 60 µs, an EnvoyFilter 4 µs."""
 _MAX_DECODED: Final = 64
-"""Encoded objects whose decoded form is kept as well. A reconcile reads each of its two several times."""
+"""Encoded objects whose decoded form is kept as well. A reconcile reads each of its two objects several times."""
 
 
 class EncodedDocument(Mapping[str, Any]):
-    """A decoded object that is kept as JSON: 3 KiB of an EnvoyFilter, where its dicts and strings take 11. It is decoded when it is read.
+    """A decoded object that is kept as JSON: an EnvoyFilter takes 3 KiB, as dicts and strings 11. It is decoded when it is read.
 
     Invariants: it equals the dict that it was made of, with numbers of the same type; a reader changes nothing in what it reads.
     """
@@ -293,9 +293,9 @@ class EncodedDocument(Mapping[str, Any]):
 
 
 def version_of(document: StoredDocument) -> tuple[Any, Any]:
-    """Uid and resourceVersion. Raises msgspec.DecodeError if an encoded document has others than text."""
+    """Uid and resourceVersion. Raises msgspec.DecodeError if they are not text in an encoded document."""
     if isinstance(document, EncodedDocument):
-        found = _VERSION.decode(document.text).metadata  # a third of the time that the whole takes
+        found = _VERSION.decode(document.text).metadata  # a third of the time for the whole
         return found.uid, found.resourceVersion
     return document["metadata"].get("uid"), document["metadata"].get("resourceVersion")
 
@@ -322,16 +322,16 @@ _VERSION: Final = msgspec.json.Decoder(_Versioned)
 class DocumentCodec(Codec[StoredDocument]):
     """Whole objects, for custom resources: there are few of them, and AutoWasm writes their fields back.
 
-    Their form is that of a dict; those of at most `MAX_ENCODED` bytes are kept encoded.
+    They behave like dicts; those of at most `MAX_ENCODED` bytes are kept encoded.
 
-    Decoding creates a Python object for each value. A 1.5 MB object of etcd that was written for this purpose takes up to
-    0.1 s at each change; skipping over the text takes a few ms. So an object of more values than `KubeLimits.object_values`
-    is decoded field by field. A field that alone has more values becomes null, or is left out of the metadata. Invariant: no
-    event loop iteration is longer than scanning one such object or decoding one such field.
+    Decoding creates a Python object for each value. A malicious object of 1.5 MB, etcd's limit, takes up to 0.1 s at each change;
+    skipping over the text takes a few ms. So an object with more values than `KubeLimits.object_values` is decoded field by
+    field. A field that alone has more values becomes null, or is left out of the metadata. Invariant: no event loop iteration is
+    longer than scanning one such object or decoding one such field.
 
-    An object whose uid and resourceVersion are those of the stored one is not decoded again: a new list of unchanged objects
-    takes a tenth of the time, and does not hold all of them twice. The field sets in `metadata.managedFields`, which are half of
-    an AutoWasm in memory, are left out.
+    An object with the uid and resourceVersion of the stored one is not decoded again: a new list of unchanged objects takes a
+    tenth of the time, and does not hold all of them in memory twice. The field sets in `metadata.managedFields`, which are half
+    of an AutoWasm in memory, are left out.
     """
 
     def __init__(self, limits: KubeLimits | None = None) -> None:
@@ -459,23 +459,23 @@ async def _exceeds(text: bytes, *, most: int) -> bool:
     text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     await asyncio.sleep(0)
     if text.count(b'"') > 2 * most:
-        return True  # so many strings take as long as so many values
+        return True  # as many strings take as long as that many values
     outside = b"".join(text.split(b'"')[::2])
     await asyncio.sleep(0)
     return _at_most(outside) > most
 
 
 def as_stored(document: Document) -> StoredDocument:
-    """An object that was just decoded, in the form in which an informer keeps it."""
+    """A newly decoded object, in the form in which an informer keeps it."""
     document = without_field_sets(document)
     text = msgspec.json.encode(document)
     return EncodedDocument(text) if len(text) <= MAX_ENCODED else document
 
 
 def without_field_sets(document: Document) -> Document:
-    """Remove `fieldsV1` from the managed fields of an object that was just decoded: who changed it, and when, stays.
+    """Remove `fieldsV1` from the managed fields of a newly decoded object; the manager and the time stay.
 
-    As client-go's TransformStripManagedFields. Such an object must not be written with its managed fields (`writes.py`).
+    Like client-go's TransformStripManagedFields. Such an object must not be written with its managed fields (`writes.py`).
     """
     metadata = document.get("metadata")
     managed = metadata.get("managedFields") if isinstance(metadata, dict) else None

@@ -30,7 +30,7 @@ CONFLICT_BACKOFF: Final = Backoff(base=0.005, maximum=10.0, jitter=0.5)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What happens next with the key: nothing, or another reconcile in `requeue_after` seconds."""
+    """The next step for the key: nothing, or another reconcile in `requeue_after` seconds."""
 
     requeue_after: float | None = None
 
@@ -100,7 +100,7 @@ class Controller(Generic[K]):
                 await self._process(key)
             finally:
                 self._queue.done(key)
-            # A reconcile that never waits does not yield; a thousand in a row would hold the loop.
+            # A reconcile that never waits does not yield; a thousand in a row would block the event loop.
             await asyncio.sleep(0)
 
     async def _process(self, key: K) -> None:

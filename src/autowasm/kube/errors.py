@@ -99,7 +99,7 @@ class VeryShortWatch(Unreachable):
 
 
 class WatchFrozen(Unreachable):
-    """A watch without data for longer than this server is ever silent. Resume on another connection."""
+    """A watch without data for longer than the longest silence of this server. Resume on another connection."""
 
 
 class StaleWatch(Expired):

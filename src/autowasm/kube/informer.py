@@ -1,7 +1,7 @@
 """client-go's Informer and Store: objects of one resource by key, and handlers that receive every change.
 
-The reflector is the only writer of a store. Handlers do not run in a queue: they compute keys and add them to one.
-Invariants: handlers receive a change after it is stored, and never an update without a change (except a resync);
+The reflector is the only writer of a store. Handlers do not process a change themselves: they compute keys and add them to a
+queue. Invariants: handlers receive a change after it is stored, and never an update without a change (except a resync);
 `has_synced` is true only when the first list is stored and fully delivered; no object is in two informers of a group.
 """
 
@@ -76,7 +76,7 @@ class ObjectStore(Generic[T]):
         return Delta(key, old, None)
 
     def replace(self, objects: Mapping[ObjectKey, T]) -> Iterator[Delta[T]]:
-        """Make the store equal to `objects`, one difference per step of the iterator.
+        """Make the store equal to `objects`; each step of the iterator applies one difference.
 
         An object that vanished while no watch was open is `deleted`, with its last known state. The iterator is lazy so that the
         caller can yield to the loop in between; nothing else may write until it is exhausted.

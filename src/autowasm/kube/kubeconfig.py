@@ -59,7 +59,7 @@ class ClientConfig:
 
     @property
     def has_valid_token(self) -> bool:
-        """Whether an exec plugin gave a token that has not expired."""
+        """Whether an exec plugin returned a token that has not expired."""
         return self._plugin_until is not None and datetime.now(UTC) < self._plugin_until
 
     async def load(self) -> "Configuration":
@@ -132,7 +132,7 @@ def fingerprint_of(configuration: "Configuration") -> str:
 
 
 class RefreshSchedule:
-    """Calls `refresh` when it is due, one call at a time, and passes whether the server refused the current credentials.
+    """Calls `refresh` when it is due, one call at a time, and passes on whether the server refused the current credentials.
 
     `refresh` raises OSError, ValueError or TimeoutError.
     """

@@ -1,10 +1,10 @@
 """client-go's LeaderElector (`tools/leaderelection/leaderelection.go`) over a coordination.k8s.io/v1 Lease.
 
-Leading is a scope that ends at a time of this loop's monotonic clock. It is not a strict lock: a leader's writes must carry
-the resourceVersion that they are based on. Invariants: clocks of machines are never compared, and the wall clock never
-decides anything; a leader has renewed within `renew_deadline` seconds, counted from before the request was sent, so it
-stops leading before another replica can begin; `is_leading` is false from that time on, even in a process that was frozen,
-and the body of a scope is cancelled then; an update carries the resourceVersion that was read.
+Leading is a scope that ends at a time on the loop's monotonic clock. It is not a strict lock: a leader's writes must carry the
+resourceVersion that they are based on. Invariants: clocks of machines are never compared, and the wall clock never decides
+anything; a leader has renewed within `renew_deadline` seconds, counted from before the request was sent, so it stops leading
+before another replica can begin; from that time on `is_leading` is false, even in a process that was frozen, and the body of a
+scope is cancelled; an update carries the resourceVersion that was read.
 """
 
 import asyncio
@@ -91,16 +91,16 @@ class Leadership(Protocol):
         """Whether a write may be sent now."""
 
     def scope(self) -> AbstractAsyncContextManager[None]:
-        """Raises NotLeading at entry, and from its cancelled body when leading has ended."""
+        """Raises NotLeading at entry if this replica does not lead, and from its cancelled body when leading ends."""
 
     async def acquired(self) -> None:
         """Return when this replica leads."""
 
 
 async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` while leading; cancel it when leading ends. Work that returns does not run again before leading begins again.
+    """Run `work` while leading; cancel it when leading ends. Work that returns runs again only when leading begins again.
 
-    Work that raises is logged and started again; the rest of the process keeps serving.
+    If work raises, the error is logged and the work starts again; the rest of the process keeps serving.
     """
     while True:
         await leadership.acquired()
@@ -118,7 +118,7 @@ async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[Non
 
 
 class Tenure:
-    """The Leadership of one candidate. It calls `on_change` at each beginning and end; `on_change` must not wait nor raise.
+    """The Leadership of one candidate. It calls `on_change` at each beginning and end; `on_change` must neither wait nor raise.
 
     A scope raises NotLeading to its caller when leading ends.
     """
@@ -140,7 +140,7 @@ class Tenure:
 
     @property
     def is_leading(self) -> bool:
-        """Decided by the clock, so it is right before any task has run."""
+        """Determined by the clock, so it is correct even before any task has run."""
         return self._announced and asyncio.get_running_loop().time() < self._until
 
     @property
@@ -174,7 +174,7 @@ class Tenure:
                 self._idle.set()
 
     async def no_scope_left(self) -> None:
-        """Return when every body has ended."""
+        """Return when every scope's body has ended."""
         await self._idle.wait()
 
     def extend(self, until: float) -> bool:
@@ -219,7 +219,7 @@ class AlwaysLeading(Tenure):
         self._announced = True
 
     async def run(self) -> None:
-        """Stop leading, for good, when this is cancelled."""
+        """Stop leading permanently when this is cancelled."""
         try:
             await asyncio.Event().wait()
         finally:
@@ -227,10 +227,10 @@ class AlwaysLeading(Tenure):
 
 
 JITTER: Final = 1.2
-"""client-go's JitterFactor: the renew deadline must be longer than so many retry periods."""
+"""client-go's JitterFactor: the renew deadline must be longer than this many retry periods."""
 SPREAD: Final = 0.2
 """Candidates try every `retry_period × (1 … 1.2)` seconds, and when the Lease of another expires. client-go spreads by its JitterFactor,
-for any number of candidates; replicas of wasmer are a handful, and each period of waiting is one more without a leader."""
+for any number of candidates; wasmer has only a few replicas, and each period of waiting is another period without a leader."""
 _RELEASED_DURATION: Final = 1
 """Lease duration of a released Lease, seconds, as client-go writes it: 0 is invalid."""
 _RELEASE_TRIES: Final = 2
@@ -239,12 +239,12 @@ _RELEASE_TRIES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimings:
-    """Seconds; `settings.Election` has the defaults. Raises ValueError for values that allow two leaders, or none for long."""
+    """Seconds; `settings.Election` has the defaults. Raises ValueError for values that allow two leaders, or a long time without one."""
 
     lease_duration: int
     """Time after the last renewal before another replica takes over. A Lease holds whole seconds."""
     renew_deadline: float
-    """Time that a leader leads without a renewal. The difference is the time to cancel a write in flight."""
+    """Time for which a leader leads without a renewal. The difference is the time to cancel a write in flight."""
     retry_period: float
 
     def __post_init__(self) -> None:
@@ -255,7 +255,7 @@ class LeaseTimings:
 
     @property
     def call_timeout(self) -> float:
-        """For one request: after one that hangs there is time for another try."""
+        """The timeout of one request: after a request that hangs, there is time for another try."""
         return self.renew_deadline / 2
 
 
@@ -287,7 +287,7 @@ class LeaderElector:
         on_change: Callable[[bool], None] = lambda _: None,
         rng: random.Random | None = None,
     ) -> None:
-        """`on_change` receives whether this replica leads, and must not wait nor raise."""
+        """`on_change` receives whether this replica leads; it must neither wait nor raise."""
         self.identity = identity
         self._client = client
         self._timings = timings
@@ -336,7 +336,7 @@ class LeaderElector:
         self._log.info("leading")
 
     def _until_next_try(self) -> float:
-        """Seconds: a period, or less if the Lease of another expires before."""
+        """Seconds: a retry period, or less if another replica's Lease expires earlier."""
         spread = self._timings.retry_period * SPREAD * self._rng.random()
         delay = self._timings.retry_period + spread
         left = self._expires() - _now()
@@ -373,7 +373,7 @@ class LeaderElector:
             except (Conflict, NotFound):
                 self._fresh = False
         found = await self._read()
-        # A deleted Lease still binds this replica: its holder may not know of the deletion yet.
+        # A deleted Lease still binds this replica, because its holder may not know of the deletion yet.
         if self.leader not in {"", self.identity} and _now() < self._expires():
             self._end("another replica holds the lease")
             return False
@@ -395,7 +395,7 @@ class LeaderElector:
         else:
             written = await self._client.update(spec, read=read, timeout=timeout)
         self._observe(written)
-        # An answer that is too late grants nothing.
+        # A late answer grants nothing.
         return self._tenure.extend(sent + self._timings.renew_deadline)
 
     def _renewed(self, read: Document | None) -> Document:

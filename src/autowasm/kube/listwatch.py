@@ -1,9 +1,9 @@
 """client-go's ListWatch: lists and watches one resource over a KubeClient, and splits a watch into lines.
 
-A ListWatch keeps no position and retries nothing (see `reflector.py`). Invariants: a list has no resourceVersion and is
-read in pages (an API server ignores `limit` with resourceVersion 0); no read of a watch waits longer than its `silence`; a
-line is passed on only when its end has arrived, so a partial line at the end of a stream is never an event; a line above
-the limit ends the stream; a burst does not hold the loop.
+A ListWatch keeps no position and retries nothing (see `reflector.py`). Invariants: a list has no resourceVersion and is read in
+pages (an API server ignores `limit` with resourceVersion 0); no read of a watch waits longer than its `silence`; a line is passed
+on only when its end has arrived, so a partial line at the end of a stream is never an event; a line above the limit ends the
+stream; a burst does not block the event loop.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from autowasm.limits import KubeLimits
 from autowasm.performance.readpacing import ReadPacer
 
 READ_BYTES = 256 * 1024
-"""Bytes of one read: some twenty Pod events. A larger read only holds the loop longer."""
+"""Bytes of one read: some twenty Pod events. A larger read only blocks the event loop longer."""
 
 
 class ByteStream(Protocol):
@@ -84,7 +84,7 @@ async def read_lines(
 
 
 _FEWER: Final = 4
-"""A page that is too long is requested again with this factor fewer objects."""
+"""A page that is too long is requested again with fewer objects, by this factor."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -140,7 +140,7 @@ class ListWatch(Generic[T]):
         field_selector: str = "",
         pause: float = 0.0,
     ) -> None:
-        """`pause`: seconds by which frequent events may be late. A wakeup for each event costs several times as much as reading it."""
+        """`pause`: seconds by which frequent events may be late. A wakeup for each event costs several times more than reading it."""
         self._pause = pause
         self._client = client
         self._path = resource.path(namespace=namespace)
@@ -166,7 +166,7 @@ class ListWatch(Generic[T]):
             except AnswerTooLong:
                 if size == 1:
                     raise
-                # Objects of etcd's largest size: a few of one tenant must not make the list impossible.
+                # For objects of etcd's maximum size: a few of them from one tenant must not make the list impossible.
                 size = max(size // _FEWER, 1)
                 continue
             self._page_size = size

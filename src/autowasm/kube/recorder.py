@@ -1,7 +1,7 @@
-"""client-go's EventRecorder (`tools/record`): writes Events, and counts similar ones up instead of creating new ones.
+"""client-go's EventRecorder (`tools/record`): writes Events, and increments the count of a similar Event instead of creating a new one.
 
-An Event may be lost, which a metric counts. Invariants: `event` never waits and never fails; one object cannot cause more
-Events than `events_burst` at once and one each `events_refill` seconds; a full queue drops the new Event.
+An Event may be lost; a metric counts this. Invariants: `event` never waits and never fails; one object cannot cause more Events
+than `events_burst` at once and one every `events_refill` seconds; a full queue drops the new Event.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ EventKind = Literal["Normal", "Warning"]
 MESSAGE_BYTES: Final = 1024
 """The API server's limit."""
 REMEMBERED_FOR: Final = 600.0
-"""Seconds in which the same event is counted up (client-go: 10 min)."""
+"""Seconds in which the same event increments a count (client-go: 10 min)."""
 _BUSY_CHECK: Final = 0.2
 """Seconds between two checks for other work."""
 SIMILAR: Final = 10
@@ -96,7 +96,7 @@ class EventRecorder:
         now: Callable[[], datetime] = _utc_now,
         metrics: EventMetrics | None = None,
     ) -> None:
-        """`busy`: whether other work should have the API server first."""
+        """`busy`: whether other work should use the API server first."""
         self._busy = busy
         self._client = client
         self._component = component
@@ -157,7 +157,7 @@ class EventRecorder:
                 self._hurried.clear()
 
     async def _pace(self, bucket: TokenBucket) -> None:
-        """While there is other work, wait for a token."""
+        """Wait for a token while there is other work."""
         loop = asyncio.get_running_loop()
         turn = loop.time() + bucket.reserve()
         while self._busy() and loop.time() < turn and not self._hurried.is_set():
@@ -167,12 +167,12 @@ class EventRecorder:
         bucket.cancel_waits()
 
     def hurry(self) -> None:
-        """Write queued Events without a pause, even while other work is waiting. Does not wait."""
+        """Write queued Events without pauses, even while other work is waiting. Does not wait."""
         if self._pending:
             self._hurried.set()
 
     async def flush(self, *, timeout: float) -> None:
-        """Wait until recorded Events are written, at most `timeout` seconds; needs a running `run`. For an orderly stop."""
+        """Wait until recorded Events are written, at most `timeout` seconds; requires that `run` is running. For an orderly stop."""
         self.hurry()
         try:
             async with asyncio.timeout(timeout):

@@ -26,7 +26,7 @@ T = TypeVar("T")
 Events = AsyncGenerator[WatchEvent[T] | Bookmark, None]
 
 BACKOFF: Final = Backoff(base=0.8, maximum=30.0, jitter=1.0)
-"""client-go's: with these values a recovering API server receives 98 % fewer requests than with a fixed second."""
+"""client-go's values: with them, a recovering API server receives 98 % fewer requests than with a fixed delay of one second."""
 BACKOFF_RESET: Final = 120.0
 """Seconds without a failure after which the backoff starts from the beginning."""
 SHORT_WATCH: Final = 1.0
@@ -101,7 +101,7 @@ class _Delays:
 
 
 def _is_older(position: str, other: str | None) -> bool:
-    """Whether `position` is before `other`, as far as they are numbers (KEP 5504)."""
+    """Whether `position` is before `other`, if both are numbers (KEP 5504)."""
     if other is None or not (position.isdecimal() and other.isdecimal()):
         return False
     return int(position) < int(other)
@@ -157,7 +157,7 @@ class Reflector(Generic[T]):
         return None if last is None else asyncio.get_running_loop().time() - last
 
     async def run(self) -> NoReturn:
-        """List and watch until cancelled. A second `run` lists again: a resumed watch gives no sign when it has caught up."""
+        """List and watch until cancelled. A second `run` lists again: a resumed watch does not show when it has caught up."""
         self._require_list("start")
         try:
             while True:
@@ -184,7 +184,7 @@ class Reflector(Generic[T]):
         if not resource_version:
             raise errors.UnexpectedAnswer("the list has no resourceVersion")
         if self._may_reuse and _is_older(resource_version, self._last_position):
-            # etcd was restored from a backup: a resourceVersion of the stored objects may be another object's by now.
+            # etcd was restored from a backup: the resourceVersion of a stored object may now belong to another object.
             self._may_reuse = False
             raise errors.UnexpectedAnswer(
                 f"the list is of resourceVersion {resource_version}, but {self._last_position} was received before"
@@ -253,7 +253,7 @@ class Reflector(Generic[T]):
             self._position = event.resource_version
 
     def _check_end(self, *, has_events: bool) -> None:
-        """A watch that ended without an error and without an event may be one that never sends any."""
+        """A watch that ended without an error and without an event may never send one."""
         lasted = asyncio.get_running_loop().time() - self._watch_began
         if not has_events:
             self._empty_watches += 1
@@ -265,7 +265,7 @@ class Reflector(Generic[T]):
         self._metrics.watch_ended("timeout")
 
     def _silence(self, timeout: float) -> float:
-        """Seconds that this server may be silent. Only a server that sends bookmarks is known to send data every minute."""
+        """Seconds for which this server may be silent. Only a server that sends bookmarks is known to send data every minute."""
         longest = timeout + self._limits.watch_grace
         return min(self._limits.bookmark_silence, longest) if self._bookmarks else longest
 
@@ -324,7 +324,7 @@ class Reflector(Generic[T]):
             self._streaming = isinstance(error, errors.Forbidden)
             self._log.info("streaming list not available", error=str(error))
             return 0.0
-        # A failed streaming list is followed by an ordinary one, and the reverse.
+        # A failed streaming list is followed by an ordinary list, and vice versa.
         self._stream_next = self._streaming and not streamed
         delay = self._list_delays.after(error)
         self._log.warning("list failed", error=str(error), retry_in=round(delay, 3))

@@ -1,9 +1,9 @@
 """The work queue of client-go (`util/workqueue`): deduplicating, delaying, rate limited, fair over groups.
 
-The queue holds keys, not events; a worker reads the state behind a key. Invariants: a key is never with two workers at
-once; an `add` while a worker has the key is never lost; a burst of adds becomes one reconcile. Three layers as in client-go,
-here three classes: `_Ready` (queue.go), `_Delayed` (delaying_queue.go) and `WorkQueue`, which adds the rate limiter
-(rate_limiting_queue.go) and is the one to use. `FairQueue` orders the waiting keys.
+The queue holds keys, not events; a worker reads the state behind a key. Invariants: a key is never with two workers at once; an
+`add` while a worker has the key is never lost; a burst of adds becomes one reconcile. The three layers of client-go are three
+classes: `_Ready` (queue.go), `_Delayed` (delaying_queue.go) and `WorkQueue`, which adds the rate limiter (rate_limiting_queue.go)
+and is the one to use. `FairQueue` orders the waiting keys.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ class FairQueue(Generic[K]):
     """Waiting keys: first in, first out within a group, and round robin over the groups.
 
     `group` returns the group of a key, for example its namespace; None: a plain FIFO. Invariants: keys of one group leave in the
-    order in which they came; a key at the head of its group leaves after at most one key of each other group, so a group with
-    a thousand keys delays another group's key by one of them.
+    order of their arrival; a key at the head of its group leaves after at most one key of each other group, so a group with a
+    thousand keys delays another group's key by only one.
     """
 
     def __init__(self, group: Callable[[K], Hashable] | None = None) -> None:
@@ -51,7 +51,7 @@ class FairQueue(Generic[K]):
         if keys:
             self._groups.move_to_end(group)
         else:
-            # A group that returns starts at the end: adding one key at a time gains nothing.
+            # A group that returns starts at the end, so adding one key at a time gains nothing.
             del self._groups[group]
         return key
 
@@ -79,7 +79,7 @@ class QueueMetrics(Protocol):
         """A key was queued (adds that collapsed into one count once)."""
 
     def taken(self, waited: float) -> None:
-        """A worker took a key after so many seconds."""
+        """A worker took a key after this many seconds in the queue."""
 
     def finished(self, worked: float) -> None:
         """A worker is done with a key."""
@@ -204,7 +204,7 @@ class _Delayed(Generic[K]):
             return
         self._times[key] = when
         heapq.heappush(self._heap, (when, next(self._sequence), key))
-        if len(self._heap) > 2 * len(self._times) + 64:  # entries that an earlier time replaced
+        if len(self._heap) > 2 * len(self._times) + 64:  # entries that were replaced by an earlier time
             self._heap = [entry for entry in self._heap if self._times.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
         self._arm()

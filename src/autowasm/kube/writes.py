@@ -1,8 +1,8 @@
 """Writes by ADR 12: create, or PUT with the resourceVersion that was read; the same for the status.
 
-No server-side apply, which cannot detect a foreign object and fences nothing. Callers compare before they write.
-Invariants: an object that another client changed since it was read is never overwritten (Conflict), and no object that is
-being deleted is written.
+Not server-side apply, which cannot detect a foreign object and provides no fencing. Callers compare before they write.
+Invariants: an object that another client changed since it was read is never overwritten (Conflict), and no object that is being
+deleted is written.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ async def update(
     *,
     read: Mapping[str, Any],
 ) -> StoredDocument | None:
-    """PUT `body` in the place of the object as it was `read`. Returns it as stored; None if it is being deleted.
+    """PUT `body` to replace the object as it was `read`. Returns the stored object; None if it is being deleted.
 
-    Raises Conflict if it has changed since, or is another one of the same name; NotFound.
+    Raises Conflict if the object has changed since, or is another object of the same name; NotFound.
     """
     return await _put(client, resource, body, read=read, subresource=None)
 
@@ -99,5 +99,5 @@ async def _put(
 
 
 async def _decoded(answer: bytes | bytearray) -> StoredDocument:
-    """As an informer will show it."""
+    """The object as an informer will show it."""
     return as_stored(await decode_document(answer))

@@ -1,10 +1,10 @@
 """CodeCache: compiled modules on disk, by the module's digest and the engine that compiled them.
 
-wasmtime executes what it loads without a check, so a file is used only if its bytes have the hash in its name. The hash
-detects damage, not malice: who can write to this directory controls wasmer's blobs, too. Modules cannot write to it: code
+wasmtime executes what it loads without a check, so a file is used only if its bytes have the hash in its name. The hash detects
+damage, not tampering: a process that can write to this directory controls wasmer's blobs, too. Modules cannot write to it: code
 comes from children that compile and never run a module (`child.py`, ADR 36), and is hashed after such a child has ended.
-Invariants: the files take at most the budget; the least recently used is removed first; a name appears by rename of a whole
-file. Files are not synced to the disk: one that a crash of the machine damages is detected and compiled again.
+Invariants: the files take at most the budget; the least recently used file is removed first; a name appears by renaming a
+complete file. Files are not synced to disk: a file that a machine crash damages is detected, and its module compiled again.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 
 def engine_tag() -> str:
-    """Which machines and versions can load code of this process: a part of file names."""
+    """A part of file names that identifies the machines and versions that can load code of this process."""
     name = f"{ENGINE_VERSION} {platform.machine()}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
@@ -57,7 +57,7 @@ class _Entry:
 
 
 class CodeCache:
-    """The files in `directory`, which is its own. `budget` in bytes. All methods raise OSError for a failure of the disk."""
+    """The files in `directory`, which nothing else uses. `budget` in bytes. All methods raise OSError for a failure of the disk."""
 
     def __init__(self, directory: Path, *, budget: int, pools: Pools, metrics: Metrics) -> None:
         self._directory = directory
@@ -70,7 +70,7 @@ class CodeCache:
         self._total = 0
 
     async def get(self, sha256: Sha256Hex) -> Blob | None:
-        """The code of the module `sha256`, verified, or None. The file stays readable after it is evicted."""
+        """The verified code of the module `sha256`, or None. The file stays readable after it is evicted."""
         entries = await self._loaded()
         entry = entries.get(sha256)
         if entry is None:
@@ -97,7 +97,7 @@ class CodeCache:
         return await finish(self._pools.disk, job, abandoned=self._remove_later)
 
     async def commit(self, sha256: Sha256Hex, staged: StagedCode) -> Blob:
-        """Keep what was written as the code of the module `sha256`. Code larger than the budget is returned, but not kept."""
+        """Keep the written file as the code of the module `sha256`. Code larger than the budget is returned, but not kept."""
         entries = await self._loaded()
         job = functools.partial(_open_hashed, staged.path)
         fd, code, signature = await finish(self._pools.disk, job, abandoned=self._close_later)
@@ -119,7 +119,7 @@ class CodeCache:
         return blob
 
     async def discard(self, staged: StagedCode) -> None:
-        """Remove what was not committed."""
+        """Remove a file that was not committed."""
         await self._pools.disk.run_shielded(_unlink, [staged.path])
 
     async def remove(self, sha256: Sha256Hex) -> None:
@@ -133,7 +133,7 @@ class CodeCache:
     def _make_room(
         self, entries: OrderedDict[Sha256Hex, _Entry], sha256: Sha256Hex, size: int
     ) -> list[Path]:
-        """Drop entries until `size` fits, and the old entry of `sha256`. Returns their files."""
+        """Drop the old entry of `sha256`, and other entries until `size` fits. Returns their files."""
         victims = []
         old = entries.pop(sha256, None)
         if old is not None:
@@ -171,7 +171,7 @@ class CodeCache:
             return self._entries
 
     async def _shrink(self, entries: OrderedDict[Sha256Hex, _Entry]) -> None:
-        """The budget may be smaller than before the restart."""
+        """Enforce the budget, which may be smaller than before the restart."""
         victims = []
         while entries and self._total > self._budget:
             evicted, entry = entries.popitem(last=False)
@@ -181,7 +181,7 @@ class CodeCache:
 
 
 def _scan(directory: Path, tag: str) -> list[tuple[Sha256Hex, _Entry]]:
-    """The entries of this engine, the oldest first. Everything else in `directory` is removed."""
+    """The entries of this engine, oldest first. Everything else in `directory` is removed."""
     directory.mkdir(parents=True, exist_ok=True)
     found: list[tuple[int, Sha256Hex, _Entry]] = []
     for path in directory.iterdir():
@@ -210,7 +210,7 @@ def _parse(name: str, tag: str) -> tuple[Sha256Hex, Sha256Hex] | None:
 
 
 def _make_staged(directory: Path) -> StagedCode:
-    directory.mkdir(parents=True, exist_ok=True)  # it may have been removed from outside
+    directory.mkdir(parents=True, exist_ok=True)  # another process may have removed it
     fd, name = tempfile.mkstemp(prefix=_STAGED, dir=directory)
     return StagedCode(Path(name), fd)
 

@@ -1,9 +1,9 @@
-"""What a child of the fork server does: compile a module, or run one.
+"""The work of a child of the fork server: compile a module, or run one.
 
-Two kinds of children, because compiled code is trusted by every later run: a child that compiles never runs the module, and
-only such a child has a descriptor to write code to. A child that runs a module has the code as a descriptor for reading. So
-a module that takes over its child can falsify the verdict on itself, and nothing that others use. Invariant: a child is
-isolated before it reads a byte of a tenant.
+There are two kinds of children, because every later run trusts the compiled code: a child that compiles never runs the module,
+and only such a child has a descriptor to write code to. A child that runs a module has a read-only descriptor of the code. So a
+module that takes over its child can falsify the verdict on itself, but nothing that others use. Invariant: a child is isolated
+before it reads a byte of a tenant.
 """
 
 import errno
@@ -54,11 +54,11 @@ _WARM_UP: Final = """
     i32.const 1)
   (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) unreachable))
 """
-"""A filter that uses most of the sandbox: nothing can be imported once a child is isolated, not even a codec."""
+"""A filter that uses most of the sandbox, because an isolated child can import nothing, not even a codec."""
 
 
 def prepare() -> Mapping[str, Work]:
-    """Import and run all that the children need, in the fork server."""
+    """Import and run everything that the children need, in the fork server."""
     engine = make_engine(is_confined=True)
     compiled = compile_module(engine, bytes(wasmtime.wat2wasm(_WARM_UP)))
     verdict = judge(deserialize(engine, compiled.serialize()), Plugin(configuration=b"{}"))
@@ -100,7 +100,7 @@ def _outcome(
         problem = Problem(Reason.OUT_OF_MEMORY, "the child has no memory left")
     except OSError as error:
         problem = Problem(_STORAGE.get(error.errno or 0, Reason.CRASHED), str(error))
-    except Exception as error:  # supervised edge: a bug is no verdict
+    except Exception as error:  # supervised edge: a bug is not a verdict
         traceback.print_exc(limit=-4, file=sys.stderr)
         problem = Problem(Reason.CRASHED, repr(error)[:500])
     return Answer(None, problem=problem)
@@ -117,7 +117,7 @@ def _compile(engine: Engine, _channel: int, descriptors: Sequence[int], limits: 
 def _run(engine: Engine, channel: int, descriptors: Sequence[int], limits: Rlimits) -> Answer:
     (code,) = descriptors
     enforced = isolation.isolate(limits, readable=code)
-    # By name: wasmtime then maps the file. From bytes it would make a file in memory, which no rlimit would bound.
+    # By name, so that wasmtime maps the file. From bytes, it would make a file in memory, which no rlimit would bound.
     compiled = load_file(engine, f"/proc/self/fd/{code}")
     isolation.seal()
     request = Request.from_json(wire.read_frame(channel, most=PreflightLimits().request_bytes))
@@ -139,7 +139,7 @@ def _content(fd: int) -> bytes:
     while offset < size and (part := os.pread(fd, size - offset, offset)):
         parts.append(part)
         offset += len(part)
-    return b"".join(parts)  # one part is not copied
+    return b"".join(parts)  # a single part is not copied
 
 
 if __name__ == "__main__":

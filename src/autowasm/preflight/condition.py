@@ -1,7 +1,7 @@
-"""The condition `Starts`: the plugin that it is about, and a verdict as its status, reason and message.
+"""The condition `Starts`: its plugin, and a verdict as its status, reason and message.
 
-Invariants: the plugin's bytes are those of the rendered EnvoyFilter, so that a verdict is about what sidecars get; the controller's
-status and `wasmc` say the same about the same verdict.
+Invariants: the plugin's bytes are those of the rendered EnvoyFilter, so a verdict applies to what sidecars get; the controller's
+status and `wasmc` report the same verdict in the same words.
 """
 
 from collections.abc import Mapping

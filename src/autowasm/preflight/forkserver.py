@@ -1,9 +1,9 @@
 """The fork server: a process that has imported wasmtime and the sandbox, and forks a child for each job.
 
-Its standard input is the control socket; `processes.py` starts it. A fork takes milliseconds, a start of the interpreter
-with its imports a quarter of a second. Invariants: it has one thread; it never reads what belongs to a tenant, and runs no
-code of a module; a child that exceeds its time or its resident memory is killed; every child is reaped; no child outlives
-the fork server, and the fork server ends with the control socket.
+Its standard input is the control socket; `processes.py` starts it. A fork takes milliseconds; starting the interpreter with its
+imports takes a quarter of a second. Invariants: it has one thread; it never reads a tenant's data, and runs no code of a module;
+a child that exceeds its time or its resident memory is killed; every child is reaped; no child outlives the fork server, and the
+fork server exits when the control socket is closed.
 """
 
 import fcntl
@@ -33,9 +33,9 @@ from autowasm.preflight.wire import (
 )
 
 _STDERR_BYTES: Final = 4096
-"""Of one child. The pipe holds no more, and a write to a full pipe fails instead of waiting."""
+"""Bytes of one child. The pipe holds no more, and a write to a full pipe fails instead of waiting."""
 _LOOK_SECONDS: Final = 0.01
-"""Between two looks at the memory of running children. A process fills about 20 MiB meanwhile."""
+"""Between two checks of the memory of running children. A process fills about 20 MiB meanwhile."""
 _TASKS: Final = Path("/proc/self/task")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _F_SETPIPE_SZ: Final = 1031  # include/uapi/linux/fcntl.h
@@ -55,7 +55,7 @@ class _Child:
 
 
 class Server:
-    """The fork server on a connected SOCK_SEQPACKET socket. `works` has the function to run for each kind of job."""
+    """The fork server on a connected SOCK_SEQPACKET socket. `works` maps each kind of job to its function."""
 
     def __init__(self, control: socket.socket, works: Mapping[str, Work]) -> None:
         self._control = control
@@ -92,7 +92,7 @@ class Server:
                 os.waitpid(child.pid, 0)
 
     def _patience(self) -> float | None:
-        """Milliseconds until something may have to be killed."""
+        """Milliseconds until a child may have to be killed."""
         if not self._children:
             return None
         first = min(child.deadline for child in self._children.values())
@@ -168,7 +168,7 @@ class Server:
 
     def _kill(self, child: _Child, cause: str) -> None:
         child.cause = child.cause or cause
-        os.kill(child.pid, signal.SIGKILL)  # it is not reaped yet, so the pid is its own
+        os.kill(child.pid, signal.SIGKILL)  # the child is not reaped yet, so the pid is still its own
 
     def _reap(self) -> None:
         for child in list(self._children.values()):
@@ -194,7 +194,7 @@ class Server:
 
 
 def _resident(pid: int) -> int:
-    """Bytes. 0 for a process that has ended and is not reaped yet, and where /proc hides it: its rlimits are in force."""
+    """Bytes. 0 for a process that has ended and is not reaped yet, and where /proc hides it; its rlimits still apply."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - every 10 ms
             return int(file.read().split()[1]) * _PAGE
@@ -207,7 +207,7 @@ def _has_data(fd: int) -> bool:
 
 
 def run(works: Mapping[str, Work]) -> None:
-    """Serve on the standard input. Raises RuntimeError if an import started a thread: its locks would be lost in a fork."""
+    """Serve on the standard input. Raises RuntimeError if an import started a thread, whose locks would be lost in a fork."""
     if len(list(_TASKS.iterdir())) != 1:
         raise RuntimeError("the fork server has more than one thread")
     control = socket.socket(fileno=os.dup(sys.stdin.fileno()))

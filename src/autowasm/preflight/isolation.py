@@ -1,8 +1,8 @@
-"""What a child gives up before it reads a byte of a tenant.
+"""The rights that a child gives up before it reads a byte of a tenant.
 
-Invariants: after `isolate`, the process can only compute, and read and write the descriptors that it kept, and until `seal`
-open one file again for reading; a kernel on which that cannot be enforced by seccomp gives an error, and the module does not
-run; what else is in force is in the result.
+Invariants: after `isolate`, the process can only compute, read and write the descriptors that it kept, and until `seal` reopen
+one file for reading; if seccomp cannot enforce that on this kernel, there is an error and the module does not run; the result
+lists the other restrictions in force.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _LOWEST_PRIORITY: Final = 19
 _FILES: Final = 16
-"""Descriptors, if a file is to be opened."""
+"""Descriptors, if a file will be opened."""
 _STACK: Final = 8 * 1024 * 1024
 """Bytes. RLIMIT_DATA does not count the stack. The usual default, which may be unlimited in a container."""
 
@@ -31,8 +31,8 @@ _STACK: Final = 8 * 1024 * 1024
 class Rlimits:
     """Limits of one child. `memory` in bytes of writable memory, `cpu` in seconds, `file` in bytes of the largest file.
 
-    `memory` is allocated, used or not (`PreflightLimits.address_memory`). Resident memory has no rlimit: `forkserver.py` measures it,
-    and kills a child that exceeds its bound.
+    `memory` counts allocated memory, used or not (`PreflightLimits.address_memory`). Resident memory has no rlimit: `forkserver.py`
+    measures it, and kills a child that exceeds its bound.
     """
 
     memory: int
@@ -42,7 +42,7 @@ class Rlimits:
 
 @dataclass(frozen=True, slots=True)
 class Enforced:
-    """What is in force, besides rlimits and `no_new_privs`. `landlock` is the version, 0 for none."""
+    """The restrictions in force besides rlimits and `no_new_privs`. `landlock` is the version, 0 for none."""
 
     seccomp: bool
     landlock: int
@@ -51,29 +51,29 @@ class Enforced:
 def die_with(parent: int) -> None:
     """Let the kernel kill this process when the process `parent`, which forked it, ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
+    if os.getppid() != parent:  # the parent ended before the call
         os._exit(1)
 
 
 def keep_only(descriptors: Sequence[int]) -> None:
-    """Renumber `descriptors` to 0, 1, … and close all others. Each of them is given once."""
+    """Renumber `descriptors` to 0, 1, … and close all others. Each descriptor is given once."""
     high = max(descriptors) + len(descriptors) + 1
     for position, fd in enumerate(descriptors):
-        os.dup2(fd, high + position, inheritable=False)  # so that none overwrites another
+        os.dup2(fd, high + position, inheritable=False)  # so that no descriptor overwrites another
     for position in range(len(descriptors)):
         os.dup2(high + position, position, inheritable=False)
     os.closerange(len(descriptors), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class NotIsolated(Exception):
-    """The kernel, or the profile of the container, does not allow what isolation needs."""
+    """The kernel or the container's profile does not allow the calls that isolation needs."""
 
 
 def isolate(limits: Rlimits, *, readable: int | None = None) -> Enforced:
     """Give up everything that a computation does not need. The process has one thread. Raises NotIsolated.
 
-    The caller has closed what must not be inherited. Nothing can be imported afterwards. With `readable`, the file of that
-    descriptor can be opened (without Landlock: any file) until `seal` is called.
+    The caller has closed descriptors that must not be inherited. Nothing can be imported afterwards. With `readable`, the file of
+    that descriptor can be opened (without Landlock: any file) until `seal` is called.
     """
     try:
         os.nice(_LOWEST_PRIORITY)
@@ -90,7 +90,7 @@ def isolate(limits: Rlimits, *, readable: int | None = None) -> Enforced:
 
 
 def seal() -> None:
-    """No file can be opened any more. Raises NotIsolated."""
+    """Deny opening any further file. Raises NotIsolated."""
     try:
         seccomp.restrict()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Landlock: a process gives up all access to files, TCP and other processes' sockets and signals, as far as the kernel can.
+"""Landlock: a process gives up all access to files, TCP and other processes' sockets and signals, as far as the kernel supports it.
 
-A second barrier beside the seccomp filter. Invariant: a kernel without Landlock, or with an older version of it, is no
-error; the result says which version is in force.
+A second barrier in addition to the seccomp filter. Invariant: a kernel without Landlock, or with an older version of it, is not
+an error; the result is the version in force.
 
 Sources: Linux `Documentation/userspace-api/landlock.rst`, `include/uapi/linux/landlock.h`. No library: those on PyPI are
 pre-releases.
@@ -33,7 +33,7 @@ _ABSENT: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.E
 
 
 def handled(version: int) -> tuple[int, ...]:
-    """`struct landlock_ruleset_attr` for a version, as the 64-bit fields that it has: files, network, scopes."""
+    """`struct landlock_ruleset_attr` for a version, as its 64-bit fields: files, network, scopes."""
     files = _known(_FILES_BY_VERSION, version)
     network = _known(_NETWORK_BY_VERSION, version)
     scopes = _known(_SCOPES_BY_VERSION, version)
@@ -51,7 +51,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def restrict(*, readable: int | None = None) -> int:
-    """Restrict this process for good; `no_new_privs` is set. The open file `readable` can be opened again for reading.
+    """Restrict this process permanently; `no_new_privs` is set. The open file `readable` can be reopened for reading.
 
     Returns the version in force, 0 for none. Raises OSError.
     """
@@ -66,7 +66,7 @@ def restrict(*, readable: int | None = None) -> int:
     if rules < 0:
         return _absent()
     try:
-        # What is handled and not in a rule is refused.
+        # Accesses that are handled but in no rule are refused.
         if readable is not None:
             rule = _PathBeneath(_READ_FILE, readable)
             if libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, ctypes.byref(rule), 0):

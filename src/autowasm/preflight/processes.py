@@ -1,8 +1,8 @@
 """ForkServer: wasmer's side of the fork server and of its children.
 
-`forkserver.py` is the other side. Invariants: `run` owns the process and starts it again when it ends; a job whose caller
-leaves is killed, and its caller leaves only when the child has ended; whatever a child writes, at most
-`PreflightLimits.answer_bytes` of it are kept; nothing waits longer than the deadlines of `PreflightLimits`.
+`forkserver.py` is the other side. Invariants: `run` owns the process and restarts it when it ends; a job whose caller is
+cancelled is killed, and its caller returns only when the child has ended; at most `PreflightLimits.answer_bytes` of a child's
+output are kept; nothing waits longer than the deadlines of `PreflightLimits`.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ _REAP_TRIES: Final = 100
 _REAP_PAUSE: Final = 0.02
 """Seconds. A killed process frees its memory first, which takes milliseconds."""
 _INHERITED: Final = ("LD_LIBRARY_PATH", "PYTHONHOME")
-"""What the interpreter itself may need to start."""
+"""The memory that the interpreter itself may need to start."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a child ended, and what it answered: None if it wrote no whole frame, or one that is too long."""
+    """How a child ended, and its answer: None if it wrote no complete frame, or a frame that is too long."""
 
     ended: Ended
     answer: bytes | None
@@ -49,18 +49,18 @@ class _Life:
         self._control = control
         self.is_ready = False
         self.changed = asyncio.Event()
-        """It is ready, or has ended, or is of no use."""
+        """The process is ready, has ended, or is unusable."""
         self.over = asyncio.Event()
         self.jobs: dict[int, asyncio.Future[Ended]] = {}
         self.pids: dict[int, int] = {}
-        """Of children that have not ended, by job."""
+        """The pids of children that have not ended, by job."""
 
     def send(self, message: Job | Kill, descriptors: Sequence[int] = ()) -> None:
-        """Raises OSError. Packets are few and small: a fork server that leaves them unread hangs."""
+        """Send a packet. Raises OSError. Packets are few and small: a fork server that leaves them unread hangs."""
         socket.send_fds(self._control, [wire.pack(message)], descriptors)
 
     def end(self) -> None:
-        """It ended, or does not do its work."""
+        """The process has ended, or does not work."""
         self.over.set()
         self.changed.set()
 
@@ -95,7 +95,7 @@ class _Life:
         for job in self.jobs.values():
             if not job.done():
                 job.set_exception(ConnectionAbortedError())
-                job.exception()  # mark as retrieved: its caller may have left
+                job.exception()  # mark as retrieved, because its caller may be gone
 
     async def reap(self) -> None:
         """Wait for the children of a fork server that has ended, if this process has inherited them.
@@ -116,7 +116,7 @@ class _Life:
 
 
 class ForkServer:
-    """Start one with `run`, in a task. `module` is the entry of the other side; tests have their own."""
+    """Start it with `run`, in a task. `module` is the entry point of the other side; tests have their own."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class ForkServer:
         """None unless it is ready."""
         self._ready = asyncio.Event()
         self._cannot_start = False
-        """The last start failed: callers do not wait for the next one."""
+        """The last start failed, so callers do not wait for the next one."""
         self.pid: int | None = None
         """Of the process, None while there is none."""
 
@@ -149,7 +149,7 @@ class ForkServer:
                 _log.error("the fork server cannot be started", error=str(error))
             failures = 1 if was_ready else failures + 1
             self._cannot_start = not was_ready
-            self._ready.set()  # wakes callers, which look again
+            self._ready.set()  # wakes callers, which check again
             self._ready.clear()
             self._metrics.preflight_restarts.inc()
             await asyncio.sleep(backoff.delay(failures))
@@ -164,7 +164,7 @@ class ForkServer:
         resident: int,
         file: int = 0,
     ) -> Result:
-        """Run one child. `request` goes to it in a frame. Raises NoVerdict if none can be started."""
+        """Run one child. `request` is sent to it in a frame. Raises NoVerdict if no child can be started."""
         life = await self._wait_ready()
         job = Job(
             next(self._numbers),
@@ -225,8 +225,8 @@ class ForkServer:
     async def _converse(self, channel: socket.socket, request: bytes | None) -> bytes | None:
         """Send the request, and read the answer or the end of the channel.
 
-        Not with streams: a child that cannot do its work answers without reading the request, and a stream drops what has
-        arrived when it cannot write.
+        Not with streams: a child that cannot do its work answers without reading the request, and a stream drops received data
+        when it cannot write.
         """
         if request is not None:
             with contextlib.suppress(ConnectionError):
@@ -280,7 +280,7 @@ class ForkServer:
             stderr=asyncio.subprocess.PIPE,
             env={**environment, "PYTHONPATH": paths},
             cwd="/",
-            start_new_session=True,  # the signals of a terminal are wasmer's
+            start_new_session=True,  # terminal signals are for wasmer
         )
 
     async def _serve(self, process: asyncio.subprocess.Process, control: socket.socket) -> bool:
@@ -314,7 +314,7 @@ class ForkServer:
 
 
 async def _receive(channel: socket.socket, count: int) -> bytes:
-    """So many bytes. Raises EOFError if the channel ends before, ConnectionError."""
+    """Receive this many bytes. Raises EOFError if the channel ends earlier, and ConnectionError."""
     loop = asyncio.get_running_loop()
     received = bytearray()
     while len(received) < count:

@@ -1,7 +1,7 @@
-"""What a child is asked and what it answers, as JSON.
+"""The request to a child and its answer, as JSON.
 
-Invariant: an answer comes from a process that ran a tenant's code, so its reader accepts any bytes and trusts none: the
-result is an `Answer` of bounded size whose texts are lines of printable characters, or ValueError.
+Invariant: an answer comes from a process that ran a tenant's code, so its reader accepts any bytes and trusts none: the result is
+a ValueError, or an `Answer` of bounded size whose texts are lines of printable characters.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ _LINES: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The arguments of `sandbox.verdict.judge`, but for the code."""
+    """The arguments of `sandbox.verdict.judge`, except the code."""
 
     plugin: Plugin
     limits: SandboxLimits
@@ -37,7 +37,7 @@ class Request:
     extra_imports: frozenset[str] = frozenset()
 
     def to_json(self) -> bytes:
-        """Equal requests give equal bytes."""
+        """JSON; equal requests give equal bytes."""
         plain = replace(self.plugin, environment=dict(self.plugin.environment))
         return msgspec.json.encode(replace(self, plugin=plain), order="deterministic")
 
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a child has no result. It is no verdict on the module."""
+    """Why a child has no result. It is not a verdict on the module."""
 
     reason: Reason
     message: str
@@ -90,7 +90,7 @@ _ANSWER: Final = msgspec.json.Decoder(Answer)
 
 
 def _printable(verdict: Verdict) -> Verdict:
-    """The sandbox does this, too, but an answer may come from another program."""
+    """The sandbox also does this, but an answer may come from another program."""
     return replace(
         verdict,
         message=shown(verdict.message, most=_MESSAGE),
@@ -102,5 +102,5 @@ def _printable(verdict: Verdict) -> Verdict:
 
 
 def _lines(texts: Iterable[str], *, most: int = 500) -> tuple[str, ...]:
-    """The last ones."""
+    """The last lines."""
     return tuple(shown(text, most=most) for text in tuple(texts)[-_LINES:])

@@ -1,8 +1,8 @@
 """Preflight: the verdict on a module with its configuration, from a child process.
 
-Invariants: code of a module runs only in a child that `isolation.py` restricted; a child that dies, hangs or cannot be
-started gives `Unknown`, never a refusal; one child runs for a namespace and two in all, one of which may compile; equal
-requests share one run; the same module and request get the same verdict from memory.
+Invariants: code of a module runs only in a child that `isolation.py` restricted; a child that dies, hangs or cannot be started
+results in `Unknown`, never in a refusal; at most one child runs for each namespace and two in total, one of which may compile;
+equal requests share one run; the same module and request get the same verdict from memory.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from autowasm.text import shown
 from autowasm.units import format_size
 
 _MESSAGE: Final = 300
-"""Characters of what a child wrote, in the message of an Unknown."""
+"""Characters of a child's output in the message of an Unknown."""
 _DOING: Final = {COMPILE: "compiled", RUN: "ran"}
 
 _log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class Preflight:
         envoy: EnvoyVersion = OLDEST_ENVOY,
         extra_imports: frozenset[str] = frozenset(),
     ) -> None:
-        """`envoy` is the oldest release among the sidecars, `extra_imports` are what else it offers (`--allow-import`)."""
+        """`envoy` is the oldest release among the sidecars, `extra_imports` are its additional functions (`--allow-import`)."""
         self._server = server
         self._cache = cache
         self._limits = limits
@@ -84,7 +84,7 @@ class Preflight:
             log_bytes=limits.log_bytes,
             log_line_bytes=limits.log_line_bytes,
         )
-        for reason in Reason:  # a series that begins at 1 shows no increase
+        for reason in Reason:  # created now: a series that begins at 1 shows no increase
             metrics.preflight_failures.labels(reason)
         self.enforced: Enforced | None = None
         """The isolation of the last child; None before the first."""
@@ -94,7 +94,7 @@ class Preflight:
         await self._server.run()
 
     def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
-        """All that a verdict depends on: module, plugin, bounds, and engine. Equal in all replicas of one version."""
+        """Everything that a verdict depends on: module, plugin, bounds, and engine. Equal in all replicas of one version."""
         request = self._request(plugin)
         return hashlib.sha256(
             b"\0".join((sha256.encode(), ENGINE_VERSION.encode(), request))
@@ -108,7 +108,7 @@ class Preflight:
     ) -> Verdict | Unknown:
         """The verdict on the module in the file `module` with the configuration `plugin`, for an object of `namespace`.
 
-        `module` is read only if the code of `sha256` is not cached. Waits for a slot without a deadline of its own.
+        `module` is read only if the code of `sha256` is not cached. Waits for a slot without its own deadline.
         """
         request = self._request(plugin)
         key = _key(sha256, request)
@@ -122,7 +122,7 @@ class Preflight:
         try:
             return await self._flights.join(key, work, slot=lambda: self._slots.place(namespace))
         except NoVerdict as error:
-            if error.unknown.reason is Reason.TOO_MANY_REQUESTS:  # it never got a place
+            if error.unknown.reason is Reason.TOO_MANY_REQUESTS:  # it never got a slot
                 self._count_failure(error.unknown.reason)
             return error.unknown
 
@@ -169,12 +169,12 @@ class Preflight:
         except NoVerdict as error:
             if error.unknown.reason is not Reason.CANNOT_LOAD:
                 raise
-        # A volume that was moved to another node: its processor may lack what the code uses.
+        # The volume was moved to another node, whose processor may lack instructions that the code uses.
         await self._cache.remove(sha256)
         return await self._run(await self._code(namespace, sha256, module), request)
 
     async def _code(self, namespace: str, sha256: Sha256Hex, module: Path) -> Blob:
-        """The compiled module, which is compiled if it is not cached."""
+        """The compiled module; compiles it if it is not cached."""
         try:
             async with self._slots.turn(namespace, self._locks.of(sha256)):
                 code = await self._cache.get(sha256)
@@ -260,12 +260,12 @@ def _key(sha256: Sha256Hex, request: bytes) -> VerdictKey:
 
 
 def _anonymous(plugin: Plugin) -> Plugin:
-    """Without what differs between objects, and hardly ever decides whether a module starts."""
+    """The plugin without fields that differ between objects and hardly ever decide whether a module starts."""
     return replace(plugin, name="", vm_id="", failure_policy=FailurePolicy.CLOSED)
 
 
 def answer_of(result: Result, *, child: str, seconds: float) -> Answer:
-    """What `child` answered. Raises NoVerdict unless it ended in order, with an answer that is not a problem."""
+    """The answer of `child`. Raises NoVerdict unless it exited normally, with an answer that is not a problem."""
     ended = result.ended
     if ended.cause or ended.status:
         raise _failure(ended, child=child, seconds=seconds)

@@ -1,8 +1,8 @@
 """A seccomp filter that leaves a process the system calls of pure computation.
 
-Allowed: memory, clocks, signals to itself, and reads and writes of descriptors that are open already. All other calls fail
-with EPERM: files, sockets, processes, threads, tracing. A first filter also lets it open files, until a second one takes
-that away, too. Invariant: the filter is a list of what is allowed, so a system call that a later kernel adds is refused.
+Allowed: memory, clocks, signals to itself, and reads and writes of descriptors that are open already. All other calls fail with
+EPERM: files, sockets, processes, threads, tracing. A first filter also allows it to open files, until a second one forbids that,
+too. Invariant: the filter is an allowlist, so a system call that a later kernel adds is refused.
 
 Sources: Linux `Documentation/userspace-api/seccomp_filter.rst`, `include/uapi/linux/{seccomp,filter,audit}.h`; numbers of
 system calls from `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/asm-generic/unistd.h` (aarch64). No library: the
@@ -49,21 +49,21 @@ class Architecture:
     mmap: int
     """Allowed for private mappings: RLIMIT_DATA does not count shared ones."""
     tgkill: int
-    """Allowed to the process itself: `abort` needs it."""
+    """Allowed for the process itself: `abort` needs it."""
     prctl: int
-    """Allowed for a further filter, as long as files may be opened."""
+    """Allowed for a further filter while files may be opened."""
     opening: tuple[int, ...]
 
 
 def _calls(**numbers: int) -> tuple[int, ...]:
-    """The numbers; the names are for the reader."""
+    """The numbers; the names are only for the reader."""
     return tuple(numbers.values())
 
 
 ARCHITECTURES: Final = {
     "x86_64": Architecture(
         audit=0xC000_003E,
-        # A number of the x32 ABI has bit 30 set, so it equals none of these.
+        # x32 ABI numbers have bit 30 set, so they equal none of these.
         allowed=_calls(
             read=0,
             write=1,
@@ -208,9 +208,10 @@ class _Line(NamedTuple):
 
 
 def restrict(*, may_open: bool = False) -> None:
-    """Install the filter in this process, for good. The process has one thread, and `no_new_privs` is set.
+    """Install the filter in this process permanently. The process has one thread, and `no_new_privs` is set.
 
-    With `may_open`, call it again later without: of several filters, the strictest counts. Raises OSError: ENOSYS on a machine that is not in `ARCHITECTURES`, or the kernel's error.
+    After a call with `may_open`, call it again without: of several filters, the strictest counts. Raises OSError: ENOSYS on a
+    machine that is not in `ARCHITECTURES`, or the kernel's error.
     """
     architecture = ARCHITECTURES.get(platform.machine())
     if architecture is None:

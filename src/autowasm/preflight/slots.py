@@ -1,7 +1,7 @@
-"""Slots: how many children run at once, one for a namespace and two in all, fair over namespaces.
+"""Slots: limits concurrent children to one for each namespace and two in total, fair over namespaces.
 
-Invariants: no limit is ever exceeded; namespaces that wait take turns, so a namespace with a hundred requests delays
-another's by at most one; a caller that waits for a lock takes no slot meanwhile, and none waits for a lock with a slot.
+Invariants: no limit is ever exceeded; waiting namespaces take turns, so a namespace with a hundred requests delays another's
+request by at most one; a caller that waits for a lock holds no slot meanwhile.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ class Slots:
         self._running: set[str] = set()
         """The namespaces that have a slot, or wait for a lock in between."""
         self._without: set[str] = set()
-        """Those of them that have no slot at the moment."""
+        """Those namespaces of them that have no slot at the moment."""
         self._back: deque[tuple[str, asyncio.Future[None]]] = deque()
-        """Those of them that have their lock, and wait for a slot: before all that wait for their first one."""
+        """Namespaces that have their lock and wait for a slot: they come before all that wait for their first slot."""
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._waiting_count = 0
 
@@ -85,7 +85,7 @@ class Slots:
         except asyncio.CancelledError:
             if granted.cancelled():
                 self._forget(namespace, granted)
-            else:  # granted in the same moment
+            else:  # granted at the same moment
                 self._running.discard(namespace)
                 self._grant()
             raise

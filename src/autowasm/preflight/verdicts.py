@@ -1,9 +1,9 @@
-"""What the pre-flight says of a module: a verdict, or Unknown; and the verdicts in memory, by module and request.
+"""The result of a pre-flight: a verdict, or Unknown; and the verdicts in memory, by module and request.
 
-Unknown is no verdict, because of wasmer, its machine or its limits. It is never the module's fault. Also kept is that the engine
-cannot compile a module, which does not change either. Invariants: reasons are stable and bounded in number: they are condition
-reasons and metric labels; at most so many verdicts are kept, and so many bytes; the least recently used is dropped first. Not on
-disk: records keep the verdicts that matter after a restart.
+Unknown means that there is no verdict because of wasmer, its machine or its limits. It is never the module's fault. The cache
+also keeps that the engine cannot compile a module, which does not change either. Invariants: reasons are stable and bounded in
+number, because they are condition reasons and metric labels; verdicts are bounded in number and bytes; the least recently used is
+dropped first. Not on disk: records keep the verdicts that matter after a restart.
 """
 
 from collections import OrderedDict
@@ -41,7 +41,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """`message` is one line for a status, and says what happened."""
+    """`message` is one line for a status that describes what happened."""
 
     reason: Reason
     message: str
@@ -61,7 +61,7 @@ class NoVerdict(Exception):
 
 
 class VerdictKey(NamedTuple):
-    """All that a verdict depends on: `request` is the hash of plugin and limits, `engine` the version of the sandbox."""
+    """Everything that a verdict depends on: `request` is the hash of plugin and limits, `engine` the version of the sandbox."""
 
     sha256: Sha256Hex
     request: bytes
@@ -80,7 +80,7 @@ class Verdicts:
         return len(self._verdicts)
 
     def get(self, key: VerdictKey) -> Verdict | Unknown | None:
-        """The verdict, if it is there."""
+        """The verdict, if it is cached."""
         if key not in self._verdicts:
             return None
         self._verdicts.move_to_end(key)

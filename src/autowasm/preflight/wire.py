@@ -1,10 +1,9 @@
 """Messages between wasmer, the fork server and its children.
 
 The control socket (SOCK_SEQPACKET) has one message in each packet: `Job` with descriptors, and `Kill`, to the fork server;
-`Ready`, `Started` and `Ended` from it. A job's channel (SOCK_STREAM) is its child's alone: one frame with the request, then
-one frame with the answer. Invariant: nothing of a tenant is on the control socket, apart from `Ended.stderr`, which is
-bounded; a frame that is longer than its reader allows is refused before it is read.
-Imports little: the fork server loads it.
+`Ready`, `Started` and `Ended` from it. A job's channel (SOCK_STREAM) belongs only to its child: one frame with the request, then
+one frame with the answer. Invariant: no tenant data is on the control socket, except `Ended.stderr`, which is bounded; a frame
+that is longer than its reader allows is refused before it is read. The module imports little, because the fork server loads it.
 """
 
 import json
@@ -17,7 +16,7 @@ MAX_PACKET: Final = 64 * 1024
 """Bytes of one packet. The largest is `Ended`, with a few KiB of `stderr`."""
 MAX_DESCRIPTORS: Final = 4
 LENGTH: Final = struct.Struct("!I")
-"""In front of a frame."""
+"""The length in front of a frame."""
 
 DEADLINE: Final = "deadline"
 MEMORY: Final = "memory"
@@ -29,8 +28,8 @@ NOT_FORKED: Final = "not forked"
 class Job:
     """Fork a child for `work`. The descriptors are the channel, then those of the work.
 
-    The child is killed after `seconds` of wall time, and if more than `resident` bytes of it are in memory; `memory`, `cpu`
-    and `file` are its rlimits (`isolation.Rlimits`).
+    The child is killed after `seconds` of wall time, or when it has more than `resident` bytes in memory; `memory`, `cpu` and
+    `file` are its rlimits (`isolation.Rlimits`).
     """
 
     number: int
@@ -56,7 +55,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The child of a job."""
+    """The child of a job was started."""
 
     number: int
     pid: int
@@ -64,11 +63,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The child of a job was reaped, or not forked.
+    """The child of a job was reaped, or could not be forked.
 
-    `status` is the wait status. `cause` is why the fork server killed the child, `NOT_FORKED`, or empty. `stderr` is the
-    start of what the child wrote, or the error of the fork. `cpu` is in seconds. `memory` is
-    the largest resident set in bytes.
+    `status` is the wait status. `cause` is why the fork server killed the child, `NOT_FORKED`, or empty. `stderr` is the start of
+    the child's standard error, or the error of the fork. `cpu` is in seconds. `memory` is the largest resident set in bytes.
     """
 
     number: int

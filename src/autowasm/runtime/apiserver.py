@@ -1,7 +1,7 @@
 """The clients of the API server: KubeClient, EventRecorder, LeaderElector, ClusterMode.
 
-Only cluster mode imports this part of the composition root. Invariant: only one process uses an identity, so a
-restarted container never takes the Lease of its predecessor for its own.
+Only cluster mode imports this part of the composition root. Invariant: only one process uses an identity, so a restarted
+container never mistakes its predecessor's Lease for its own.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """DataPath: fetching, storing and serving modules, independent of failures in the rest.
 
-The decision what to fetch is in `manager.py`. Invariants: opening it starts no reconciling and opens no port; one address
-policy and one count of requests apply to all outgoing traffic.
+`manager.py` decides what to fetch. Invariants: opening the data path starts no reconcile and opens no port; one address policy
+and one count of requests apply to all outgoing traffic.
 """
 
 import secrets
@@ -98,7 +98,7 @@ def _make_clients(
 
 
 def _counting(shared: SharedResources, file: PolicyFile) -> Callable[[str], None]:
-    """Counts a request to `HOST[:PORT]` under a name from the operator's configuration."""
+    """Count a request to `HOST[:PORT]` under a name from the operator's configuration."""
     hosts, sent = NamedHosts(), shared.metrics.requests.sent
     named: tuple[object] | None = None
 

@@ -55,7 +55,7 @@ _WORKERS_END: Final = 2.0
 def make_download_tracker(
     shared: SharedResources, chosen: ChosenMode, *, peer_query: PeerQuery
 ) -> DownloadTracker | None:
-    """The tracker that keeps `status.pods` up to date as proof of download; None: standalone."""
+    """The tracker that keeps `status.pods` up to date with downloads; None: standalone."""
     cluster = chosen.cluster
     if cluster is None:
         return None
@@ -73,7 +73,7 @@ def make_run_tracker(
     downloads: DownloadTracker | None,
     reader: StatsReader | None,
 ) -> RunTracker | None:
-    """The tracker that keeps `status.pods.running` up to date as proof of run; None: standalone."""
+    """The tracker that keeps `status.pods.running` up to date with running modules; None: standalone."""
     cluster = chosen.cluster
     if cluster is None or downloads is None or reader is None:
         return None
@@ -116,7 +116,7 @@ def make_resender(
 
 
 async def open_stats_reader(shared: SharedResources, chosen: ChosenMode) -> StatsReader | None:
-    """The reader of sidecars' statistics, which the exit stack closes; None: standalone. One: its rate is for all."""
+    """The reader of sidecars' statistics, which the exit stack closes; None: standalone. There is one, because its rate limit is for all."""
     if chosen.cluster is None:
         return None
     reader = StatsReader(
@@ -130,7 +130,7 @@ async def open_stats_reader(shared: SharedResources, chosen: ChosenMode) -> Stat
 def make_start_check(
     shared: SharedResources, *, policy: PolicyFile, requeue: Callable[[ObjectKey], None]
 ) -> StartCheck | None:
-    """The check that runs modules before they are published, with its fork server; None: it is off everywhere."""
+    """The check that runs modules before they are published, with its fork server; None: it is disabled everywhere."""
     settings, store = shared.settings, shared.store
     if not settings.runs_preflight:
         return None
@@ -371,7 +371,7 @@ class Manager:
             self._jobs.drop_resolving()
             self._chosen.mode.publisher.resigned()
             if self._chosen.recorder is not None:
-                self._chosen.recorder.hurry()  # before a follower's work delays them
+                self._chosen.recorder.hurry()  # before a follower's work can delay them
         self._requeue_all()
 
     def _requeue_all(self) -> None:

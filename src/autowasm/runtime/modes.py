@@ -1,4 +1,4 @@
-"""Choice of the mode by the settings, cluster or directory, and of the leadership.
+"""Chooses the mode (cluster or directory) and the leadership from the settings.
 
 Invariant: standalone mode imports and runs nothing that uses an API server.
 """
@@ -29,7 +29,7 @@ class ChosenMode:
 
     mode: Mode
     cluster: "ClusterMode | None" = None
-    """`mode`, if it is a cluster's; None: standalone."""
+    """`mode` if it is cluster mode; None: standalone."""
     record_event: RecordEvent = record_no_event
     recorder: "EventRecorder | None" = None
     """Writes what `record_event` queues; None: there are no Events."""

@@ -1,4 +1,4 @@
-"""The life of `wasmer`: builds everything, starts it in order, stops it in order.
+"""The lifecycle of `wasmer`: builds all parts, starts them in order, and stops them in order.
 
 Invariants: one TaskGroup owns every task; the blob port answers before the first EnvoyFilter is written, and closes last.
 """
@@ -58,7 +58,7 @@ class StopSignals:
         if number != signal.SIGINT:
             return
         if not is_first:
-            # A person does not want to wait. Files are replaced as a whole, so none is left half written.
+            # A user at a terminal does not want to wait. Files are replaced as a whole, so none is left half written.
             _log.warning("stopped at once")
             os._exit(_INTERRUPTED)
         drain = (
@@ -77,7 +77,7 @@ class StopSignals:
         await self._requested.wait()
 
     async def delay(self, seconds: float) -> None:
-        """Return after so many seconds, or at once on a second signal."""
+        """Return after this many seconds, or at once on a second signal."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._again.wait()
@@ -104,7 +104,7 @@ class _Stopped(Exception):  # ends the TaskGroup after an orderly stop
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then stop in order. A second SIGTERM cuts the drain delay short, a second SIGINT ends at once.
 
-    Raises UsageError and StorageError if a start is impossible.
+    Raises UsageError or StorageError if start-up is impossible.
     """
     metrics = Metrics()
     prometheus_client.ProcessCollector(registry=metrics.registry)
@@ -212,7 +212,7 @@ class _Process:
             self._manager.leading_changed(leading)
 
     async def stop(self, signals: StopSignals) -> None:
-        """Unready → drain delay → no more writes, another may lead → finish sends and write queued Events → close."""
+        """Unready → drain delay → no more writes, another replica may lead → finish sends and write queued Events → close."""
         settings = self._shared.settings
         _log.info("stopping", drain_delay=settings.drain_delay)
         self._health.stopping()

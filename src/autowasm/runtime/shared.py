@@ -25,4 +25,4 @@ class SharedResources:
     tasks: asyncio.TaskGroup
     """Owns every task."""
     stack: AsyncExitStack
-    """Callbacks that are pushed here run after the last task has ended, in reverse order."""
+    """Callbacks that are pushed here run in reverse order after the last task has ended."""

@@ -1,9 +1,9 @@
 """The admin port's resources: `/healthz`, `/readyz` and `/metrics`.
 
-Other parts set the checks of `Health`. Metrics are rendered in slices, in between of which the loop serves other requests;
-a thread would not help, because it holds the interpreter for 5 ms each time that the loop wants to continue. Invariants: a
-negative answer has its reason as text; no slice has more than `SLICE` series (a collector's own `collect` is one piece); a
-family is of one moment; the text is the same as prometheus_client's, except for the unused `_created` series.
+Other parts set the checks of `Health`. Metrics are rendered in slices, and the loop serves other requests between them; a thread
+would not help, because it holds the interpreter lock for 5 ms each time that the loop wants to continue. Invariants: a negative
+answer has its reason as text; no slice has more than `SLICE` series (a collector's own `collect` is one piece); all series of a
+family show the same moment; the text is the same as prometheus_client's, except for the unused `_created` series.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _STALE: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Result of a check. `why` is for operators: what is missing, or what holds."""
+    """Result of a check. `why` is for operators: what is missing, or what is in order."""
 
     ok: bool
     why: str
@@ -46,13 +46,13 @@ class Health:
         self._checks[name] = Check(ok, why)
 
     def warn(self, name: str, why: str) -> None:
-        """Set a warning about another component, which being unready would make worse; empty: clear it."""
+        """Set a warning about another component, which would suffer if this replica became unready; empty: clear it."""
         self._warnings.pop(name, None)
         if why:
             self._warnings[name] = why
 
     def stopping(self) -> None:
-        """Not ready from now on, whatever the checks are."""
+        """Report not ready from now on, regardless of the checks."""
         self._is_stopping = True
 
     @property
@@ -62,7 +62,7 @@ class Health:
         return bool(checks) and not self._is_stopping and all(check.ok for check in checks)
 
     def report(self) -> str:
-        """One line for all, then one for each check and each warning."""
+        """A summary line, then one line for each check and each warning."""
         lines = ["ready" if self.is_ready else "not ready"]
         if self._is_stopping:
             lines.append("stopping: requests in progress finish, new ones are not accepted")
@@ -76,7 +76,7 @@ class Health:
 
 
 class Heartbeat:
-    """Records regularly that the loop runs."""
+    """Records regularly that the event loop runs."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -97,7 +97,7 @@ class Heartbeat:
 def admin_application(
     health: Health, heartbeat: Heartbeat, registry: CollectorRegistry
 ) -> web.Application:
-    """`/healthz`, `/readyz`, `/metrics`, and `/` that lists them."""
+    """`/healthz`, `/readyz`, `/metrics`, and `/`, which lists them."""
 
     async def index(_: web.Request) -> web.Response:
         return text_answer(
@@ -137,7 +137,7 @@ _GZIP: Final = 31
 
 
 class _Part(Collector):
-    """One family, in the form of a registry, which the encoder expects."""
+    """One family in the form of a registry, as the encoder expects."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -162,7 +162,7 @@ def _without_head(text: bytes) -> bytes:
 
 
 async def render(registry: Collector, encode: Callable[[Collector], bytes]) -> AsyncIterator[bytes]:
-    """The text in pieces; the loop runs between two. `encode` is prometheus_client's `generate_latest` of a format."""
+    """The text in pieces; the loop runs between them. `encode` is prometheus_client's `generate_latest` of a format."""
     ends = False
     for metric in registry.collect():
         for number, part in enumerate(_slices(metric)):

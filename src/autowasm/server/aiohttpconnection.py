@@ -1,15 +1,15 @@
 """Connection: aiohttp's server side of one HTTP/1 connection, with the deadlines that aiohttp does not have.
 
-aiohttp bounds a connection by one keep-alive timeout, which must be longer than Envoy's (1 h), and has no deadline for a
-client that stops reading. Here a missing or incomplete request ends after `request_timeout` of the settings, and a response
-that the client does not read after `send_base`; sends of files have a deadline of their own through `writable`. A client may
-shut down its sending side after the request and still gets its response (RFC 9112 9.6; aiohttp drops it). Broken
-connections and invalid requests leave no traceback in the log.
+aiohttp bounds a connection by one keep-alive timeout, which must be longer than Envoy's (1 h), and has no deadline for a client
+that stops reading. Here, a missing or incomplete request times out after `request_timeout` of the settings, and a response that
+the client does not read after `send_base`; file sends have their own deadline through `writable`. A client may shut down its
+sending side after the request and still gets its response (RFC 9112 9.6; aiohttp drops it). Broken connections and invalid
+requests leave no traceback in the log.
 
 Invariant: after `connection_lost` no timer runs and nothing waits for the connection.
 
-Uses private parts of aiohttp 3.14's RequestHandler (`_messages`, `_request_count`, `_waiter`, `_drain_helper`), for
-which it has no public form; the tests of this module fail if their meaning changes.
+Uses private parts of aiohttp 3.14's RequestHandler (`_messages`, `_request_count`, `_waiter`, `_drain_helper`), which have no
+public equivalent; the tests of this module fail if their meaning changes.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class Connection(web.RequestHandler):
         due: float | None,
         **options: Any,  # aiohttp's, passed on by its Server
     ) -> None:
-        """`early`: bytes received before; `due`: when the request that they begin must be complete, in loop time."""
+        """`early`: bytes that were already received; `due`: when the request that they begin must be complete, in loop time."""
         super().__init__(manager, loop=loop, **options)
         self._owner = owner
         self._limits = limits
@@ -83,9 +83,9 @@ class Connection(web.RequestHandler):
         self._sending: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; its first request is due, or already received."""
+        """A client connected; its first request is expected, or already received."""
         super().connection_made(transport)
-        # Writing counts as paused until the buffer is empty: files bypass the buffer, so it must be.
+        # Writing counts as paused until the buffer is empty: files bypass the buffer, so it must be empty.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
         self._await_request(self._due)
         early, self._early = self._early, b""
@@ -101,12 +101,12 @@ class Connection(web.RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Waiting, and no request is due: none has begun to arrive, and the connection is not new."""
+        """Whether the connection waits and no request is due: none has begun to arrive, and the connection is not new."""
         return self._request_timer is None and self.is_waiting
 
     @property
     def is_waiting(self) -> bool:
-        """No request is in progress or queued; one may have begun to arrive."""
+        """Whether no request is in progress or queued; one may have begun to arrive."""
         return not self._messages and self._waiter is not None and not self._waiter.done()
 
     def data_received(self, data: bytes) -> None:
@@ -149,7 +149,7 @@ class Connection(web.RequestHandler):
     # --- responses
 
     def pause_writing(self) -> None:
-        """The kernel's buffer is full, so bytes wait in the transport's."""
+        """The kernel's buffer is full, so bytes wait in the transport's buffer."""
         super().pause_writing()
         self._answer_timer = self._loop.call_later(self._limits.send_base, self.cut, "deadline")
 
@@ -162,8 +162,8 @@ class Connection(web.RequestHandler):
     async def writable(self, client: socket.socket, deadline: float) -> None:
         """Return when `client`, its socket, is writable again, or the connection is lost. `deadline` in loop time.
 
-        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio reserves the transport's own. The caller
-        must call `end_of_send` in the end.
+        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio reserves the transport's own. The caller must
+        call `end_of_send` at the end.
         """
         if self._duplicate < 0:
             self._duplicate = os.dup(client.fileno())
@@ -191,7 +191,7 @@ class Connection(web.RequestHandler):
         await self._drain_helper()
 
     def cut(self, cause: str) -> None:
-        """End the connection with a reset: the kernel drops bytes that the client has not read."""
+        """Reset the connection: the kernel drops bytes that the client has not read."""
         transport = self.transport
         if transport is None:
             return
@@ -246,7 +246,7 @@ class Connection(web.RequestHandler):
 
 
 def _what_is_wrong(error: HttpProcessingError) -> str:
-    """The message of aiohttp without the client's bytes, which may be long, binary, or secret."""
+    """aiohttp's message without the client's bytes, which may be long, binary, or secret."""
     if isinstance(error, LineTooLong):
         return "a line is too long"
     return error.message.strip().partition("\n")[0].partition(": ")[0].rstrip(":") or "bad request"

@@ -91,7 +91,7 @@ class BlobServer:
         if counter is None:
             known = method if method in _METHODS else "other"
             counter = self._metrics.responses.labels(known, str(status))
-            if known == method:  # methods that clients invent must not fill the memory
+            if known == method:  # made-up methods of clients must not fill the memory
                 self._counters[method, status] = counter
         counter.inc()
 

@@ -1,13 +1,13 @@
 """BlobHandler: `/wasm/<sha256>` and `/seen` on the blob port; BlobResponse: a blob, or a part of it, from the page cache to the socket.
 
-Blobs come from `ondemand.py`; `ranges.py` evaluates a Range. Invariant: a plain GET, as Envoy sends it, is answered with 200 and every
-byte, 404, or 503, and nothing else.
+Blobs come from `ondemand.py`; `ranges.py` evaluates a Range. Invariant: the response to a plain GET, as Envoy sends it, is 200 with
+every byte, 404, or 503.
 
-BlobResponse is sent by aiohttp's server (ADR 8). aiohttp's FileResponse opens and stats each time in the default executor, makes an
-ETag of its own, has no write deadline, and answers some Range headers wrongly; measured at 64 KiB it costs four times as much.
-Invariants: the bytes sent are those announced, or the connection is reset: never padded, never short; a response whose file
-changed meanwhile is never whole; no send outlasts its deadline; one sendfile call copies at most `sendfile_chunk` bytes, and
-sends take turns, so that many clients do not hold the loop either.
+BlobResponse is sent by aiohttp's server (ADR 8). aiohttp's FileResponse opens and stats the file each time in the default executor,
+makes its own ETag, has no write deadline, and answers some Range headers wrongly; measured at 64 KiB, it costs four times as much.
+Invariants: the bytes sent are those announced, or the connection is reset: never padded, never short; a response whose file changed
+meanwhile is never complete; no send outlasts its deadline; one sendfile call copies at most `sendfile_chunk` bytes, and sends take
+turns, so that many clients do not block the loop either.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _SENTENCES: Final = {
 
 
 class SendAborted(ConnectionError):
-    """A send did not finish; `cause` is the label of the metric. aiohttp takes it as a broken connection: no traceback."""
+    """A send did not finish; `cause` is the label of the metric. aiohttp treats it as a broken connection: no traceback."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"send aborted: {cause}")
@@ -108,14 +108,14 @@ class BlobResponse(web.StreamResponse):
     async def _copy(self, end: int, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
         source, chunk = self._blob.fd, self._limits.sendfile_chunk
         while True:
-            # Checked after each wait: the descriptor's number may belong to another connection now.
+            # Checked after each wait: the descriptor's number may now belong to another connection.
             transport = self._connection.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError
             socket = transport.get_extra_info("socket")
             wanted = min(end - self._position, chunk)
             if self._position + wanted == end and self._blob.was_written():
-                raise OSError(errno.EIO, "the file was modified")  # so it is never whole
+                raise OSError(errno.EIO, "the file was modified")  # so the response is never complete
             try:
                 sent = os.sendfile(socket.fileno(), source, self._position, wanted)
             except BlockingIOError:
@@ -182,7 +182,7 @@ class BlobHandler:
             return answer
         with structlog.contextvars.bound_contextvars(
             request_id=request_id(request)
-        ):  # fills inherit it
+        ):  # fills inherit the context
             found = await self._on_demand.find(sha256, patience=_patience(request))
         if isinstance(found, BlobAbsent):
             known = found.status != 404
@@ -196,11 +196,11 @@ class BlobHandler:
         return self._on_demand.ready(sha256)
 
     def served(self, sha256: Sha256Hex, address: str) -> None:
-        """All of the blob was sent to `address`."""
+        """The whole blob was sent to `address`."""
         self._download_log.served(sha256, address)
 
     def _log_document(self, document: bytes) -> web.Response:
-        """An answer of the download log, for peers and for clients that know the digest."""
+        """A document of the download log, for peers and for clients that know the digest."""
         return web.Response(
             body=document,
             content_type="application/json",
@@ -274,7 +274,7 @@ def _conditions(request: web.BaseRequest) -> Conditions:
 
 
 def _joined(request: web.BaseRequest, name: str) -> str:
-    """Combine several lines of one field to one list (RFC 9110 5.3)."""
+    """Combine several lines of one field into one list (RFC 9110 5.3)."""
     return ", ".join(request.headers.getall(name))
 
 

@@ -1,8 +1,8 @@
 """DownloadLog: which addresses downloaded which module from this replica, and which got an error.
 
-It answers what an address got last for a digest: for a resend (ADR 17) and for the load report (ADR 23). Invariants: memory
-is bounded, and digests that clients invent cannot displace published ones; within the time that a document covers, a
-download that is not in it did not happen; no document reveals a digest: a client must know it to ask.
+It records the last answer to an address for a digest, for a resend (ADR 17) and for the load report (ADR 23). Invariants: memory
+is bounded, and made-up digests from clients cannot displace published ones; a download within the time that a document covers is
+in the document; no document reveals a digest: a client must know the digest to ask for it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from autowasm.limits import DownloadLogLimits
 
 _MAPPED: Final = "::ffff:"
 
-# Of one address: (monotonic time of the last whole download or -1, of the last error or -1, status of that error).
+# For one address: (monotonic time of the last complete download or -1, of the last error or -1, status of that error).
 _LastRequests = tuple[float, float, int]
 _NEVER: Final = -1.0
 _NOTHING: Final[_LastRequests] = (_NEVER, _NEVER, 0)
@@ -59,12 +59,12 @@ class DownloadLog:
         self._note(sha256, address, known=True, ok=True)
 
     def failed(self, sha256: Sha256Hex, address: str | None, status: int, *, known: bool) -> None:
-        """`address` got an error. `known`: whether the digest is published as far as this replica knows."""
+        """`address` got an error. `known`: whether this replica knows the digest as published."""
         self._errors += 1
         self._note(sha256, address, known=known, ok=False, status=status)
 
     def summary(self) -> bytes:
-        """JSON: `instance`, `up`, and the counts `errors` and `downloads`, which show whether there is anything new to ask for."""
+        """JSON: `instance`, `up`, and the counts `errors` and `downloads`, which show whether there is anything new."""
         up = round(time.monotonic() - self.since, 3)
         document = {
             "instance": self._instance,
@@ -77,7 +77,7 @@ class DownloadLog:
     async def document(self, sha256: Sha256Hex) -> bytes:
         """JSON: `instance`, `up` (seconds that the log covers), and by address the ages in seconds of `ok` and `error`.
 
-        Ages, because the clocks of replicas differ. Made in slices: a large mesh has tens of thousands of addresses.
+        It has ages, because the clocks of replicas differ. It is made in slices: a large mesh has tens of thousands of addresses.
         """
         now, since = time.monotonic(), self._complete_since
         tables: list[dict[str, _LastRequests]] = []
@@ -127,14 +127,14 @@ class PeerDownloads(Protocol):
     """The other replicas (`artifacts/peers.py`)."""
 
     async def query(self, path: str) -> list[bytes]:
-        """A small document from each replica that has one."""
+        """A small document from each replica that has it."""
 
     def known(self) -> tuple[str, ...]:
         """Base URLs of the replicas."""
 
 
 class AllReplicas:
-    """The documents of all replicas, ours included."""
+    """The documents of all replicas, including ours."""
 
     def __init__(self, ours: DownloadLog, others: PeerDownloads | None) -> None:
         self._ours = ours

@@ -1,8 +1,8 @@
 """Plain-text responses for people, on either port, and the request log of the blob port.
 
-Responses with blobs are in `blobs.py`. Invariants: a text has what is wrong and what would be right, and nothing that is
-not for the client, such as the message of a failed fetch, which can name another tenant's registry; a request id from
-outside is used only if it is well-formed; a query is never logged; a client that floods the port does not flood the log.
+Responses with blobs are in `blobs.py`. Invariants: a text states the problem and the remedy, and nothing that is not meant for
+the client, such as the message of a failed fetch, which can name another tenant's registry; a request id from outside is used
+only if it is well-formed; a query is never logged; a client that floods the port does not flood the log.
 """
 
 import logging
@@ -20,7 +20,7 @@ from autowasm.flowcontrol import TokenBucket
 SERVER: Final = "wasmer"
 """The Server header, without versions of libraries."""
 CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
-"""Of a response with a module: its URL has its digest."""
+"""Of a response with a module, whose URL contains its digest."""
 CONTENT_TYPE: Final = "application/wasm"
 
 
@@ -48,7 +48,7 @@ _WELL_FORMED: Final = re.compile(r"[0-9A-Za-z._-]{8,64}")
 _KEY: Final = web.RequestKey("request_id", str)
 _QUIET: Final = frozenset({200, 304})
 _MAX_PATH_LENGTH: Final = 200
-"""Characters: our paths have 70, and a client can send 8 KiB."""
+"""Characters: our paths have 70, but a client can send 8 KiB."""
 LINES: Final = 20.0
 """Lines a second; further ones are counted in the next line."""
 
@@ -65,7 +65,7 @@ def request_id(request: web.BaseRequest) -> str:
 
 
 class RequestLog:
-    """The log of one port: a line for each response except 200 and 304. It is no access log of downloads (Envoy has one)."""
+    """The log of one port: a line for each response except 200 and 304. It is not an access log of downloads (Envoy has one)."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._bucket = TokenBucket(rate=LINES, burst=LINES, clock=now)

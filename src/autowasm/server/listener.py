@@ -1,9 +1,9 @@
 """Listener and Connections: the blob port, from accepting connections to an orderly stop.
 
-A connection begins as a `FastConnection` and becomes a `Connection`, aiohttp's, when a request needs more than that serves.
-Invariants: `[::]` means every address of the machine, also on machines without IPv6; a connection that the kernel accepted
-is passed on or still waits in the kernel; after `stop` there is no connection and no task of one, and a request that had
-begun before is answered unless its deadline has passed.
+A connection begins as a `FastConnection` and becomes aiohttp's `Connection` when a request needs more than a `FastConnection`
+serves. Invariants: `[::]` means every address of the machine, also on machines without IPv6; a connection that the kernel
+accepted is passed on or still waits in the kernel; after `stop`, no connection and no task of a connection remains, and a request
+that had begun before is answered unless its deadline has passed.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def listening_socket(listen: str, *, backlog: int) -> socket.socket:
             if address != "::" or error.errno not in _NO_IPV6:
                 raise
             _log.info("no IPv6 on this machine, listening on IPv4 only", listen=listen)
-            return _listen("0.0.0.0", port, backlog)  # noqa: S104 - that is what was asked for
+            return _listen("0.0.0.0", port, backlog)  # noqa: S104 - the caller requested it
     except OSError as error:
         raise UsageError(f"cannot listen on {listen!r}: {error.strerror or error}") from error
 
@@ -87,7 +87,7 @@ def _listen(address: str, port: int, backlog: int) -> socket.socket:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the limit of open files as far as allowed, and return it. Each connection needs one, and another while it waits."""
+    """Raise the limit of open files as far as allowed, and return it. Each connection needs one descriptor, and another while it waits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -104,8 +104,8 @@ _PAUSE: Final = 1.0
 class Listener:
     """Accepts connections from `listener`, a few in each iteration of the loop. `on_accept` gets each socket and its address.
 
-    asyncio's `Server` makes a task, a future and a transport for each connection before a request is known, and loses the
-    waiting ones when it closes. Invariant: without free descriptors accepting pauses and is logged, and does not spin.
+    asyncio's `Server` makes a task, a future and a transport for each connection before a request is known, and loses the waiting
+    connections when it closes. Invariant: without free descriptors, accepting pauses, which is logged, and does not spin.
     """
 
     def __init__(
@@ -116,19 +116,19 @@ class Listener:
         accepts: int,
         on_accept: Callable[[socket.socket, str], None],
     ) -> None:
-        """`accepts`: how many in one iteration of the loop."""
+        """`accepts`: connections that are accepted in one iteration of the loop."""
         self._listener = listener
         self._loop = loop
         self._accepts = accepts
         self._on_accept = on_accept
         self._paused: asyncio.TimerHandle | None = None
-        # Accepted sockets inherit these options (Linux), without two calls for each.
+        # Accepted sockets inherit these options (Linux), which saves two calls for each.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         loop.add_reader(listener, self._readable)
 
     def close(self) -> None:
-        """Accept the waiting connections, then close: closing a listening socket resets them."""
+        """Accept the waiting connections, then close, because closing a listening socket resets them."""
         if self._listener.fileno() < 0:
             return
         self._loop.remove_reader(self._listener)
@@ -182,7 +182,7 @@ class ReadyBlobs(Protocol):
 class Connections(web.Server):
     """All connections of one port: aiohttp's protocol factory for `Connection`s, and the owner of each `FastConnection`.
 
-    `on_answer(method, status)` is called for every response, also for invalid requests.
+    `on_answer(method, status)` is called for every response, even to an invalid request.
     """
 
     def __init__(
@@ -246,11 +246,11 @@ class Connections(web.Server):
         return None if blob is None else (blob, self._heads.of(blob))
 
     def began(self) -> None:
-        """A send waits for its client."""
+        """A send began to wait for its client."""
         self._metrics.sends.inc()
 
     def ended(self) -> None:
-        """Such a send ended, with or without success."""
+        """A send that waited has ended, with or without success."""
         self._metrics.sends.dec()
 
     def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
@@ -304,7 +304,7 @@ class Connections(web.Server):
         )
 
     async def stop(self, *, grace: float) -> int:
-        """Accept no more connections, let responses finish for `grace` seconds, then cut; returns how many were cut."""
+        """Accept no more connections, let responses finish for `grace` seconds, then cut the rest; returns how many were cut."""
         deadline = self._loop.time() + grace
         self.is_stopping = True
         if self._listener is not None:

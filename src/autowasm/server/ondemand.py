@@ -1,10 +1,10 @@
 """OnDemandBlobs: requests for a blob that is not stored yet wait for its fetch.
 
-`BlobSource` fetches the blobs. Invariants: a digest that the source knows is never absent, only late; one fill for a digest
-runs at a time, however many requests wait; it outlives its requests until `close`.
+`BlobSource` fetches the blobs. Invariants: a digest that the source knows is never reported absent, only late; one fill for a
+digest runs at a time, however many requests wait; a fill outlives its requests until `close`.
 
-Envoy requests a module at most (retries + 1) times and then gives up for good, so an early refusal costs more than a
-late response (Envoy's remote fetch).
+Envoy requests a module at most (retries + 1) times and then gives up permanently, so an early refusal costs more than a late
+response (Envoy's remote fetch).
 """
 
 import asyncio
@@ -28,8 +28,8 @@ _log = structlog.get_logger(__name__)
 class TaskOwner:
     """Owns tasks that outlive the request that started them.
 
-    Unlike in a TaskGroup, a failed task ends nothing else, and `close` may be called by another task than the one that made
-    the owner. Invariant: after `close` none of its tasks runs.
+    Unlike in a TaskGroup, a failed task ends no other task, and any task may call `close`, not only the creator of the owner.
+    Invariant: after `close` none of its tasks runs.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class BlobSource(Protocol):
         """Return once the digest is known."""
 
     async def fill(self, sha256: Sha256Hex) -> Supplier:
-        """Bring a known digest into the store; returns the supplier. Raises AutoWasmError."""
+        """Bring the blob of a known digest into the store; returns the supplier. Raises AutoWasmError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class BlobAbsent:
 class _Fill:
     waiters: int = 0
     failure: str | None = None  # the error's reason
-    helped: int = 0  # requests that got their blob before it ended
+    helped: int = 0  # requests that got their blob before the fill ended
     ended: bool = False
     supplier: Supplier | None = None
 
@@ -123,12 +123,12 @@ class OnDemandBlobs:
         self._backoff = Backoff(limits.held_retry, limits.max_held_retry)
 
     async def close(self) -> None:
-        """Release the waiting requests and end the fills."""
+        """Release the waiting requests, and end the fills."""
         self._closing.set()
         await self._tasks.close()
 
     def release(self) -> None:
-        """Release the waiting requests: they get 503."""
+        """Answer the waiting requests with 503."""
         self._closing.set()
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
@@ -139,7 +139,7 @@ class OnDemandBlobs:
         return blob
 
     async def find(self, sha256: Sha256Hex, *, patience: float | None) -> Blob | BlobAbsent:
-        """The blob, after waiting for it if necessary. `patience`: seconds that the client waits, by its own header."""
+        """The blob, after a wait if necessary. `patience`: seconds for which the client waits, by its own header."""
         found = await self._find(sha256, patience)
         if isinstance(found, BlobAbsent):
             self._metrics.cache.labels("unknown" if found.status == 404 else "failed").inc()
@@ -186,7 +186,7 @@ class OnDemandBlobs:
         return found
 
     async def _hold_unknown(self, sha256: Sha256Hex, deadline: float) -> BlobAbsent | None:
-        """None once the digest is known or stored: Envoy and this replica receive an EnvoyFilter in any order."""
+        """None once the digest is known or stored: Envoy and this replica may receive an EnvoyFilter in any order."""
         if self._unknown >= self._limits.held_unknown_count:
             return self._not_found(sha256)
         deadline = min(deadline, asyncio.get_running_loop().time() + self._limits.held_unknown)
@@ -220,7 +220,7 @@ class OnDemandBlobs:
         return self._late(sha256, fill)
 
     def _count(self, fill: _Fill, requests: int = 1) -> None:
-        """Count once the fill has ended: the blob is stored a moment before its supplier is known."""
+        """Count the request once the fill has ended: the blob is stored a moment before its supplier is known."""
         if fill.ended:
             self._metrics.cache.labels(fill.supplier or "held").inc(requests)
         else:
@@ -234,7 +234,7 @@ class OnDemandBlobs:
         return fill
 
     async def _fill(self, sha256: Sha256Hex, fill: _Fill) -> None:
-        """Fill until the blob is stored or no request waits. The pause at the end protects the source from the next request."""
+        """Fill until the blob is stored or no request waits. The pause at the end protects the source from an immediate next fill."""
         try:
             failures = 0
             while sha256 not in self._store:

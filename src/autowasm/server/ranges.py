@@ -1,8 +1,8 @@
 """Preconditions and ranges: the response to a GET or HEAD for a blob (200, 206, 304, 412 or 416). Pure.
 
-Sources: RFC 9110 sections 13.1 (preconditions), 13.2.2 (their order) and 14 (ranges). It takes header values as text, with
-several lines of one name joined by commas. Invariant: a request without any of these headers gets 200 and all bytes (Envoy
-loads nothing else), and a Range that is not one valid byte range is ignored.
+Sources: RFC 9110 sections 13.1 (preconditions), 13.2.2 (their order) and 14 (ranges). Header values are text, with several lines
+of one name joined by commas. Invariant: a request without any of these headers gets 200 and all bytes (Envoy loads nothing else),
+and a Range that is not one valid byte range is ignored.
 
 Blobs have a strong ETag and no Last-Modified, so preconditions on dates are ignored (13.1.3, 13.1.4), and an If-Range
 with a date never matches (13.1.5).

@@ -1,1 +1,1 @@
-"""The same reconciler over a directory instead of an API server."""
+"""Standalone mode: the same reconciler over a directory instead of an API server."""

@@ -1,7 +1,7 @@
-"""ConfigDirectory: the AutoWasm and Secret documents in a directory, followed as they change.
+"""ConfigDirectory: the AutoWasm and Secret documents in a directory, which is watched for changes.
 
-How the reconciler uses them is in `mode.py`. Invariants (ADR 7): a file that cannot be read or parsed now, or a directory that
-vanished, keeps what it defined last; only the removal of a file removes its objects; a directory that cannot be read whole is an
+`mode.py` provides them to the reconciler. Invariants (ADR 7): while a file cannot be read or parsed, or the directory is missing,
+the last definitions stay; only the removal of a file removes its objects; a directory that cannot be read completely is an
 OSError, never a directory with fewer files; a change counts only after a second scan confirms it.
 """
 
@@ -30,7 +30,7 @@ from autowasm.telemetry.metrics import Metrics
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 MAX_FILES = 10_000
-"""More than this is a wrong directory."""
+"""A directory with more files is the wrong directory."""
 _FRESH_NS = 1_000_000_000
 """File systems have timestamps in steps of up to a second: a file that was changed this recently may change again unnoticed."""
 
@@ -55,12 +55,12 @@ class ConfigFile:
 def scan(
     directory: Path, known: Mapping[Path, ConfigFile], *, limits: Limits
 ) -> dict[Path, ConfigFile]:
-    """All files in order of their names; unchanged ones are taken from `known`. Blocks. Raises OSError."""
+    """All files in the order of their names; unchanged ones are taken from `known`. Blocks. Raises OSError."""
     return {path: _read(path, known.get(path), limits) for path in _paths(directory)}
 
 
 def identity(directory: Path) -> tuple[int, int]:
-    """Differs for another directory of the same name. Blocks. Raises OSError."""
+    """The identity of the directory: another directory of the same name has a different one. Blocks. Raises OSError."""
     status = directory.stat()
     return status.st_dev, status.st_ino
 
@@ -79,7 +79,7 @@ def _paths(directory: Path) -> list[Path]:
 
 
 def _may_be_file(path: Path) -> bool:
-    """A file that cannot be accessed now is not missing: `_read` reports the error."""
+    """A file that cannot be accessed now is not missing; `_read` reports the error."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def _read(path: Path, known: ConfigFile | None, limits: Limits) -> ConfigFile:
 _log = structlog.get_logger(__name__)
 
 _RESCAN_MS = 5_000
-"""Scan this often, for file systems that report no changes (network shares, some containers)."""
+"""The interval of scans, for file systems that report no changes (network shares, some containers)."""
 _DEBOUNCE_MS = 100
 """Changes within this time cause one scan: editors write several times, `kubectl`-like tools several files."""
 _LOST_PAUSE = 1.0
@@ -128,14 +128,14 @@ _CONFIRM_AFTER = 0.3
 """Seconds until a change is scanned again. Editors move a file away and write a new one of its name; a rename can hide
 a file from a listing; half of a file may be valid YAML (`image: a/b:v1` is half of `a/b:v1.2`)."""
 _MAX_SCANS = 10
-"""Scans while the content changes between them. Then it counts as it is, otherwise one busy file would block all others."""
+"""Scans while the content changes between them. After these the content counts as it is; otherwise one busy file would block all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defined:
     """One object, and the file that defines it.
 
-    `problem` is why the file cannot be read now, as a sentence; `object` is then the last definition.
+    `problem`: why the file cannot be read now, as a sentence; `object` is then the last definition.
     """
 
     object: Mapping[str, Any]
@@ -160,7 +160,7 @@ class ChangeHandler(Protocol):
         """A Secret was added, changed or removed."""
 
     def reread(self) -> None:
-        """The set of the files that could not be read since the start, or their errors, changed."""
+        """The files that could not be read since the start changed, or their errors did."""
 
 
 @dataclass(slots=True)
@@ -207,7 +207,7 @@ class ConfigDirectory:
         self._take(files, _combine(files))
 
     async def run(self, handler: ChangeHandler) -> None:
-        """Follow the directory forever, also after it is lost or replaced."""
+        """Watch the directory forever, even after it is lost or replaced."""
         while True:
             try:
                 watched = await self._disk.run(identity, self._path)
@@ -217,7 +217,7 @@ class ConfigDirectory:
                 await asyncio.sleep(_LOST_PAUSE)
 
     async def _follow(self, handler: ChangeHandler, watched: tuple[int, int]) -> None:
-        """Follow until another directory has the name. Raises OSError, RuntimeError."""
+        """Watch until another directory has the name. Raises OSError, RuntimeError."""
         changes = watchfiles.awatch(
             self._path,
             step=_DEBOUNCE_MS,
@@ -226,7 +226,7 @@ class ConfigDirectory:
             recursive=False,
         )
         async with contextlib.aclosing(changes):
-            # The first step starts the watch, so a change during the scan is not missed.
+            # The first step starts the watch, so changes during the scan are not missed.
             first_change = asyncio.ensure_future(anext(changes))
             try:
                 await asyncio.sleep(0)
@@ -254,7 +254,7 @@ class ConfigDirectory:
             )
 
     def get(self, key: ObjectKey) -> Defined | DuplicateObject | None:
-        """The object of this name."""
+        """The object with this name."""
         return self._view.objects.get(key)
 
     def keys(self) -> list[ObjectKey]:
@@ -266,11 +266,11 @@ class ConfigDirectory:
         return self._view.secrets.get(key)
 
     def never_read(self) -> dict[Path, tuple[str, ...]]:
-        """Files that could not be read since the start, with the errors: their objects are not known."""
+        """Files that could not be read since the start, with their errors; their objects are not known."""
         return {path: file.problems for path, file in self._files.items() if not file.ever_read}
 
     async def _rescan(self, handler: ChangeHandler) -> None:
-        """Scan, and report changes. Raises OSError; then the state stays as it was."""
+        """Scan, and report changes. Raises OSError; the state then stays unchanged."""
         files = await self._stable_scan()
         view = _combine(files)
         old, unread = self._view, self.never_read()
@@ -290,7 +290,7 @@ class ConfigDirectory:
                 break
             before = files
             await asyncio.sleep(_CONFIRM_AFTER)
-            # Always against the accepted state: an incomplete file of the last scan defines nothing.
+            # Always compared with the accepted state: an incomplete file of the last scan defines nothing.
             files = await self._scan(self._files)
             if _same(files, before):
                 break

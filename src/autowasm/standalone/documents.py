@@ -1,8 +1,8 @@
 """Documents of config files: from the bytes of one file to the AutoWasms and Secrets in it. Pure.
 
 YAML is read by `autowasm.manifests`, a spec is checked by `api/parsing.py`. `wasmc plan` and `wasmer standalone` both use `parse`,
-so they agree on every file. Invariants: any bytes give objects and problems, never an exception; names and namespaces are DNS
-names, so they are safe as file names; no problem quotes a value of a Secret.
+so they agree on every file. Invariants: any bytes result in objects and problems, never in an exception; names and namespaces are
+DNS names, so they are safe as file names; no problem quotes a value of a Secret.
 """
 
 import base64
@@ -39,7 +39,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 """A DNS subdomain (RFC 1123), as Kubernetes checks it."""
 _MAX_KEY_LENGTH = 239
-"""Characters of namespace and name together: file systems allow names of 255, and a file is called
+"""Characters of namespace and name together: file systems allow names of 255 characters, and a file is named
 `.<namespace>.<name>.yaml.<8 digits>` while it is written."""
 
 
@@ -54,7 +54,7 @@ class Secret:
 
 @dataclass(slots=True)
 class Parsed:
-    """Content of one file. `broken` if it could not be read completely: then its objects are not known."""
+    """Content of one file. `broken`: it could not be read completely, so its objects are not known."""
 
     autowasms: list[tuple[ObjectKey, dict[str, Any]]] = field(default_factory=list)
     secrets: list[tuple[ObjectKey, Secret]] = field(default_factory=list)
@@ -68,9 +68,9 @@ class Parsed:
 
 
 def parse(content: bytes, *, limits: Limits) -> Parsed:
-    """Read every object of a file. If one is not understood the whole file is `broken`: it may be incomplete.
+    """Read every object of a file. If an object is not understood, the whole file is `broken`: it may be incomplete.
 
-    An object may have `limits.spec_bytes`, a file `file_bytes(limits)`.
+    An object may have up to `limits.spec_bytes`, a file up to `file_bytes(limits)`.
     """
     parsed = Parsed()
     try:
@@ -98,12 +98,12 @@ def duplicate(key: ObjectKey, files: Iterable[Path]) -> SpecError:
 
 
 def file_bytes(limits: Limits) -> int:
-    """Size limit of a file: a few objects of the largest size, many of the usual one."""
+    """Size limit of a file: a few objects of the maximum size, many of the usual size."""
     return limits.spec_bytes * 8
 
 
 _CONVERTIBLE: Final = frozenset({"WasmPlugin", "TrafficExtension", "EnvoyExtensionPolicy"})
-"""Kinds of other projects (`convert/dispatch.py`). Of EnvoyFilters only those with remote Wasm can be converted."""
+"""Kinds of other projects (`convert/dispatch.py`). Only EnvoyFilters with remote Wasm can be converted."""
 
 
 def _take(document: dict[str, Any], where: str, parsed: Parsed) -> None:
@@ -162,7 +162,7 @@ def _take_secret(document: dict[str, Any], where: str, parsed: Parsed) -> None:
     encoded, plain = document.get("data") or {}, document.get("stringData") or {}
     for part, values in (("data", encoded), ("stringData", plain)):
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-            # A number would be another password than the written one: 0123 is 83.
+            # A number would differ from the password as written: 0123 is 83.
             parsed.incomplete(f"{where}: every value under {part} must be text; put it in quotes")
             return
     try:

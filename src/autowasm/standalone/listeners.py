@@ -1,8 +1,8 @@
 """ListenerTemplate: a listener template with the filters inserted. Pure.
 
-It does what istiod does with an EnvoyFilter of our form, for a plain Envoy, and nothing else of Istio. `workloadSelector` is not
-evaluated: there is one Envoy. `template.py` inserts into the author's text and changes nothing else. Invariants: the template's
-own filters stay, in their order; the same input gives the same output.
+For a plain Envoy, it applies an EnvoyFilter of our form as istiod does, and implements no other part of Istio. `workloadSelector`
+is not evaluated: there is one Envoy. `template.py` inserts into the author's text and changes nothing else. Invariants: the
+template's own filters stay, in their order; the same input gives the same output.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ _FIRST = "INSERT_FIRST"
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A place for filters in a listener: for those that are first, for those before the router, or, if these are the same, for both."""
+    """A place for filters in a listener: for first filters, for filters before the router, or for both if the places are the same."""
 
     listener: Tree
     place: Place
@@ -52,10 +52,10 @@ class ListenerTemplate:
     def __init__(self, text: str) -> None:
         """`text` is an LDS document, a list of listeners, or one listener; the latter two become `resources`.
 
-        Envoy requires an `@type` in each and only logs a missing one, so it is added. Raises UsageError for an invalid
-        listener or a connection manager without a router, Unreadable if the text is not YAML.
+        Envoy requires an `@type` in each and only logs a missing one, so it is added. Raises UsageError for an invalid listener
+        or a connection manager without a router, and Unreadable if the text is not YAML.
         """
-        bare = text.removeprefix("\ufeff")  # libyaml counts from behind it
+        bare = text.removeprefix("\ufeff")  # libyaml counts from the position after it
         self._mark = text[: len(text) - len(bare)]
         text = _with_types(_with_resources(template.as_yaml(bare)))
         self._template = Template(text, _places)
@@ -67,8 +67,8 @@ class ListenerTemplate:
     def inject(self, envoyfilters: Sequence[Mapping[str, Any]]) -> str:
         """The template with each EnvoyFilter's HTTP filter first or before the router, where its match fits.
 
-        As in Istio: they are inserted in the order of the priority, then namespace and name (files have no creation time). So before
-        the router the lowest priority is farthest from it, and of those that are first the highest one is first.
+        As in Istio, filters are inserted by priority, then by namespace and name (files have no creation time). So among filters
+        before the router, the lowest priority is farthest from it; among first filters, the highest priority is first.
         """
         ordered = sorted(envoyfilters, key=_order)
         wanted = []
@@ -82,7 +82,7 @@ class ListenerTemplate:
 
 
 def check_envoyfilter(envoyfilter: Mapping[str, Any]) -> None:
-    """Raises ValueError unless `inject` can use it: the file may have been edited."""
+    """Raises ValueError unless `inject` can use the EnvoyFilter, whose file may have been edited."""
     try:
         name, namespace, priority = _order_parts(envoyfilter)
         matches = [
@@ -178,7 +178,7 @@ def _line_starts(text: str, start: int, end: int) -> Iterator[int]:
 def _with_types(text: str) -> str:
     """The text with an `@type` in every listener. Raises UsageError, Unreadable."""
     found, _ = nodes.first_document(text)
-    if found is None:  # pragma: no cover  # it has resources
+    if found is None:  # pragma: no cover  # the text has resources
         return text
     root = template.expand(found)
     edits: dict[int, str] = {}
@@ -272,7 +272,7 @@ def _before_router(manager: Tree, path: str) -> Place:
         kind = _kind(filter_.get("typed_config"))
         if _text(filter_, "name") == _ROUTER or kind.endswith("router.v3.Router"):
             filters = manager.get("http_filters")
-            assert filters is not None  # noqa: S101  # for mypy: it was just read
+            assert filters is not None  # noqa: S101  # for mypy: `_list` has just read it
             return Place(filters, number)
     raise UsageError(f"{path}.http_filters: no {_ROUTER}, before which filters are inserted")
 

@@ -1,4 +1,4 @@
-"""StandaloneMode: the config directory as the reconciler reads it, and its changes as keys.
+"""StandaloneMode: provides the config directory to the reconciler, and its changes as keys.
 
 Implements `AutoWasmLookup` and `SecretReader`. Files are read in `directory.py`. Invariant: an object whose
 file cannot be read now never counts as deleted.
@@ -21,7 +21,7 @@ from autowasm.standalone.publisher import StandalonePublisher
 
 
 class StandaloneMode:
-    """Objects and Secrets from `directory`, statuses as `publisher` last wrote them."""
+    """Objects and Secrets from `directory`, and statuses as `publisher` last wrote them."""
 
     def __init__(self, directory: ConfigDirectory, publisher: StandalonePublisher) -> None:
         self._directory = directory
@@ -32,13 +32,13 @@ class StandaloneMode:
         await self._directory.check()
         await self.publisher.check()
 
-    async def start(self, tasks: asyncio.TaskGroup) -> None:  # no task before `run`
-        """First scan of both. Raises UsageError if the directory cannot be read."""
+    async def start(self, tasks: asyncio.TaskGroup) -> None:  # no task runs before `run`
+        """Read the config directory and the written files once. Raises UsageError if the directory cannot be read."""
         await self.publisher.load()
         await self._directory.load()
 
     def keys(self) -> frozenset[ObjectKey]:
-        """All keys to reconcile at the start: defined or published."""
+        """All keys to reconcile at the start: those that are defined or published."""
         return frozenset(self._directory.keys()) | frozenset(self.publisher.published_keys())
 
     async def run(
@@ -48,7 +48,7 @@ class StandaloneMode:
         await self._directory.run(_Wake(self, changed, secret_changed))
 
     def lookup(self, key: ObjectKey) -> Lookup | None:
-        """The object with the generation and the status that an API server would have set."""
+        """The object, with generation and status as an API server would set them."""
         found = self._directory.get(key)
         before = self.publisher.status(key)
         if found is None:

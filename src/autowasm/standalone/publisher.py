@@ -4,9 +4,9 @@
     status/<namespace>.<name>.yaml         the whole object with its status
     lds.yaml                               the template with the filters inserted; Envoy follows it
 
-A namespace has no dot in it, so a file name belongs to one object. Invariants: the state in memory is that of the files; a
-reader sees the old bytes of a file or the new ones, never a part; an unchanged file keeps its inode and its times, so Envoy
-does not reload it; `lds.yaml` exists from the start.
+A namespace has no dot in it, so a file name belongs to one object. Invariants: the state in memory equals the files; a reader
+sees the old or the new bytes of a file, never a part; an unchanged file keeps its inode and its times, so Envoy does not reload
+it; `lds.yaml` exists from the start.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class StandalonePublisher:
         return self._envoyfilters.get(key)
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
-        """Nothing to find: the state in memory is that of the files."""
+        """Nothing to find: the state in memory equals the files."""
 
     def published_keys(self) -> frozenset[ObjectKey]:
         """Keys of all EnvoyFilters and statuses."""
@@ -91,11 +91,11 @@ class StandalonePublisher:
             await self._write(_file(self._envoyfilter_dir, key), envoyfilter)
             self._envoyfilters[key] = dict(envoyfilter)
             self._changes += 1
-        await self._write_lds()  # even without a change: the last write of it may have failed
+        await self._write_lds()  # even without a change, because its last write may have failed
         return changed
 
     async def retract(self, key: ObjectKey) -> None:
-        """Remove it, first from the listener file, so that no Envoy uses a removed EnvoyFilter. After a failure, call it again."""
+        """Remove the EnvoyFilter, first from the listener file, so that no Envoy uses a removed one. After a failure, call this again."""
         if self._envoyfilters.pop(key, None) is not None:
             self._changes += 1
         await self._write_lds()
@@ -121,13 +121,13 @@ class StandalonePublisher:
         return True
 
     async def _write(self, path: Path, document: Mapping[str, Any]) -> None:
-        # Both steps run in a pool: rendering takes milliseconds, which would hold the loop.
+        # Both steps run in a pool: rendering takes milliseconds, which would block the loop.
         await self._disk.run(lambda: write_if_changed(path, writer.dump(document).encode()))
 
     async def _write_lds(self) -> None:
-        """Update the listener file. Changes during a write share the next one.
+        """Update the listener file. Changes during a write share the next write.
 
-        Each write is a new listener for Envoy, and costs as much as all filters together.
+        Each write creates a new listener in Envoy, and costs as much as all filters together.
         """
         template, wanted = self._template, self._changes
         if template is None:
@@ -148,7 +148,7 @@ def write_if_changed(path: Path, content: bytes) -> bool:
         if path.is_file() and path.read_bytes() == content:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name for each write: after a cancellation, the pool may still write when the next write begins.
+        # Each write has its own name: after a cancellation, the pool may still write when the next write begins.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         atomicfile.write(path, content, temporary=temporary)
     except OSError as error:
@@ -181,7 +181,7 @@ def _read_template(path: Path) -> ListenerTemplate:
 
 
 def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[ObjectKey, Document]:
-    """The documents in the folder. An invalid file is renamed to `*.broken`, and written again from the known objects."""
+    """The documents in the folder. An invalid file is renamed to `*.broken` and written again from the known objects."""
     found: dict[ObjectKey, Document] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[Object
             else:
                 found[key] = document
     except OSError as error:
-        # Not renamed: a short failure of the disk must not remove published filters.
+        # Not renamed: a transient disk failure must not remove published filters.
         raise StorageError(
             f"--envoy-dir: cannot use {error.filename or folder}: {error.strerror or error}"
         ) from error

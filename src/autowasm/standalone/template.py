@@ -1,9 +1,9 @@
 """Template: the text of a listener template, read as Envoy reads it, and edited only by insertion.
 
-Where a filter belongs is in `listeners.py`. Envoy reads YAML with yaml-cpp and types scalars itself, so values are never
+`listeners.py` finds the places for filters. Envoy reads YAML with yaml-cpp and types scalars itself, so values are never
 constructed here: a `Tree` holds what was written. Invariant: to any YAML reader, the text that `insert` returns is the template
-plus the inserted values. This is verified; if insertion cannot do it (an anchor whose aliases need different filters), the
-text is written from the tree.
+plus the inserted values. This is verified; if insertion cannot do it (an anchor whose aliases need different filters), the text
+is written from the tree.
 """
 
 import bisect
@@ -24,7 +24,7 @@ _INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z"
 _SURROGATES: Final = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _COMMENT: Final = re.compile(r"( *)#")
 _MAX_NODES: Final = 500_000
-"""Of a template: some hundred listeners of the usual size."""
+"""Of a template: several hundred listeners of the usual size."""
 _PLACEHOLDER: Final = {"name": "placeholder"}
 
 
@@ -50,7 +50,7 @@ class Tree:
         return None
 
     def has(self, name: str) -> bool:
-        """Whether there is a field of exactly this name, null or not."""
+        """Whether there is a field with exactly this name, null or not."""
         return any(key.scalar == name and key.tag != _IGNORED for key, _ in self.pairs or [])
 
     @property
@@ -96,7 +96,7 @@ class Place:
 
 @dataclass(slots=True)
 class Template:
-    """`text` is one document. `places` finds the places for insertions, always in the same order; in one sequence they ascend."""
+    """`text` is one document. `places` finds the places for insertions, always in the same order, and ascending within a sequence."""
 
     text: str
     places: Callable[[Tree], Sequence[Place]]
@@ -125,7 +125,7 @@ class Template:
             source = place.sequence.source
             if not isinstance(
                 source, nodes.Sequence
-            ):  # pragma: no cover  # places are of the template
+            ):  # pragma: no cover  # all places belong to the template
                 raise TypeError("a place that is not in the text")
             before = at.setdefault((id(source), place.index), (source, place.index, values))
             shared = shared and before[2] == values
@@ -180,7 +180,7 @@ class Template:
         )
 
     def _above_comments(self, line: int, indent: int) -> int:
-        """The start of the comments right above an item, at its indentation: they belong to it."""
+        """The start of the comments right above an item, at its indentation, which belong to it."""
         while line > 0:
             above = self.text.rfind("\n", 0, line - 1) + 1
             found = _COMMENT.match(self.text, above, line)
@@ -191,9 +191,9 @@ class Template:
 
 
 def as_yaml(text: str) -> str:
-    """The text of a template as YAML that Envoy reads. JSON keeps its form, except where it is not YAML.
+    """The text of a template as YAML that Envoy reads. JSON stays as it is, except where it is not valid YAML.
 
-    In yaml-cpp a surrogate pair of escapes and a tab before a value are invalid.
+    yaml-cpp rejects surrogate pairs of escapes, and a tab before a value.
     """
     try:
         json.loads(text)
@@ -235,7 +235,7 @@ class _Expansion:
 def tree_of(value: Any) -> Tree:
     """The tree of data, as `manifests.writer` writes it."""
     root, _ = nodes.first_document(writer.dump_line(value))
-    if root is None:  # pragma: no cover  # data is never nothing
+    if root is None:  # pragma: no cover  # dumped data is never empty
         raise TypeError("no data")
     tree = expand(root)
     tree.source = None
@@ -243,7 +243,7 @@ def tree_of(value: Any) -> Tree:
 
 
 def _put(places: Sequence[Place], wanted: Sequence[Sequence[Any]]) -> None:
-    # The last one first: an insertion moves what is behind it.
+    # The last one first, because an insertion moves the text after it.
     for place, values in reversed(list(zip(places, wanted, strict=True))):
         if place.sequence.items is not None:
             place.sequence.items[place.index : place.index] = map(tree_of, values)

@@ -1,4 +1,4 @@
-"""Step EnvoyFilter: it exists, wasmer owns it, it is as wasmer writes it, and istiod applies it."""
+"""Step EnvoyFilter: it exists, wasmer owns it, it equals what wasmer writes, and istiod applies it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -79,11 +79,11 @@ def _owner(facts: Facts, live: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def edited(facts: Facts) -> Iterator[Finding]:
-    """It differs from the one that wasmer would write: a manual edit, or another controller or webhook changes it."""
+    """It differs from what wasmer would write: it was edited manually, or another controller or a webhook changes it."""
     live, desired = facts.live, facts.desired
     if facts.planned or live is None or desired is None or not _is_ours(facts, live):
         return
-    if record_of(live) is None and digests_of(live):  # an aborted first rollout leaves neither
+    if record_of(live) is None and digests_of(live):  # an aborted first rollout leaves no record and no filter
         what = (
             "its record is missing or does not match its spec: another client changed one of them"
         )
@@ -115,7 +115,7 @@ def edited(facts: Facts) -> Iterator[Finding]:
 
 
 def revision(facts: Facts) -> Iterator[Finding]:
-    """Only the istiod of its revision label applies it."""
+    """Only the istiod with the revision of its label applies it."""
     live = facts.desired if facts.planned else facts.live
     labels = ((live or {}).get("metadata") or {}).get("labels") or {}
     desired = labels.get("istio.io/rev")

@@ -1,8 +1,7 @@
 """Step Network: sidecars have a cluster for wasmer and use it correctly, and NetworkPolicies allow the traffic.
 
-Without the cluster Envoy's fetch fails at once and reports nothing. Policies of a CNI's own kinds are not read.
-Invariant: a rule with an address block counts as one that may allow the traffic, because CNIs match it differently (before
-or after NAT).
+Without the cluster Envoy's fetch fails at once and reports nothing. CNI-specific policy kinds are not read. Invariant: a rule
+with an address block counts as possibly allowing the traffic, because CNIs match it differently (before or after NAT).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +167,7 @@ def _concerns(rule: DestinationRule, facts: Facts, clients: set[str]) -> bool:
 
 
 def _settings(policy: TrafficPolicy | None, port: int) -> tuple[str, bool, str]:
-    """TLS mode, whether HTTP/2, and the field path. Settings of the port replace the general ones entirely."""
+    """TLS mode, whether HTTP/2 is used, and the field path. Settings for the port replace the general ones entirely."""
     if policy is None:
         return "", False, "spec.trafficPolicy"
     for index, one in enumerate(policy.port_level_settings or ()):
@@ -292,7 +291,7 @@ def _is_peer(peer: Peer, way: _Way, facts: Facts) -> bool:
     if peer.namespace_selector is None:
         if other.metadata.namespace != own.metadata.namespace:
             return False
-    # A namespace that could not be read may match: no error without evidence.
+    # A namespace that could not be read may match, so there is no error without evidence.
     elif namespace is not None and not peer.namespace_selector.matches(namespace.labels):
         return False
     return peer.pod_selector is None or peer.pod_selector.matches(other.labels)
@@ -310,7 +309,7 @@ def _is_ours(port: PolicyPort, target: Pod, facts: Facts) -> bool:
 
 
 def _target_port(facts: Facts) -> int:
-    """The port of wasmer's Pods behind the Service's port: policies match ports of Pods."""
+    """The port of wasmer's Pods behind the Service's port, because policies match Pod ports."""
     wanted = facts.server.envoy.service_port
     service = facts.wasmer_service
     port = next((one for one in service.ports if one.port == wanted), None) if service else None

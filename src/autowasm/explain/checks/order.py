@@ -1,7 +1,7 @@
 """Step Order: other filters on the same listeners, and their order.
 
-istiod sorts EnvoyFilters by priority, at equal priority those of the root namespace first, then by creation time, then by
-name. It applies them in this order, so of those that insert a filter first, the last one has the first filter.
+istiod sorts EnvoyFilters by priority, at equal priority those of the root namespace first, then by creation time, then by name.
+It applies them in this order, so among those that insert a filter at the front, the last one has the first filter.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ def filters(facts: Facts) -> Iterator[Finding]:
     own = [one for one in facts.envoyfilters if (one.where == str(facts.key))]
     mine = own[0] if own else EnvoyFilter()
     ranked = sorted([*others, mine], key=lambda each: _rank(each, mine, facts))
-    # Each filter that is inserted first is before those that were inserted first earlier.
+    # A filter that is inserted at the front precedes those that were inserted there earlier.
     first = [one for one in ranked if _is_first(one, mine, facts)]
     rest = [one for one in ranked if not _is_first(one, mine, facts)]
     ordered = [*reversed(first), *rest]
@@ -88,7 +88,7 @@ def _is_first(one: EnvoyFilter, mine: EnvoyFilter, facts: Facts) -> bool:
 
 
 def _beside(other: EnvoyFilter, facts: Facts) -> bool:
-    """Whether it adds an HTTP filter to a listener that has ours, in a Pod that ours selects."""
+    """Whether the resource adds an HTTP filter to a listener that has ours, in a Pod that ours selects."""
     autowasm = facts.autowasm
     if autowasm is None or other.where == str(facts.key):
         return False
@@ -110,7 +110,7 @@ def _same_listener(patch: Mapping[str, Any], ports: tuple[int, ...] | None, cont
         return False
     listener = match.get("listener") or {}
     if listener.get("name") == TUNNEL:
-        return False  # it never has our filter
+        return False  # the tunnel's listener never has our filter
     chain = listener.get("filterChain") or {}
     port = listener.get("portNumber") or chain.get("destinationPort")
     return port is None or ports is None or port in ports

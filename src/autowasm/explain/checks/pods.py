@@ -1,8 +1,8 @@
 """Step Pods: the selector matches Pods, they have a supported proxy, istiod sees them, and they fetched the module.
 
 The controller's status reports which Pods fetched it (ADR 0023, `controller/pods/loadreport.py`): only wasmer knows the
-downloads. Invariant: a Pod of which the status knows nothing is a note, never an error; a status of an older spec is
-reported as such.
+downloads. Invariant: a Pod that the status does not cover is a note, never an error; a status of an older spec is reported as
+such.
 """
 
 import json
@@ -21,7 +21,7 @@ _finding: Final = Reporter(Step.PODS)
 _NAMED: Final = 5
 _LABELS: Final = "spec.selector.matchLabels"
 _RELOADS: Final = (1, 25)
-"""Istio's first version whose Envoy (1.33) knows `failurePolicy`; older ones silently ignore the field."""
+"""The first Istio version whose Envoy (1.33) knows `failurePolicy`; older ones silently ignore the field."""
 _FLOOR: Final = (1, 8)
 """Oldest Istio version that wasmer supports (docs/install.md)."""
 
@@ -98,7 +98,7 @@ def _why_not_injected(pod: Pod, facts: Facts) -> str:
 
 
 def ready(facts: Facts) -> Iterator[Finding]:
-    """Pods that are not ready: a proxy that cannot fetch its module at its start is one reason."""
+    """Pods that are not ready: one reason is a proxy that cannot fetch its module at start."""
     unready = [pod for pod in facts.injected if not pod.is_ready]
     if unready:
         what = f"{len(unready)} of {len(facts.injected)} Pods with a proxy are not ready"

@@ -24,7 +24,7 @@ _INCLUDED: Final = "traffic.sidecar.istio.io/includeInboundPorts"
 
 
 def served(facts: Facts) -> Iterator[Finding]:
-    """For each port a Service has it as a target, and its protocol is HTTP."""
+    """Each port is the target of a Service, with HTTP as its protocol."""
     autowasm = facts.autowasm
     if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
         return

@@ -27,7 +27,7 @@ _LAST_REMEDY: Final = "correct the cause that the message names; wasmer retries 
 
 
 def valid(facts: Facts) -> Iterator[Finding]:
-    """The spec passes wasmer's own parser, and the policy if that is given."""
+    """The spec passes wasmer's own parser, and the policy if one is given."""
     error = facts.spec_error
     if error is not None and error.reason == Reason.POLICY_DENIED:  # the problem has the advice
         yield _finding(Level.ERROR, error.reason, facts.name, error.problem, field=error.field)
@@ -45,7 +45,7 @@ def valid(facts: Facts) -> Iterator[Finding]:
 
 
 def deleted(facts: Facts) -> Iterator[Finding]:
-    """The object is not being deleted: wasmer writes nothing for one that is."""
+    """The object is not being deleted: wasmer writes nothing for an object that is."""
     time = (facts.document.get("metadata") or {}).get("deletionTimestamp")
     if time:
         what = f"deletion requested at {time}: wasmer no longer writes anything for it"
@@ -90,7 +90,7 @@ def mesh_wide(facts: Facts) -> Iterator[Finding]:
 
 
 def handled(facts: Facts) -> Iterator[Finding]:
-    """The status is of the current generation."""
+    """The status belongs to the current generation."""
     if facts.planned or facts.autowasm is None:
         return
     observed, now = facts.status.observed_generation, facts.autowasm.metadata.generation
@@ -135,7 +135,7 @@ def phase(facts: Facts) -> Iterator[Finding]:
 
 
 def other_conditions(facts: Facts) -> Iterator[Finding]:
-    """Conditions of other types than the usual ones are set only for a problem."""
+    """Conditions of unusual types are set only for a problem."""
     usual = {kind.value for kind in ConditionType}
     for condition in facts.status.conditions:
         if condition.type not in usual and condition.status == "True":

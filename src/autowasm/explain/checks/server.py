@@ -12,7 +12,7 @@ _HTTP: Final = ("http", "http2", "grpc", "grpc-web")
 
 
 def replicas(facts: Facts) -> Iterator[Finding]:
-    """A ready replica had, or tried once to fetch, each published module. This machine cannot check more."""
+    """A ready replica had each published module, or tried once to fetch it. This machine cannot check more."""
     if not facts.has_read("wasmer pods", "wasmer service") or facts.wasmer_service is None:
         return
     name = f"Service {facts.wasmer_service.where}"

@@ -61,7 +61,7 @@ def secret(facts: Facts) -> Iterator[Finding]:
         what = f"has a login for {facts.autowasm.image.host}"
         yield _finding(Level.OK, "Secret", name, what, field="spec.secret")
         return
-    # Without a login for the host wasmer pulls anonymously, which is right for a public image.
+    # Without a login for the host, wasmer pulls anonymously, which is right for a public image.
     level = Level.WARNING if found.reason == "SecretNoLogin" else Level.ERROR
     remedy = _SECRET_REMEDIES.get(found.reason, "correct the Secret")
     yield _finding(level, found.reason, name, found.problem, remedy, field="spec.secret")
@@ -147,7 +147,7 @@ def module(facts: Facts) -> Iterator[Finding]:
 
 
 def starts(facts: Facts) -> Iterator[Finding]:
-    """The verdict, from this machine or from the status."""
+    """The module starts, by the verdict of this machine or of the status."""
     start = facts.start
     if start is None:
         return
