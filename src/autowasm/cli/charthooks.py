@@ -1,9 +1,9 @@
 """`wasmer check-uninstall` and `wasmer check-download`, which the chart's pre-delete hook and its test (`helm test`) run.
 
-Invariants: nothing is written. `check-uninstall` exits with status 0 only after the API server has returned that no AutoWasm is left:
-while their EnvoyFilters exist, every Pod that starts without wasmer gets no module and answers 503. `check-download` exits with
-status 0 only after a module arrived with the digest that it was requested by or, where no AutoWasm is published, after wasmer answered
-that it has no such module.
+Invariants: nothing is written. `check-uninstall` exits with status 0 only after the API server has reported that no AutoWasm is left:
+while their EnvoyFilters exist, every Pod that starts without wasmer gets no module and answers 503. `check-download` exits with status
+0 only after it received a module with the requested digest or, where no AutoWasm is published, after wasmer answered that it has no
+such module.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ Document = dict[str, Any]
 
 
 def check_uninstall(kubeconfig: Path | None) -> int:
-    """Print the result; exit status 0: no AutoWasms, 1: some, or not known. Raises UsageError without a configuration."""
+    """Print the result; exit status 0: no AutoWasms, 1: some exist, or not known. Raises UsageError without a configuration."""
     logs.configure(level="warning", form="console")  # the printed text is the Job's message
     agent = f"wasmer/{metadata.version('autowasm')}"
     found, answer = asyncio.run(_check_uninstall(kubeconfig, agent=agent))
@@ -58,7 +58,7 @@ async def _check_uninstall(kubeconfig: Path | None, *, agent: str) -> tuple[bool
 
 
 async def list_autowasms(client: KubeClient) -> tuple[list[Document], int]:
-    """AutoWasms of the first page that are not being deleted, and the number beyond that page. Raises ApiError."""
+    """AutoWasms of the first page that are not being deleted, and the number of those beyond that page. Raises ApiError."""
     until = time.monotonic() + _DEADLINE
     while True:
         try:
@@ -95,7 +95,7 @@ _ABSENT: Final = "0" * 64
 
 
 def check_download(kubeconfig: Path | None, url: str) -> int:
-    """Print the result; exit status 0: downloaded. `url`: of the Service. Raises UsageError without a configuration."""
+    """Print the result; exit status 0: downloaded. `url`: the Service's. Raises UsageError without a configuration."""
     logs.configure(level="warning", form="console")  # the printed text is the Job's message
     agent = f"wasmer/{metadata.version('autowasm')}"
     error, answer = asyncio.run(_check_download(kubeconfig, url.rstrip("/"), agent=agent))
@@ -104,7 +104,7 @@ def check_download(kubeconfig: Path | None, url: str) -> int:
 
 
 async def _check_download(kubeconfig: Path | None, url: str, *, agent: str) -> tuple[str, str]:
-    """Why it failed, or an empty text, and what was found."""
+    """The reason of a failure, or an empty text, and the findings."""
     with Pools(transfers=1) as pools:
         async with KubeClient(kubeconfig=kubeconfig, pools=pools, user_agent=agent) as client:
             try:
@@ -140,7 +140,7 @@ def _name(document: dict[str, Any]) -> str:
 
 
 def _published(document: dict[str, Any]) -> str:
-    """The digest of the module; empty: none is published, or the status is of another module."""
+    """The digest of the module; empty: none is published, or the status belongs to another module."""
     status = statuses.read(document.get("status"))
     ready = status.condition(ConditionType.READY)
     if status.module is UNSET or ready is None or ready.status != "True":
@@ -149,7 +149,7 @@ def _published(document: dict[str, Any]) -> str:
 
 
 async def _download(session: aiohttp.ClientSession, url: str) -> tuple[int, str, int]:
-    """Status, sha256 and bytes of the answer; no more bytes than a module may have."""
+    """Status, sha256 and size of the answer; reads at most the maximum size of a module."""
     digest, size = hashlib.sha256(), 0
     async with session.get(url, allow_redirects=False) as answer:
         async for chunk in answer.content.iter_chunked(_CHUNK):

@@ -1,4 +1,4 @@
-"""The cluster of `wasmc explain` and `wasmc plan`: the API server, by kubectl's rules, and the settings of wasmer in it.
+"""The cluster of `wasmc explain` and `wasmc plan`: the API server, found by kubectl's rules, and wasmer's settings in it.
 
 wasmer's own parser reads the arguments and environment of wasmer's Pods.
 Invariants: nothing is written to the API server; settings that cannot be read (an older wasmer's flag, a reference to another
@@ -38,7 +38,7 @@ _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
     """--kubeconfig, $KUBECONFIG (several, separated by colons), ~/.kube/config; None: the Pod's ServiceAccount.
 
-    Raises UsageError, with the searched places, if there is none of them.
+    Raises UsageError, with the searched places, if none of them exists.
     """
     if arguments.kubeconfig is not None:
         given: Path = arguments.kubeconfig
@@ -67,7 +67,7 @@ def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
 
 
 def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:
-    """The namespace of -n, else of the context, else `default`."""
+    """The namespace of -n, else that of the context, else `default`."""
     if arguments.namespace:
         return str(arguments.namespace)
     path = kubeconfig(arguments, environment)
@@ -76,7 +76,7 @@ def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
             return pod_namespace() or "default"
         return _of_context(path, arguments.context) or "default"
     except (OSError, yaml.YAMLError, AttributeError, TypeError):
-        return "default"  # the client reports what is wrong with the file
+        return "default"  # the client reports the error in the file
 
 
 def _of_context(path: Path, wanted: str | None) -> str:
@@ -125,7 +125,7 @@ def names(arguments: argparse.Namespace, *, timeout: float) -> list[str]:
 
 
 def envoy(arguments: argparse.Namespace) -> EnvoyFetch:
-    """The Service of wasmer, from the flags; the arguments of its Pods replace it."""
+    """The Service of wasmer from the flags; the arguments of its Pods take precedence."""
     return EnvoyFetch(
         service_name=arguments.service_name,
         service_namespace=arguments.service_namespace,
@@ -138,7 +138,7 @@ _MODE = "controller"
 
 
 class _Unreadable(Exception):
-    """The arguments are of another version of wasmer."""
+    """The arguments belong to another version of wasmer."""
 
 
 class _Parser(argparse.ArgumentParser):

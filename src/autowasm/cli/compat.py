@@ -1,7 +1,7 @@
 """`wasmc inspect --compat`: whether other consumers could read an image or a file.
 
-Invariant: only the last layers that those consumers would open are downloaded.
-Not the rules for images (see `registry/consumers.py`).
+Invariant: only the last layers that those consumers would open are downloaded. The rules for images are in
+`registry/consumers.py`.
 """
 
 from collections.abc import Mapping
@@ -110,7 +110,7 @@ def _open_last(path: Path, *, limits: Limits) -> LastLayer:
 
 
 def of_file(path: Path, *, member: str, limits: Limits) -> dict[str, ConsumerVerdict]:
-    """Which consumers could load the file from a URL. `member`: the module's name in the archive. Blocks.
+    """The consumers that could load the file from a URL. `member`: the module's name in the archive. Blocks.
 
     Istio and Envoy Gateway unpack gzip and tar in turn, and take the first entry of a tar (`pkg/wasm/httpfetcher.go`).
     """

@@ -1,7 +1,7 @@
-"""Completion in bash, zsh and fish, by argcomplete: the shell runs `wasmc` with a variable, and gets the possible words.
+"""Completion in bash, zsh and fish by argcomplete: the shell runs `wasmc` with a variable, and gets the possible words.
 
-Invariants: argcomplete is imported only then; the names of AutoWasms come from the cluster of the flags, within `_DEADLINE`, and an error
-gives no names.
+Invariants: argcomplete is imported only for completion; the names of AutoWasms come from the cluster of the flags, within `_DEADLINE`;
+after an error there are no names.
 """
 
 import argparse
@@ -12,7 +12,7 @@ VARIABLE: Final = "_ARGCOMPLETE"
 SHELLS: Final = ("bash", "zsh", "fish")
 _PROGRAMS: Final = ("wasmc", "kubectl-autowasm")
 _DEADLINE: Final = 3.0
-"""Seconds that a person waits for names after a press of the Tab key."""
+"""Seconds for which a user waits for names after pressing the Tab key."""
 
 
 def code(shell: str) -> str:

@@ -1,7 +1,7 @@
-"""`wasmc convert`: other objects that put Wasm filters into Envoys, as AutoWasms.
+"""`wasmc convert`: converts other objects that put Wasm filters into Envoys to AutoWasms.
 
-Invariants: whatever an AutoWasm cannot express is named on standard error, and the exit status is 3 then; each AutoWasm on standard
-output is valid, and has a name of its own; nothing is written elsewhere, and nothing is fetched.
+Invariants: every setting that an AutoWasm cannot express is named on standard error, with exit status 3; each AutoWasm on standard
+output is valid and has a unique name; nothing else is written, and nothing is fetched.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from autowasm.manifests.nodes import Unreadable
 from autowasm.text import shown
 
 LOST: Final = 3
-"""The exit status if something was lost."""
+"""The exit status if a setting was lost."""
 _FILE_BYTES: Final = 16 * 1024 * 1024
 _MOST: Final = 3_000
 """Characters of a message; the errors of a spec are the longest."""
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Converted:
-    """The results for all objects, which are reported while they are added."""
+    """The results for all objects, which are reported as they are added."""
 
     def __init__(self) -> None:
         self.autowasms: list[Document] = []
@@ -93,7 +93,7 @@ class _Converted:
     @staticmethod
     def _reported(kind: str, origin: str, found: list[Loss]) -> list[dict[str, str]]:
         reported = []
-        for one in found:  # names and values are another person's
+        for one in found:  # names and values come from others
             path, problem = shown(one.path, most=_MOST), shown(one.problem, most=_MOST)
             where = f"{origin}: {path}" if path else origin
             print(f"wasmc: {kind}: {where}: {problem}", file=sys.stderr)
@@ -101,12 +101,12 @@ class _Converted:
         return reported
 
     def document(self) -> dict[str, Any]:
-        """Everything, for --json."""
+        """The whole result, for --json."""
         return {"autowasms": self.autowasms, "lost": self.losses, "notes": self.notes}
 
 
 def _sources(path: Path) -> Iterator[Document]:
-    """The objects of a file that can be converted. The others are named as warnings."""
+    """The objects of a file that can be converted. Warnings name the others."""
     content = stdio.manifest_content(path, most=_FILE_BYTES)
     try:
         found = reader.read(content, object_bytes=Limits().spec_bytes, file_bytes=_FILE_BYTES)

@@ -1,6 +1,6 @@
-"""`--engine` of `wasmc run` and `wasmc test`: which program runs the filter besides the sandbox.
+"""`--engine` of `wasmc run` and `wasmc test`: the program that runs the filter besides the sandbox.
 
-Invariant: a program that is not there, or is no release of Envoy that we know of, is reported before anything runs.
+Invariant: a program that does not exist, or is not a known release of Envoy, is reported before anything runs.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from autowasm.trial import envoyrun
 
 
 class Engine(NamedTuple):
-    """A real Envoy of this machine. `version` as it reports it, such as 1.36.4; `release` as --envoy-version has it."""
+    """A real Envoy on this machine. `version` is as Envoy reports it, such as 1.36.4; `release` is in the form of --envoy-version."""
 
     program: Path
     version: str

@@ -1,7 +1,6 @@
 """`wasmc explain`: reports errors of a live AutoWasm from its source to its Pods, with remedies.
 
-Invariant: nothing is written, neither to the cluster nor to a registry.
-Not the checks (see `explain/checks/`).
+Invariant: nothing is written, neither to the cluster nor to a registry. The checks are in `explain/checks/`.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
 
 _RESOLVE_TIMEOUT = 20.0
-"""Seconds to resolve the source. A registry that does not answer in time is a finding, too."""
+"""Seconds to resolve the source. A registry that does not answer in time is also a finding."""
 
 
 _AT_ONCE: Final = 4

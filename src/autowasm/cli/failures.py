@@ -1,7 +1,7 @@
 """An error of `wasmc` as a sentence on standard error and, with --json, as a document on standard output.
 
-Invariant: the document is `{"error": {"reason", "message", "hint"}}`; `reason` is a value of `reasons.Reason`, and `hint` null or
-a sentence that begins in lower case.
+Invariant: the document is `{"error": {"reason", "message", "hint"}}`; `reason` is a value of `reasons.Reason`, and `hint` is null
+or a sentence that begins in lower case.
 """
 
 import json
@@ -31,7 +31,7 @@ _OWN_HINTS: Final[dict[Reason, str]] = {
 
 
 def hint_of(reason: Reason) -> str | None:
-    """How users usually correct an error of this reason."""
+    """The usual way to correct an error of this reason."""
     return _OWN_HINTS.get(reason) or _HINTS.get(reason.topic)
 
 

@@ -1,4 +1,4 @@
-"""The module of an AutoWasm's source, fetched by this machine as wasmer would fetch it.
+"""The module of an AutoWasm's source, fetched on this machine as wasmer would fetch it.
 
 Invariants: a login is sent only to the registry of the image; the module is on disk only while the caller uses it.
 """
@@ -46,7 +46,7 @@ async def opened(
     *,
     pools: Pools,
 ) -> AsyncIterator[OpenSource]:
-    """The source, with `credential`, or that of docker without one. Raises AutoWasmError, as all below."""
+    """The source, with `credential`, or else with docker's. Raises AutoWasmError, like all functions below."""
     limits, reference = Limits(), autowasm.image
     if reference is None:
         outgoing = Outgoing(ca_file=arguments.ca_file, advice=WASMC)

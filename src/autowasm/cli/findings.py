@@ -1,7 +1,7 @@
 """Findings and plans as text for a terminal, as JSON, and as an exit status.
 
-Invariants: text is no wider than a terminal of 40 columns or more; names from the cluster are escaped before they are printed; the JSON's keys are
-stable.
+Invariants: text fits any terminal of 40 columns or more; names from the cluster are escaped before they are printed; the JSON's keys
+are stable.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _ACTIONS: Final = {
 
 
 def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
-    """A headline, then for each finding level, step, place, problem and remedy."""
+    """A headline, then level, step, place, problem and remedy of each finding."""
     width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
     lines = [*_wrapped(f"{name}: {headline(findings)}", width, ""), ""]
     for finding in findings:
@@ -51,7 +51,7 @@ def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -
 def overview(
     explained: Sequence[tuple[Facts, Sequence[Finding]]], *, where: str, width: int, colour: bool
 ) -> str:
-    """The AutoWasms that have problems, each with its warnings and errors, and a line with the numbers."""
+    """The AutoWasms that have problems, each with its warnings and errors, and a line with the totals."""
     parts, healthy = [], 0
     for facts, findings in explained:
         problems = [each for each in findings if each.level >= Level.WARNING]
@@ -68,7 +68,7 @@ def overview(
 
 
 def headline(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`, or a text that there are none."""
+    """`2 errors, 1 warning`, or a text that says that there are none."""
     counts = Counter(finding.level for finding in findings)
     parts = [
         f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"
@@ -79,7 +79,7 @@ def headline(findings: Sequence[Finding]) -> str:
 
 
 def exit_status(level: Level, arguments: argparse.Namespace) -> int:
-    """1 for an error, with --strict also for a warning; else 0."""
+    """1 for an error, and with --strict for a warning; else 0."""
     return 1 if level >= (Level.WARNING if arguments.strict else Level.ERROR) else 0
 
 

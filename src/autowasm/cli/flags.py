@@ -1,7 +1,7 @@
 """The flags of `wasmer controller` and `wasmer standalone` as tables, and the Settings that they make.
 
-`settings.py` has the defaults, `values.py` reads the values, `options.py` has the options that wasmc has, too.
-Invariants: every field of Settings that a user may set is in a table; a mode accepts only the flags of its own groups.
+`settings.py` has the defaults, `values.py` reads the values, `options.py` has the options that wasmc shares. Invariants: every
+field of Settings that a user may set is in a table; a mode accepts only the flags of its own groups.
 """
 
 import argparse
@@ -57,9 +57,9 @@ FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def pod_namespace() -> str:
-    """The namespace of the Pod that wasmer runs in. Empty outside of a Pod, or if the ServiceAccount is not mounted.
+    """The namespace of the Pod that wasmer runs in. Empty outside a Pod, or if the ServiceAccount is not mounted.
 
-    It is of wasmer's own cluster: `--kubeconfig` may name another one.
+    The namespace is in wasmer's own cluster; `--kubeconfig` may name another cluster.
     """
     try:
         return FILE.read_text().strip()
@@ -394,7 +394,7 @@ def settings_from(
 ) -> Settings:
     """The settings from flags and environment. Raises UsageError.
 
-    `pod_namespace` returns the namespace of wasmer and so, without a flag, of its Service; empty outside of a Pod.
+    `pod_namespace` returns the namespace of wasmer and so, without a flag, of its Service; empty outside a Pod.
     """
     options = [option for group in MODES[arguments.mode].values() for option in group]
     value = Values(options, arguments, environment)

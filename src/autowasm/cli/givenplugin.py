@@ -1,4 +1,4 @@
-"""The plugin of the command line: configuration, environment and root id, from flags or from an AutoWasm's file.
+"""The plugin given on the command line: configuration, environment and root id, from flags or from an AutoWasm's file.
 
 Invariant: with -f the bytes are those of the EnvoyFilter that wasmer would write.
 """
@@ -30,12 +30,12 @@ _FILE_SUFFIXES: Final = (".json", ".yaml", ".yml", ".toml", ".txt")
 
 
 def content(text: str, *, flag: str) -> bytes:
-    """TEXT or @FILE, of a body. Raises UsageError."""
+    """The content of a body, TEXT or @FILE. Raises UsageError."""
     return _file(text[1:], flag=flag) if text.startswith("@") else _text(text, flag=flag)
 
 
 def configuration(text: str) -> bytes:
-    """The value of --config. Raises UsageError, also for what looks like the name of a file that does not exist."""
+    """The value of --config. Raises UsageError, also for a text that looks like the name of a missing file."""
     flag = "--config"
     if text.startswith("@"):
         return _file(text[1:], flag=flag)
@@ -69,7 +69,7 @@ def _file(name: str, *, flag: str) -> bytes:
 
 
 def of_flags(arguments: argparse.Namespace, base: Plugin | None = None) -> Plugin:
-    """The plugin of --config, --env and --root-id; what they do not give is that of `base`. Raises UsageError."""
+    """The plugin of --config, --env and --root-id; fields that they do not set come from `base`. Raises UsageError."""
     plugin = base or Plugin(name="wasmc", vm_id="wasmc")
     if arguments.config is not None:
         plugin = replace(plugin, configuration=configuration(arguments.config))
@@ -89,7 +89,7 @@ def _environment(given: list[str]) -> dict[str, str]:
 
 
 def read_autowasm(path: Path, name: str | None) -> AutoWasm:
-    """The AutoWasm of a file, or the one of this `[NAMESPACE/]NAME`. Raises UsageError."""
+    """The AutoWasm in a file, or the one with this `[NAMESPACE/]NAME`. Raises UsageError."""
     flag = f"-f {path}"
     most = Limits().spec_bytes * 8
     if path == STDIN:
@@ -125,12 +125,12 @@ def _names(document: dict[str, Any]) -> tuple[str, str]:
 
 
 def of_autowasm(autowasm: AutoWasm, record: Record) -> Plugin:
-    """What Envoy gets from the EnvoyFilter of an AutoWasm with this module."""
+    """The plugin that Envoy gets from the EnvoyFilter of an AutoWasm with this module."""
     return plugin_of(envoyfilter.render(autowasm, record, EnvoyFetch()))
 
 
 def record_of(autowasm: AutoWasm, module: Module) -> Record:
-    """The record as if the source had resolved to `module`. Of it only the digest reaches the plugin, in its `vm_id`."""
+    """The record as if the source had resolved to `module`. Only its digest reaches the plugin, in the `vm_id`."""
     return Record(
         source=str(autowasm.spec.filter.source),
         sha256=sha256_hex(module.sha256),

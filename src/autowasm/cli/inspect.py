@@ -1,9 +1,9 @@
 """`wasmc inspect`: describes an image or a file, whether wasmer accepts it, and which other consumers can pull it.
 
-Invariants: the verdict comes from wasmer's own code with wasmer's limits; a refusal is a result and is printed as one; nothing
-is written outside of a temporary folder; text is no wider than the terminal, except for a digest or a list of functions;
-names from a registry or a module are escaped before they are printed; the JSON's keys are stable.
-Not the rules of the other consumers (see `compat.py`, `registry/consumers.py`).
+Invariants: the verdict comes from wasmer's own code with wasmer's limits; a refusal is printed as a result; nothing is written
+outside a temporary folder; text is no wider than the terminal, except for a digest or a list of functions; names from a registry
+or a module are escaped before they are printed; the JSON's keys are stable. The rules of the other consumers are in `compat.py`
+and `registry/consumers.py`.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class ModuleReport:
 
 @dataclass(frozen=True, slots=True)
 class StartReport:
-    """Whether the module starts, as the condition `Starts` would have it, and the command that shows more."""
+    """Whether the module starts, in the form of the condition `Starts`, and the command that shows more."""
 
     status: str
     reason: str
@@ -134,7 +134,7 @@ def as_text(report: InspectReport, *, width: int) -> str:
         page.lines.append("Compat")
         for consumer in CONSUMERS:
             page.add_answer(consumer, report.compat[consumer])
-        for consumer in report.unmet:  # at the end, where people look
+        for consumer in report.unmet:  # at the end, where users look
             page.add(
                 "Not met", f"--require: {consumer} cannot pull it: {report.compat[consumer].why}"
             )
@@ -319,7 +319,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plugin(arguments: argparse.Namespace) -> Plugin | None:
-    """What --start runs the module with; None without it. Raises UsageError."""
+    """The plugin with which --start runs the module; None without --start. Raises UsageError."""
     given = [
         flag
         for flag, value in (
@@ -401,7 +401,7 @@ async def _started(
     *,
     pools: Pools,
 ) -> StartReport | None:
-    """The verdict on the start, for a `plugin` of --start and a module that passed the checks."""
+    """The verdict on the start of a module that passed the checks, with the `plugin` of --start."""
     if plugin is None or not verdict.accepted:
         return None
     data = await pools.disk.run(module.read_bytes)
@@ -429,7 +429,7 @@ class _Judge:
     async def pulled(
         self, connection: RegistryConnection, resolved: ResolvedImage, target: Path, *, quiet: bool
     ) -> tuple[ImageReport, ModuleReport | None, ModuleVerdict]:
-        """Pull the module to `target` and check it, as wasmer would."""
+        """Pull the module to `target`, and check it as wasmer would."""
         try:
             with Progress("Pulling", total=None, stream=sys.stderr, quiet=quiet) as progress:
                 found = await pull_module(
@@ -469,7 +469,7 @@ class _Judge:
 def _same(
     verdict: ModuleVerdict, arguments: argparse.Namespace
 ) -> dict[str, ConsumerVerdict] | None:
-    """The verdicts on a file in which wasmer finds no module: no consumer finds one."""
+    """The verdicts on a file in which wasmer finds no module: the other consumers find none, either."""
     if not arguments.compat:
         return None
     no = ConsumerVerdict(reads=False, why="finds no module in it")

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM in the commands of `wasmc`.
 
-Invariants: the first one cancels the work, which removes its temporary files, and on a terminal tells what is waited for; the second one
-exits at once. A command that was interrupted ends with 130 or 143.
+Invariants: the first signal cancels the work, which removes its temporary files; on a terminal, a message names what the command waits
+for; the second signal exits at once. An interrupted command exits with status 130 or 143.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _waits: Final[list[str]] = []
 
 @contextlib.contextmanager
 def waits_for(what: str) -> Iterator[None]:
-    """`what` is told to a person who interrupts the block: `the registry r.example`."""
+    """`what` is shown to a user who interrupts the block: `the registry r.example`."""
     _waits.append(what)
     try:
         yield

@@ -1,6 +1,6 @@
-"""The verdict on a module with its configuration from this machine, for `wasmc inspect --start` and `wasmc plan`.
+"""The verdict of this machine on a module with its configuration, for `wasmc inspect --start` and `wasmc plan`.
 
-Invariant: the verdict and its words are those of wasmer's pre-flight; the module runs in the sandbox, in this process.
+Invariant: the verdict and its wording are those of wasmer's pre-flight; the module runs in the sandbox, in this process.
 """
 
 import time

@@ -1,6 +1,6 @@
 """`wasmc login` and `wasmc logout`: logins in docker's configuration.
 
-Invariants: a login is kept only after the registry has accepted it; the password is neither printed nor in a message.
+Invariants: a login is kept only after the registry has accepted it; the password is never printed and is in no message.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from autowasm.registry.credentials import Credential
 from autowasm.registry.dockerconfig import LoginStore
 
 _ANY_REPOSITORY = "login"
-"""No request names it: a login is of the whole registry."""
+"""No request names it, because a login is for the whole registry."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def _host(arguments: argparse.Namespace) -> str:
 
 
 def _given(host: str, arguments: argparse.Namespace) -> Credential:
-    """The login of the flags; on a terminal what is missing is asked for. Raises UsageError."""
+    """The login from the flags; on a terminal, prompts for missing parts. Raises UsageError."""
     username, password = arguments.username, arguments.password
     if password is not None and arguments.password_stdin:
         raise UsageError("use either --password or --password-stdin")

@@ -248,7 +248,7 @@ def add_checks(
 
 
 def add_registry(parser: argparse.ArgumentParser, *, login: str = "") -> None:
-    """Add the flags of `registries.py`. `login`: the registry that gets the login, if there are two."""
+    """Add the flags of `registries.py`. `login`: the registry that gets the login, if there are two registries."""
     registry = parser.add_argument_group("registry")
     of = f" to {login}" if login else ""
     registry.add_argument(

@@ -1,6 +1,6 @@
-"""The module of a command: from a file, a pipe, an archive or an image, as bytes that wasmer would check next.
+"""The module of a command: from a file, a pipe, an archive or an image, as the bytes that wasmer would check next.
 
-Invariant: nothing is kept on disk. Not the sources of AutoWasms (see `fetching.py`).
+Invariant: nothing is kept on disk. The sources of AutoWasms are in `fetching.py`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _FILE_SUFFIXES: Final = (".wasm", ".tar", ".gz", ".tgz", ".zst")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """`source`: as the user named it. `data`: the module, not yet checked."""
+    """`source`: as the user wrote it. `data`: the module, not yet checked."""
 
     source: str
     data: bytes = field(repr=False)
@@ -64,7 +64,7 @@ def file_of(text: str, *, command: str) -> Path | None:
 
 
 def _looks_like_a_file(text: str) -> bool:
-    """Whether a name that is no file is meant as one: an image on Docker Hub without a tag would be the only other meaning."""
+    """Whether a name that is not a file is meant as one: the only other meaning would be an image on Docker Hub without a tag."""
     first, slash, _ = text.partition("/")
     if not slash:
         is_bare = not any(mark in text for mark in ":@") and len(text) <= _MAX_NAME

@@ -40,7 +40,7 @@ class Option(NamedTuple):
         return ENVIRONMENT_PREFIX + self.name.upper()
 
     def declare(self, group: "argparse._ActionsContainer") -> None:
-        """Add the flag of wasmer. Its value stays text, which `Values` reads with the environment."""
+        """Add the flag of wasmer. Its value stays text, which `Values` reads together with the environment."""
         if self.switch:
             group.add_argument(
                 self.flag, action="store_const", const="true", help=self._described()
@@ -60,7 +60,7 @@ class Option(NamedTuple):
             )
 
     def declare_read(self, group: "argparse._ActionsContainer") -> None:
-        """Add a flag without an environment variable, as in wasmc: argparse reads the value, and reports a wrong one."""
+        """Add a flag without an environment variable, as in wasmc: argparse parses the value, and reports an invalid one."""
 
         def read(text: str) -> Any:
             try:

@@ -1,7 +1,7 @@
 """`wasmc plan`: what wasmer would write for the AutoWasms of a file, and the effect.
 
-Invariants: nothing is written; a file that cannot be parsed to its end is refused as a whole.
-Not the checks (see `explain/checks/`).
+Invariants: nothing is written; a file that cannot be parsed to its end is refused as a whole. The checks are in
+`explain/checks/`.
 """
 
 import argparse
@@ -217,7 +217,7 @@ class _Planner:
 
 
 class _Start:
-    """The verdict on the module that was fetched, with what Envoy would get."""
+    """The verdict on the fetched module, with the plugin that Envoy would get."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ def _judge(module: Path, plugin: Plugin, arguments: argparse.Namespace) -> tuple
 
 
 def _base(desired: PlannedObject, live: Mapping[str, Any] | None, policy: PolicyFile) -> Facts:
-    """The document as the API server would return it after an apply: with the live object's uid, generation and status.
+    """The document as the API server would return it after an apply, with the live object's uid, generation and status.
 
     The AutoWasm has the policy's rollout if it has none of its own.
     """
@@ -287,7 +287,7 @@ def _base(desired: PlannedObject, live: Mapping[str, Any] | None, policy: Policy
 
 
 def _has_default_rollout(document: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
-    """Whether wasmer rolls the live object out in steps that neither it nor the new one asks for."""
+    """Whether wasmer rolls out the live object in steps that neither the live nor the new object requests."""
     specs = [(one or {}).get("spec") or {} for one in (document, live)]
     is_staged = status.read((live or {}).get("status")).rollout is not UNSET
     return is_staged and all(one.get("rollout") is None for one in specs)

@@ -81,7 +81,7 @@ def _module_file(arguments: argparse.Namespace) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is printed: all `lines`, or with --quiet the `line`, or with --json the `document`."""
+    """The output: all `lines`, or with --quiet the `line`, or with --json the `document`."""
 
     lines: tuple[str, ...]
     line: str
@@ -320,7 +320,7 @@ def _check_paths(arguments: argparse.Namespace, target: Path | None) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether it is a pipe or a device, such as /dev/stdout or /dev/null: then the module is written into it."""
+    """Whether the path is a pipe or a device, such as /dev/stdout or /dev/null: the module is then written into it."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -1,7 +1,7 @@
 """Shared by the commands of `wasmc`: the reference, the login, the registry connection, work folders, signals.
 
-Invariants: errors of the command line are reported before any request; a login is sent only to the reference's registry;
-SIGTERM ends a command as Ctrl-C does, and temporary files are removed.
+Invariants: errors of the command line are reported before any request; a login is sent only to the reference's registry; SIGTERM
+ends a command like Ctrl-C, and temporary files are removed.
 """
 
 import argparse
@@ -60,7 +60,7 @@ async def connected(
     limits: Limits,
     pools: Pools,
 ) -> AsyncIterator[RegistryConnection]:
-    """A client with `login`; if that is None, with the one that `registry/dockerconfig.py` finds."""
+    """A client with `login`, or if that is None, with the login that `registry/dockerconfig.py` finds."""
     found = dockerconfig.FoundLogin(login)
     if login is None:
         found = await dockerconfig.find_login(
@@ -83,7 +83,7 @@ async def connected(
 
 @contextlib.asynccontextmanager
 async def workdir(parent: Path | None, *, pools: Pools) -> AsyncIterator[Path]:
-    """A hidden folder in `parent`, which is created if absent. At the end the folder is removed with its files.
+    """A hidden folder in `parent`, which is created if absent. At the end, the folder is removed with its files.
 
     `parent` None: the system's folder for temporary files.
     """
@@ -91,7 +91,7 @@ async def workdir(parent: Path | None, *, pools: Pools) -> AsyncIterator[Path]:
     try:
         yield folder
     finally:
-        # In the parsing pool: after an interrupted unpacking that still writes there.
+        # In the parsing pool, so it runs after an interrupted unpacking that still writes there.
         with waits_for("the removal of temporary files"):
             await pools.parsing.run(shutil.rmtree, folder, ignore_errors=True)
 
@@ -177,7 +177,7 @@ def _outgoing(
 
 
 def _advice(found: dockerconfig.FoundLogin, *, plain: bool) -> Advice:
-    """The remedies on this command line. `plain`: plain http was chosen because the registry is on this machine."""
+    """The remedies for this command line. `plain`: plain HTTP was chosen because the registry is on this machine."""
     login = WASMC.login
     if found.searched:
         login += f"; no login for it was found in: {', '.join(found.searched)}"

@@ -1,6 +1,6 @@
-"""`wasmc tags`, `digest`, `copy` and `delete`: what a registry has, without a look at the modules.
+"""`wasmc tags`, `digest`, `copy` and `delete`: the contents of a registry, without reading the modules.
 
-Invariant: nothing but `copy` and `delete` changes a registry, and `delete` only after a consent.
+Invariant: only `copy` and `delete` change a registry, and `delete` only after confirmation.
 """
 
 import argparse
@@ -108,7 +108,7 @@ async def _copy(
 
 
 def _destination(source: ImageReference, arguments: argparse.Namespace) -> ImageReference:
-    """The reference to write. Without a tag or digest it has those of the source."""
+    """The reference to write. Without a tag or digest, it gets those of the source."""
     text: str = arguments.destination
     target = registries.parse_reference(text)
     if target.digest is not None and target.digest != source.digest:

@@ -1,7 +1,7 @@
 """`wasmc rollout`: follows the staged rollout of an AutoWasm, and writes the annotation that controls it.
 
-Invariants: nothing but the annotation `wasm.tcm.io/rollout` is written; a watch that breaks is opened again, with a pause, until the
-command's own time is over.
+Invariants: only the annotation `wasm.tcm.io/rollout` is written; a broken watch is reopened after a pause, until the command's own
+timeout.
 """
 
 import argparse
@@ -42,10 +42,10 @@ from autowasm.reasons import Reason
 from autowasm.units import format_duration
 
 _TICK: Final = 1.0
-"""Seconds between two drawings of the times on a terminal."""
+"""Seconds between two updates of the times on a terminal."""
 _BACKOFF: Final = Backoff(base=0.5, maximum=10.0, jitter=1.0)
 _LASTING: Final = (BadRequest, Forbidden, Invalid, Unauthorized)
-"""Answers that the next try gets, too."""
+"""Errors that the next try would get, too."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -194,7 +194,7 @@ async def _views(
 ) -> AsyncGenerator[RolloutView, None]:
     """The object now, and each later version of it. Never ends. Raises as `_view`, and AutoWasmError when it is deleted.
 
-    Only an error of the first call is raised; after that the API server may be away for a while, and `warn` is told.
+    Only an error of the first call is raised; after that, the API server may be unreachable for a while, which `warn` reports.
     """
     selector = f"metadata.name={key.name}"
     codec = DocumentCodec(client.limits)
@@ -223,7 +223,7 @@ async def _views(
                         raise AutoWasmError(f"AutoWasm {key} was deleted", reason=Reason.NOT_FOUND)
                     yield view_of(key, event.object)
         except NotFound:
-            await _view(client, key)  # raises unless it was made again meanwhile
+            await _view(client, key)  # raises unless it was recreated meanwhile
         except _LASTING:
             raise
         except ApiError as error:

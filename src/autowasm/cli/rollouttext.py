@@ -45,14 +45,14 @@ _LONGEST: Final = 2_048
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """Lines for parts of a block. Of more steps, those around the current one are shown."""
+    """Lines for parts of a block. If there are more steps, those around the current one are shown."""
 
     steps: int
     row: int
     """For each row with a label."""
     message: int
     pods: int
-    """Pods whose requests are shown, one in a line."""
+    """Pods whose requests are shown, one per line."""
     rows: int = 99
     """For all rows."""
     has_blanks: bool = True
@@ -90,7 +90,7 @@ def block(
 ) -> str:
     """The whole state, in at most `height` lines if these are `MIN_LINES` or more.
 
-    `ahead`: seconds since wasmer wrote the figures of a rollout that is followed.
+    `ahead`: seconds since wasmer wrote the figures of the rollout that the command follows.
     """
     width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
     if width >= UNWRAPPED:
@@ -174,7 +174,7 @@ def _steps(view: RolloutView, rollout: RolloutStatus, width: int, *, most: int) 
 
 
 def _sizes(view: RolloutView, rollout: RolloutStatus) -> list[str]:
-    """The size of each step, as in the spec; empty where the spec is another one."""
+    """The size of each step, as in the spec; empty if the rollout belongs to another spec."""
     spec = view.spec if view.is_current else None
     if spec is None or len(spec.steps) + 1 != rollout.steps:
         return [""] * (rollout.steps - 1) + ["all Pods"]
@@ -243,7 +243,7 @@ def _source(module: Module) -> str:
 
 
 def _end_of(text: str, most: int) -> str:
-    """The end of a name tells most: the repository and its tag."""
+    """The end of a name is the most informative part: the repository and its tag."""
     return text if len(text) <= most else f"…{text[len(text) - most + 1 :]}"
 
 
@@ -254,7 +254,7 @@ def _failed(failures: int, requests: int) -> str:
 
 
 def _per_pod(view: RolloutView, rollout: RolloutStatus, width: int, *, most: int) -> Iterable[_Row]:
-    """The requests of each Pod of the step, the worst first. Of a single one they are those of the new filter."""
+    """The requests of each Pod of the step, worst first. A single Pod has the same requests as the new filter."""
     verdict = rollout.verdict
     if verdict is UNSET or len(verdict.per_pod) < 2 or rollout.phase is RolloutPhase.SUCCEEDED:
         return
@@ -289,7 +289,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _limit(spec: Rollout | None, verdict: RolloutVerdict) -> str:
-    """Only where the status has all that the limit is made of (`judgement._limit`)."""
+    """The limit, if the status has all of its inputs (`judgement._limit`)."""
     if spec is None or verdict.stable_requests < MIN_REQUESTS:
         return ""
     limit = verdict.stable_failures / verdict.stable_requests + spec.max_failure_ratio
@@ -316,7 +316,7 @@ def _time(seconds: float, of: str | None, words: str) -> str:
 
 
 def _said(rollout: RolloutStatus) -> str:
-    """The reason and the message, one time each."""
+    """The reason and the message, each once."""
     message = shown(rollout.message, most=_LONGEST)
     silent = {"", RolloutReason.PAUSE.value}
     if rollout.reason in silent or rollout.phase is RolloutPhase.SUCCEEDED:
@@ -353,7 +353,7 @@ def as_json(view: RolloutView) -> dict[str, Any]:
 
 
 def next_of(view: RolloutView) -> str:
-    """What happens next, or what the user can do."""
+    """The next event, or what the user can do."""
     rollout, key = view.rollout, view.key
     if rollout is None or view.outcome is Outcome.SUCCEEDED:
         return ""
@@ -371,7 +371,7 @@ def next_of(view: RolloutView) -> str:
 
 
 def done(verb: str, view: RolloutView) -> str:
-    """What a command did, and what happens next. wasmer has carried it out."""
+    """The effect of a command that wasmer has carried out, and what happens next."""
     rollout, key = view.rollout, view.key
     if rollout is None:
         return ""
@@ -449,7 +449,7 @@ def history_json(view: RolloutView, live: Variants | None) -> dict[str, Any]:
 
 
 def _entries(view: RolloutView, live: Variants | None) -> list[_Entry]:
-    """Each filter once, with all that is said of it."""
+    """Each filter once, with all its facts."""
     found: dict[tuple[str, int], tuple[str, list[str]]] = {}
     rollout = view.rollout
 
@@ -496,7 +496,7 @@ def _module(module: Module, digits: int) -> str:
 
 
 def _wrapped(text: str, width: int, *, indent: int = 0, most: int) -> list[str]:
-    """At most `most` lines; what is left out is told by `…`."""
+    """At most `most` lines; `…` marks omitted text."""
     return textwrap.wrap(
         text,
         width,

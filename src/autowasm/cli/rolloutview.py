@@ -1,9 +1,9 @@
-"""RolloutView: what an AutoWasm says of its staged rollout, whether the rollout of its spec is done, and the commands for it. Pure.
+"""RolloutView: the staged rollout of an AutoWasm, whether the rollout of its spec is done, and the commands for it. Pure.
 
 A command is a value of the rollout annotation. Invariants: a status that is older than the spec never counts as done or failed, so a
-command that follows `kubectl apply` does not report the rollout before; a value is for the generation that is being rolled out, so an
-edit at the same time does not get a command that was meant for the spec before; two values are never equal, so the same command
-can be given again.
+command after `kubectl apply` does not report the previous rollout; a value is for the generation that is being rolled out, so a
+simultaneous edit does not get a command that was meant for the previous spec; two values are never equal, so the same command can be
+given again.
 """
 
 import enum
@@ -50,7 +50,7 @@ _NOTHING: Final = (
 
 
 class Outcome(enum.Enum):
-    """How far the rollout of the spec is."""
+    """The progress of the rollout of the spec."""
 
     IN_PROGRESS = enum.auto()
     SUCCEEDED = enum.auto()
@@ -85,13 +85,13 @@ class RolloutView:
 
     @property
     def is_current(self) -> bool:
-        """Whether `status.rollout` is of this generation of the spec."""
+        """Whether `status.rollout` belongs to this generation of the spec."""
         rollout = self.rollout
         return rollout is not None and rollout.target.generation == self.generation
 
     @property
     def outcome(self) -> Outcome:
-        """Of the spec's generation."""
+        """The outcome for the spec's generation."""
         rollout = self.rollout
         if rollout is None or not self.is_current:
             return Outcome.IN_PROGRESS
@@ -99,7 +99,7 @@ class RolloutView:
 
     @property
     def pods(self) -> int | None:
-        """Pods with a sidecar that the selector matches; None if the status does not say it."""
+        """Pods with a sidecar that the selector matches; None if the status does not have the number."""
         return self.status.pods.injected if self.status.pods is not UNSET else None
 
 
@@ -159,7 +159,7 @@ def command_value(verb: str, *, generation: int, now: datetime) -> str:
 
 
 def is_handled(given: str, view: RolloutView) -> bool:
-    """Whether wasmer has read this value. Raises AutoWasmError if another one has replaced it."""
+    """Whether wasmer has read this value. Raises AutoWasmError if another value has replaced it."""
     if view.rollout is not None and view.rollout.command == given:
         return True
     if view.command != given:

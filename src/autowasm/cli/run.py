@@ -1,7 +1,7 @@
-"""`wasmc run`: starts a module with its configuration on this machine, and shows what it does to a request.
+"""`wasmc run`: starts a module with its configuration on this machine, and shows its effect on a request.
 
-Invariants: the module runs in the sandbox and nothing leaves this process, but to an Envoy of this machine with --engine; a module that Envoy would not load, or that does
-not start, is a result and is printed as one.
+Invariants: the module runs in the sandbox, and nothing leaves this process except to an Envoy on this machine with --engine; a module
+that Envoy would not load, or that does not start, is printed as a result.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def _program(arguments: argparse.Namespace) -> Path | None:
 def _compared(
     result: RunResult, envoy: engine.Engine, given: "_Given", arguments: argparse.Namespace
 ) -> RunResult:
-    """With what a real Envoy does otherwise. A module that the checks refuse is not run there."""
+    """The result with the differences of a real Envoy. A module that the checks refuse is not run there."""
     verdict = result.start.verdict
     if verdict is None:
         return result
@@ -133,7 +133,7 @@ def _compared(
 
 
 class _Given:
-    """What surrounds the filter, from the flags. Raises UsageError."""
+    """The environment of the filter, from the flags. Raises UsageError."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.body = _body(arguments.body, "--body")
@@ -239,7 +239,7 @@ def _run(module: Module, plugin: Plugin, given: _Given, arguments: argparse.Name
 
 
 def _start(verdict: Verdict, plugin: Plugin, log: tuple[LogLine, ...]) -> StartResult:
-    """The verdict in words of its own: there may be no AutoWasm, and the log is printed beside it."""
+    """The verdict in its own words, because there may be no AutoWasm, and the log is printed separately."""
     status, reason, message = described(verdict, plugin)
     if verdict.outcome is Outcome.REFUSED:
         message = f"{verdict.message}, so {consequence_of(plugin)}"

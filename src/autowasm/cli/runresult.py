@@ -1,6 +1,6 @@
 """The result of `wasmc run`, and its JSON document. docs/reference/wasmc-run.md describes the keys.
 
-Invariants: `exit_status` is 1 exactly where the module did not start or failed, or a real Envoy did something else; the keys are
+Invariants: `exit_status` is 1 exactly if the module did not start or failed, or a real Envoy behaved differently; the keys are
 stable and always present; a key that does not apply is null.
 """
 
@@ -37,7 +37,7 @@ class StartResult:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyResult:
-    """What a real Envoy did otherwise. `version` is its release."""
+    """The differences of a real Envoy. `version` is its release."""
 
     version: str
     differences: tuple[Difference, ...]
@@ -45,7 +45,7 @@ class EnvoyResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """`envoy`: with --engine envoy. `exchange` or `conversation`, if the module starts; `plain` is the exchange without the filter. `metrics` after all."""
+    """`envoy`: with --engine envoy. `exchange` or `conversation`: if the module starts. `plain`: without the filter. `metrics`: at the end."""
 
     module: Module
     plugin: Plugin
@@ -202,7 +202,7 @@ def _callout(callout: Callout) -> dict[str, Any]:
 
 
 def _data(name: str, data: bytes) -> dict[str, Any]:
-    """Data as text, or else in base64."""
+    """The data as text, or else in base64."""
     try:
         return {name: data.decode(), f"{name}Base64": None}
     except UnicodeDecodeError:
@@ -210,5 +210,5 @@ def _data(name: str, data: bytes) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    """JSON has no half surrogate pairs, which stand for bytes that are no UTF-8."""
+    """Replaces lone surrogates, which stand for bytes that are not UTF-8, because JSON cannot contain them."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What the source of an AutoWasm resolves to from this machine, for `wasmc explain` and `wasmc plan`.
+"""Resolves the source of an AutoWasm from this machine, for `wasmc explain` and `wasmc plan`.
 
 Invariants: wasmer's own code checks the module; an error is a fact with the reason that the AutoWasm's status would have;
 nothing is kept on disk.
@@ -22,7 +22,7 @@ from autowasm.registry.credentials import Credential
 _OWN: Final = "your own login, if any"
 
 Use = Callable[[Record, Path], Awaitable[None]]
-"""Gets the module that was fetched, in a file that is removed afterwards."""
+"""Receives the fetched module, in a file that is removed afterwards."""
 
 
 async def resolve(
@@ -37,8 +37,8 @@ async def resolve(
 ) -> SourceFact:
     """Resolve the source; with `fetch` also download and check the module. Only a download tests an object's URL.
 
-    The login is `given` (from the command line), else the AutoWasm's, else docker's. `use` is called with a module that passed
-    the checks.
+    The login is `given` (from the command line), else the AutoWasm's, else docker's. `use` is called with a module that has
+    passed the checks.
     """
     credential = given or access.credential
     login = (

@@ -1,8 +1,8 @@
 """Standard input, pipes and files of `-f` (`-`, `/dev/stdin`, `<(build)`, a FIFO, a folder); progress and replaced lines on a terminal.
 
-Invariants: at most `most` bytes of a pipe are kept; a pipe is opened once, because the writer of a FIFO ends with its first
-reader; the copy is removed when the command ends; the progress line is written only to a terminal and erased at the end of
-its block; a LiveBlock erases only lines that it wrote, its last lines stay, and a pipe gets no control characters.
+Invariants: at most `most` bytes of a pipe are kept; a pipe is opened once, because the writer of a FIFO stops after its first
+reader; the copy is removed when the command ends; the progress line is written only to a terminal and erased at the end of its
+block; a LiveBlock erases only lines that it wrote, its last lines stay, and a pipe gets no control characters.
 """
 
 import contextlib
@@ -80,10 +80,10 @@ def standard_input(flag: str) -> BinaryIO:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Whether text on the stream has colours.
+    """Whether text on the stream is coloured.
 
-    On a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is dumb. CLICOLOR_FORCE turns them on everywhere
-    (https://bixense.com/clicolors), but for NO_COLOR.
+    Text is coloured on a terminal unless NO_COLOR is set (https://no-color.org) or TERM is dumb. CLICOLOR_FORCE turns colours on
+    everywhere (https://bixense.com/clicolors), except with NO_COLOR.
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -93,9 +93,9 @@ def is_coloured(stream: TextIO) -> bool:
 
 
 UNWRAPPED: Final = 1_000_000
-"""Columns of a file or a pipe: no item is broken into lines there, so that `grep` finds it."""
+"""Columns of a file or a pipe: no item is wrapped there, so that `grep` finds it."""
 _COLUMNS, _LINES = 80, 24
-"""Of a terminal that does not tell."""
+"""Of a terminal that does not report its size."""
 
 
 def width_of(stream: TextIO) -> int:
@@ -118,7 +118,7 @@ def _given(variable: str) -> int:
 
 
 def _terminal_size(stream: TextIO) -> os.terminal_size:
-    """0 for what the terminal does not tell."""
+    """0 for a value that the terminal does not report."""
     try:
         return os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def _terminal_size(stream: TextIO) -> os.terminal_size:
 
 
 def fitted(width: int, *, least: int, most: int) -> int:
-    """`width` within the bounds of a text, but for UNWRAPPED."""
+    """`width` within the bounds of a text, except UNWRAPPED."""
     return width if width >= UNWRAPPED else max(least, min(width, most))
 
 
@@ -196,7 +196,7 @@ class Progress:
             return
         self._drawn = time.monotonic()
         rate = self._done / max(self._drawn - self._begun, 0.001)
-        width = width_of(self._stream) - 1  # in the last column some terminals begin a new line
+        width = width_of(self._stream) - 1  # some terminals begin a new line after the last column
         parts = [self._label, *self._amount(), f"{format_size(int(rate))}/s"]
         while len(parts) > 2 and len(" ".join(parts)) > width:
             del parts[1 if parts[1].startswith("[") else -1]
@@ -204,10 +204,10 @@ class Progress:
         self._stream.flush()
 
     def _amount(self) -> list[str]:
-        """From what may be left out on a narrow terminal to what may not: the bar, then share and bytes."""
+        """The parts, those that a narrow terminal may omit first: the bar, then share and bytes."""
         if not self._total:
             return [format_size(self._done)]
-        share = min(self._done / self._total, 1.0)  # bytes of retries count again
+        share = min(self._done / self._total, 1.0)  # retries count bytes again
         bar = "#" * round(share * _WIDTH)
         total = f"{format_size(self._done)} of {format_size(self._total)}"
         return [f"[{bar:<{_WIDTH}}]", f"{share:4.0%}", total]
@@ -225,11 +225,11 @@ class LiveBlock:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns of the stream, and rows but for the one of the cursor."""
+        """Columns of the stream, and its rows except the cursor's."""
         return width_of(self._stream), height_of(self._stream) - 1
 
     def above(self, text: str) -> None:
-        """A message that stays: above the block, or on standard error where there is no terminal."""
+        """Print a message that stays: above the block, or on standard error without a terminal."""
         if not self.is_live:
             print(text, file=sys.stderr, flush=True)
             return
@@ -238,7 +238,7 @@ class LiveBlock:
         self._stream.flush()
 
     def show(self, text: str) -> None:
-        """`text` has no line that is wider than the terminal, and no more lines than it. The same text is not written again."""
+        """Show `text`, which must fit the terminal in width and height. The same text is not written again."""
         if text == self._shown:
             return
         if self.is_live:
@@ -255,7 +255,7 @@ class LiveBlock:
 
 
 def manifest_files(path: Path) -> list[Path]:
-    """The file, or the YAML and JSON files of a folder in the order of their names, as kubectl reads one. Raises UsageError."""
+    """The file, or the YAML and JSON manifests of a folder in the order of their names, as kubectl reads them. Raises UsageError."""
     try:
         if path == STDIN or not path.is_dir():
             return [path]

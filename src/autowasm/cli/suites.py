@@ -1,9 +1,9 @@
-"""`wasmc test`: runs suites of cases, and prints the differences between what was expected and what was found.
+"""`wasmc test`: runs suites of cases, and prints the differences between expected and actual results.
 
-With `--engine envoy` each case also runs in a real Envoy, which has to do what the sandbox does.
+With `--engine envoy`, each case also runs in a real Envoy, which must behave like the sandbox.
 
-Invariants: an invalid suite is reported before any case runs; a failed case never keeps another from running; what a filter
-logs is printable.
+Invariants: an invalid suite is reported before any case runs; a failed case never prevents another from running; a filter's log
+is printed only with printable characters.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from autowasm.trial.testing import CaseResult, PreparedCase, PreparedSuite
 from autowasm.wasm.module import inspect_bytes
 
 _SHOWN_LOG: Final = 10
-"""Lines of the filter's log below a failed case. The JUnit file has all that the sandbox keeps."""
+"""Lines of the filter's log below a failed case. The JUnit file has all lines that the sandbox keeps."""
 _COLOURS: Final = {"ok": "32", "FAIL": "31", "-": "31", "+": "32"}
 
 
@@ -101,7 +101,7 @@ def _run(
 
 
 class _Loader:
-    """Compiled modules by file, each checked as wasmer would check it."""
+    """The compiled modules by file, each checked as wasmer would check it."""
 
     def __init__(self, envoy: EnvoyVersion, allow_imports: frozenset[str]) -> None:
         self._envoy = envoy
@@ -139,7 +139,7 @@ class _Loader:
 
 
 class _Report:
-    """Prints results as they come."""
+    """Prints results as they arrive."""
 
     def __init__(self, *, colour: bool, quiet: bool) -> None:
         self._colour = colour

@@ -1,7 +1,7 @@
 """The result of `wasmc run` as text.
 
-Invariants: no line is wider than the terminal, but for a word that is; everything that comes from the module is printable;
-the marks `+`, `~` and `-` say the same as the colours.
+Invariants: no line is wider than the terminal, except for a single word that is; everything that comes from the module is
+printable; the marks `+`, `~` and `-` say the same as the colours.
 """
 
 import textwrap
@@ -36,7 +36,7 @@ _LEVEL_COLOURS: Final = {LogLevel.WARNING: YELLOW, LogLevel.ERROR: RED, LogLevel
 
 
 class Page:
-    """Lines with labels in a column of their own."""
+    """Lines with labels in a separate column."""
 
     def __init__(self, *, width: int, colour: bool) -> None:
         self.lines: list[str] = []
@@ -44,11 +44,11 @@ class Page:
         self._colour = colour
 
     def add(self, label: str, text: str, colour: str = "", *, indent: int = 0) -> None:
-        """An item with its label. `indent`: of further lines."""
+        """Add an item with its label. `indent`: the indentation of further lines."""
         self._wrap(label, text, colour=colour, more=indent)
 
     def row(self, mark: str, text: str, colour: str = "", *, indent: int = 2) -> None:
-        """A line below an item, with a mark before it."""
+        """Add a line below an item, with a mark before it."""
         self._wrap("", f"{mark} {text}", colour=colour, more=indent)
 
     def _wrap(self, label: str, text: str, *, colour: str, more: int) -> None:
@@ -119,7 +119,7 @@ def _add_envoy(page: Page, envoy: EnvoyResult) -> None:
 
 
 def add_start(page: Page, start: StartResult) -> None:
-    """The verdict, and the functions that were running."""
+    """Add the verdict, and the functions that were running."""
     words = {"True": "", "False": "refused: ", "Unknown": "no verdict: "}
     reason = "" if start.status == "True" else f" [{start.reason}]"
     text = f"{words[start.status]}{start.message}{reason}"
@@ -139,7 +139,7 @@ def _add_exchange(page: Page, found: Exchange, plain: Exchange) -> None:
     if found.failure is not None:
         _add_failure(page, found.failure)
     if found.response is not None:
-        # A local reply is the filter's own: there is nothing to compare it with.
+        # A local reply comes from the filter, so there is nothing to compare it with.
         before = None if found.is_local_reply else plain.response
         _add_message(page, found.response, before)
 
@@ -270,7 +270,7 @@ def _add_callout(page: Page, label: str, callout: Callout) -> None:
 
 
 def _asked(result: RunResult) -> tuple[str, ...]:
-    """What only the user's Envoy knows; without clusters that do not exist here, which `Callouts` has."""
+    """The properties that only the user's Envoy knows; without clusters that do not exist here, which `Callouts` has."""
     verdict = result.start.verdict
     passed = result.exchange or result.conversation
     asked = (*(verdict.asked if verdict is not None else ()), *(passed.doubts if passed else ()))

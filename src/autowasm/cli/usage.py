@@ -1,4 +1,4 @@
-"""Parser: argparse whose errors name the flag or command that was meant.
+"""Parser: an argparse parser whose errors suggest the intended flag or command.
 
 Invariants: no abbreviated flags; every usage error ends with status 2 and one sentence; this module imports nothing heavier than
 argparse, because `wasmc --help` imports it.
@@ -24,24 +24,24 @@ class UsageExit(SystemExit):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports usage errors in the form of all other errors, with what was meant."""
+    """Reports usage errors in the form of all other errors, with a suggestion."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._given: list[str] = []
         self.elsewhere: Mapping[str, str] = {}
-        """Commands of other tools, and what does the same here: a sentence after "use"."""
+        """Commands of other tools, and their equivalents here: a sentence after "use"."""
 
     def parse_known_args(  # type: ignore[override]  # argparse has overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Called by argparse for this parser and that of the command."""
+        """Called by argparse for this parser and for the command's parser."""
         self._given = list(args or ())
         parsed, rest = super().parse_known_args(args, namespace)
         return parsed, self._fill(parsed, rest)
 
     def _fill(self, parsed: argparse.Namespace, rest: list[str]) -> list[str]:
-        """Give a word behind a flag to the optional argument without one, as argparse does since Python 3.13. Returns what is left."""
+        """Assign a word after a flag to an optional argument without a value, as argparse does since Python 3.13. Returns the rest."""
         for action in self._get_positional_actions():
             is_open = action.nargs == argparse.OPTIONAL and getattr(parsed, action.dest) is None
             if is_open and len(rest) == 1 and not rest[0].startswith("-"):
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
         return ""
 
     def _meant(self, word: str) -> str:
-        """The flag of this parser, or of the command that was given, that `word` is a misspelling of."""
+        """The flag of this parser or of the given command that `word` misspells."""
         if not word.startswith("-"):
             return ""
         flags = list(self._option_string_actions)
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
         return closest(word.partition("=")[0], [each for each in flags if len(each) > 2])
 
     def _of_command(self) -> argparse.ArgumentParser:
-        """The parser of the command that was given, or this one."""
+        """The parser of the given command, or this one."""
         commands = self.commands()
         given = next((commands[each] for each in self._given if each in commands), None)
         return (
@@ -121,8 +121,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def closest(word: str, names: Iterable[str]) -> str:
-    """The one of `names` that is most like `word`; empty if none is."""
-    import difflib  # noqa: PLC0415 - for an error only
+    """The most similar of `names` to `word`; empty if none is similar."""
+    import difflib  # noqa: PLC0415 - only for an error
 
     found = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=_SIMILAR)
     return found[0] if found else ""

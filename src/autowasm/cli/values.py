@@ -1,7 +1,7 @@
 """Values of wasmer's options, from flags and environment, and the functions that read them.
 
-Invariants: a flag overrides the environment, and the environment the default; the same function reads both, so a wrong value
-gives the same message. Not the table of options (see `flags.py`).
+Invariants: a flag overrides the environment, and the environment the default; the same function reads both, so an invalid value
+gives the same message. The table of options is in `flags.py`.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def _read(option: Option, given: str | list[str]) -> Any:
 
 
 def boolean(text: str) -> bool:
-    """`true` or `false`. Raises ValueError, as all readers below."""
+    """`true` or `false`. Raises ValueError, like all readers below."""
     if text.lower() not in {"true", "false", "1", "0"}:
         raise ValueError(f"must be true or false, not {text!r}")
     return text.lower() in {"true", "1"}

@@ -1,7 +1,7 @@
 """`--version` of both commands: the version, the commit, and the date of the build.
 
 `hatch_build.py` writes them into each wheel and source distribution, as `autowasm/_build.py`. Invariant: an installed package
-starts no program to find them. Only an editable installation has no such file; it asks git.
+starts no program to find them. Only an editable installation has no such file and runs git.
 """
 
 import argparse
@@ -15,7 +15,7 @@ _COMMIT_LENGTH: Final = 12
 
 
 class ShowVersion(argparse.Action):
-    """Prints the line of `describe` and exits. Finds out the version only then: that takes longer than all of `--help`."""
+    """Prints the line of `describe` and exits. Determines the version only then, because that takes longer than all of `--help`."""
 
     def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
         options.setdefault("help", "show the version, the commit and the build date, and exit")
@@ -42,7 +42,7 @@ def describe(program: str) -> str:
 
 
 def _checkout_commit(root: Path) -> str:
-    """The commit that is checked out at `root`, with "-dirty" if files differ from it; empty if git cannot tell."""
+    """The commit that is checked out at `root`, with "-dirty" if files differ from it; empty if git cannot find it."""
     import shutil  # noqa: PLC0415  # with subprocess, only for a checkout
     import subprocess  # noqa: PLC0415
 

@@ -84,10 +84,10 @@ _ELSEWHERE: Final = {
     "tag": "`wasmc copy REF NAME:TAG`",
     "validate": "`wasmc inspect FILE` for a module, `wasmc plan --offline -f FILE` for an AutoWasm",
 }
-"""What people type who know docker, oras, crane or kubectl."""
+"""Words that users of docker, oras, crane or kubectl type."""
 _ALIASES: Final = {"cp": "copy", "rm": "delete"}
 _GLOBAL_FLAGS: Final = frozenset({"-n", "--namespace", "--context", "--kubeconfig"})
-"""Those that people write before the command, as with kubectl."""
+"""Flags that users write before the command, as with kubectl."""
 _BY_SIGINT: Final = 130
 """128 + the signal's number, as in shells."""
 
@@ -123,7 +123,7 @@ def _main(argv: Sequence[str], *, program: str) -> int:
 
 
 def _reordered(argv: Sequence[str]) -> list[str]:
-    """The words with the flags before the command behind it."""
+    """The words, with the flags before the command moved behind it."""
     index = 0
     while index < len(argv) and argv[index].partition("=")[0] in _GLOBAL_FLAGS:
         index += 1 if "=" in argv[index] else 2
@@ -220,7 +220,7 @@ def _run(arguments: argparse.Namespace, parser: Parser) -> int:
         return 0
     try:
         return _runner(arguments.command)(arguments)
-    except Exception as error:  # all kinds, a bug included, are one line
+    except Exception as error:  # errors of all kinds, including bugs, are one line
         from autowasm.cli import failures  # noqa: PLC0415 - heavy, as below
 
         as_json = getattr(arguments, "json", False)
@@ -228,7 +228,7 @@ def _run(arguments: argparse.Namespace, parser: Parser) -> int:
 
 
 def _runner(command: str) -> Callable[[argparse.Namespace], int]:
-    """The function of a command. Its imports are heavy, and different for each."""
+    """The function of a command. Its imports are heavy, and differ between commands."""
     match command:
         case "explain" | "plan" | "rollout":
             return _cluster_runner(command)
@@ -263,7 +263,7 @@ def _runner(command: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _cluster_runner(command: str) -> Callable[[argparse.Namespace], int]:
-    """That of a command that reads a cluster: the others need none of that."""
+    """The function of a command that reads a cluster; the others need none of these imports."""
     match command:
         case "explain":
             from autowasm.cli import explain  # noqa: PLC0415

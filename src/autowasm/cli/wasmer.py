@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             form=_log_form(settings.log_format, mode=arguments.mode),
             colour=is_coloured(sys.stderr),
         )
-        from autowasm.runtime import process  # noqa: PLC0415  # heavy: --help and usage errors stay quick
+        from autowasm.runtime import process  # noqa: PLC0415  # heavy: keeps --help and usage errors quick
 
         importlib.import_module(
             "anyio._backends._asyncio"
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _log_form(given: str, *, mode: str) -> str:
-    """A person at a terminal reads lines; a collector of logs reads JSON."""
+    """Lines for a user at a terminal, JSON for a log collector."""
     if given != "auto":
         return given
     return "console" if mode == "standalone" and sys.stderr.isatty() else "json"
