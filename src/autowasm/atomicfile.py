@@ -1,4 +1,4 @@
-"""Files that are replaced whole and durably: a temporary file in the same file system, fsync, rename, fsync of the folder.
+"""Replaces whole files durably: a temporary file in the same file system, fsync, rename, fsync of the folder.
 
 Invariants: a reader sees the old bytes or the new ones, never a part, also after a crash; a function that returns has made
 its change durable; after an error before the rename the target is unchanged. All functions block and raise OSError.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes, *, temporary: Path) -> None:
-    """Replace `path` by a file with `content`. `temporary`: a name in the same folder; a file that is there is removed."""
+    """Replace `path` with a file that contains `content`. `temporary`: a name in the same folder; an existing file is removed."""
     temporary.unlink(missing_ok=True)  # of a process that was killed during a write
     try:
         with temporary.open("xb") as file:

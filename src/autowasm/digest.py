@@ -2,7 +2,7 @@
 
 sha256 identifies modules everywhere (ADR 4); sha512 is supported only because OCI allows it for manifests and layers.
 Invariants: every `Digest` and `Sha256Hex` is well formed, lower case, and safe as a file name and in a URL path; bytes that were
-hashed while they were written are trusted only as long as the file has the signature that it had after the last write; everything
+hashed while they were written are trusted only while the file keeps the signature that it had after the last write; everything
 else is hashed from the disk.
 """
 

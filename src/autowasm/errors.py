@@ -1,6 +1,6 @@
-"""Exceptions, one class for each thing that the caller does next (docs/architecture.md, Errors).
+"""Exceptions, one class for each reaction of the caller (docs/architecture.md, Errors).
 
-The cause is in `reason` (a condition reason, also a metric label) and in the message: what is wrong, where, and what to do.
+The cause is in `reason` (a condition reason, also a metric label) and in the message: the problem, its place, and the remedy.
 Invariants: a message never holds a credential or the query of a URL, so it can go into a status, an Event and a log as it
 is; an `Advice` names only flags, fields and commands of the program that reports the error.
 Not the errors of the Kubernetes API (see `kube/errors.py`).
@@ -49,7 +49,7 @@ class SpecError(AutoWasmError):
 
     @classmethod
     def joined(cls, errors: Sequence["SpecError"]) -> "SpecError":
-        """One error with the fields and problems of all, which are at least one; its message has the first ones."""
+        """One error with the fields and problems of all, at least one; its message has the first ones."""
         if len(errors) == 1:
             return errors[0]
         first, *others = errors
@@ -102,7 +102,7 @@ class SourceUnavailable(AutoWasmError):
 
 
 class ContentRejected(AutoWasmError):
-    """The bytes arrived and are not acceptable. Do not fetch the same bytes again."""
+    """The bytes arrived but are not acceptable. Do not fetch the same bytes again."""
 
     default_reason = Reason.CONTENT_REJECTED
 
@@ -134,7 +134,7 @@ def _one_line(text: str, *, most: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """How a user corrects the error, in the words of one program. Phrases for the end of a sentence."""
+    """The corrections of an error, in the terms of one program. Phrases for the end of a sentence."""
 
     ca_file: str
     insecure: str

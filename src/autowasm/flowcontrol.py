@@ -3,11 +3,11 @@
 Backoff: exponential, with a cap and jitter; pure arithmetic. Invariant: no delay exceeds `maximum × (1 + jitter)`.
 
 TokenBucket: at most `burst` events at once, and `rate` a second on average; golang.org/x/time/rate in small. Own code, because the
-libraries do not fit: aiolimiter only waits, and only on the event loop; limits counts on the time of day; pyrate-limiter has
+libraries do not fit: aiolimiter only waits, and only on the event loop; limits uses the time of day; pyrate-limiter has
 no reservations, and counts in whole milliseconds. The buckets of registries are used in threads, those of Events on virtual
 time in tests.
 
-Invariant of both: nothing here waits. The caller is refused, or is told how long to wait before it acts.
+Invariant of both: nothing here waits. The caller is refused, or gets the time to wait before it acts.
 """
 
 import random
@@ -48,7 +48,7 @@ class TokenBucket:
         self._at = clock()
 
     def try_acquire(self) -> bool:
-        """Take a token, if there is one now."""
+        """Take a token if one is available now."""
         self._refill()
         if self._tokens < 1.0:
             return False
@@ -56,13 +56,13 @@ class TokenBucket:
         return True
 
     def reserve(self) -> float:
-        """Take a token in any case. Returns the seconds until there is one for the caller; 0: now."""
+        """Take a token in any case. Returns the seconds until it is available to the caller; 0 means now."""
         self._refill()
         self._tokens -= 1.0
         return max(0.0, -self._tokens / self._rate)
 
     def cancel_waits(self) -> None:
-        """The callers that were told to wait did not: the next ones need not wait for them."""
+        """Cancel the waits of callers that did not wait, so that later callers need not wait for them."""
         self._refill()
         self._tokens = max(self._tokens, 0.0)
 

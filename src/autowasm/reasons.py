@@ -1,9 +1,9 @@
-"""Reason: why something failed, or the state that was reached, with its meaning.
+"""Reason: the cause of a failure or the state that was reached, with its meaning.
 
 The values are in the conditions of a status (`Loaded` has those of Pods too, see `controller/pods/loadreport.py`), in the errors of a
-start of wasmer, and in those of `wasmc`. docs/reference/conditions.md is generated from them. Not the reasons of Events (see
+start of wasmer, and in those of `wasmc`. docs/reference/conditions.md is generated from them. They exclude the reasons of Events (see
 `kube/recorder.py`). Invariants: a value never changes, because users write alerts on it; a reason of `Ready` is `Stalled` only if
-nothing but a change by a person can end it: deployment tools stop waiting there.
+only a change by a person can end it: deployment tools then stop waiting.
 """
 
 import enum
@@ -24,7 +24,7 @@ class Progress(enum.Enum):
 
 
 class Topic(enum.Enum):
-    """The sections of docs/reference/conditions.md. The value is the heading; `progress` is that of its reasons without their own."""
+    """The sections of docs/reference/conditions.md. The value is the heading; `progress` is the default for its reasons."""
 
     progress: Progress
 
@@ -61,7 +61,7 @@ class Reason(enum.StrEnum):
     def __new__(
         cls, value: str, topic: Topic, meaning: str, progress: Progress | None = None
     ) -> Self:
-        """The value alone is the string. `progress` None: as usual for the topic."""
+        """The value alone is the string. If `progress` is None, the topic's default applies."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.topic = topic

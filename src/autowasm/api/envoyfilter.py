@@ -1,6 +1,6 @@
 """The EnvoyFilter of an AutoWasm: `render` makes it, the other functions read it back. Pure.
 
-A real Envoy needed each difference to the reference sample (ADR 6). Invariants: the same input gives the same bytes; only
+Each difference from the reference sample is one that a real Envoy needs (ADR 6). Invariants: the same input gives the same bytes; only
 fields that Envoy and Istio know are emitted, because Envoy silently ignores an unknown field inside a TypedStruct.
 """
 
@@ -32,7 +32,7 @@ def render(
 ) -> dict[str, Any]:
     """The whole object, keys in sorted order. `resend`: how many times it was resent (ADR 17).
 
-    Namespace and name are the AutoWasm's. The owner reference is set if the AutoWasm has a uid (one from a directory has
+    Namespace and name are the AutoWasm's. The owner reference is set if the AutoWasm has a uid (one read from a directory has
     none).
     """
     variant = variant_of(autowasm, record, resend=resend)
@@ -55,7 +55,7 @@ def envoyfilter(
     patches_: list[dict[str, Any]],
     annotations: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The object around the patches: as `render` makes it."""
+    """The object around the patches, as `render` builds it."""
     spec = autowasm.spec
     result: dict[str, Any] = {
         "apiVersion": "networking.istio.io/v1alpha3",
@@ -105,7 +105,7 @@ def _metadata(
 
 
 def _referenced_service(cluster: str) -> str | None:
-    """`namespace/host` of the Service behind `outbound|PORT|SUBSET|HOST`; the host alone if it is not a Kubernetes Service's.
+    """`namespace/host` of the Service behind `outbound|PORT|SUBSET|HOST`; the host alone if it does not belong to a Kubernetes Service.
 
     None if istiod does not make the cluster from a Service, so it cannot omit the cluster.
     """
@@ -119,13 +119,13 @@ def _referenced_service(cluster: str) -> str | None:
 
 
 def resend_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
-    """How many times the live EnvoyFilter was resent for this module; 0 for another module."""
+    """The number of times that the live EnvoyFilter was resent for this module; 0 for another module."""
     found = map(wasmfilter.resend_of, patches.filters_of(envoyfilter))
     return next((each[1] for each in found if each is not None and each[0] == sha256), 0)
 
 
 def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
-    """The modules that its spec makes proxies fetch, each once. wasmer must serve them, whatever the annotations hold."""
+    """The modules that its spec makes proxies fetch, without duplicates. wasmer must serve them regardless of the annotations."""
     # Without a module: the tunnel's anchor (api/patches.py), or a manual edit.
     found = map(wasmfilter.module_of, patches.filters_of(envoyfilter))
     return tuple(dict.fromkeys(sha256 for sha256 in found if sha256 is not None))
@@ -134,7 +134,7 @@ def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
 def records_of(envoyfilter: Mapping[str, Any]) -> tuple[Record, ...]:
     """The records in its annotations, the newest first; during a staged rollout there may be two (ADR 39).
 
-    None of them if one is absent or unreadable, or if they and the spec name different modules.
+    Empty if a record is absent or unreadable, or if the records and the spec name different modules.
     """
     annotations = (envoyfilter.get("metadata") or {}).get("annotations") or {}
     texts = [
@@ -169,6 +169,6 @@ def plugin_config(filters: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | N
 def record_of(envoyfilter: Mapping[str, Any]) -> Record | None:
     """The record in its annotation; None if it is absent or unreadable, or if the spec names another module.
 
-    During a staged rollout: of the newer module.
+    During a staged rollout, the record of the newer module.
     """
     return next(iter(records_of(envoyfilter)), None)

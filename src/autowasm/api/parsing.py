@@ -1,4 +1,4 @@
-"""From a decoded document of the API server or a YAML file to a valid AutoWasm.
+"""Checks a decoded document of the API server or a YAML file, and converts it to a valid AutoWasm.
 
 The checks repeat those of the CRD's schema and add those that no schema can express: the CRD in a cluster may be older than
 wasmer, and standalone mode has none. Invariant: every refusal is a SpecError that names all wrong fields, as a user writes
@@ -82,7 +82,7 @@ def _check_config(spec: Spec) -> None:
 
 
 def _raised(check_: Callable[..., None], *arguments: Any) -> Iterator[SpecError]:
-    """The SpecError that a check raises, if any."""
+    """The SpecError raised by a check, or None."""
     try:
         check_(*arguments)
     except SpecError as error:
@@ -139,7 +139,7 @@ def _parse_url(url: str) -> None:
 
 
 def _instead_of_url(text: str) -> str:
-    """Where a module belongs whose address is no http URL."""
+    """The field for a module whose address is not an http URL."""
     if text.startswith(("file:", ".", "/")):
         return "; push the module to a registry, or serve it over http"
     if AUTOWASM.meant_by is not None and AUTOWASM.meant_by(OBJECT_URL, text) == IMAGE:
@@ -246,7 +246,7 @@ def _duration(path: str, text: str) -> float:
 
 
 def check_rollout(rollout: Rollout) -> None:
-    """Raises SpecError with all of `wrong_rollout`."""
+    """Raises SpecError with all errors that `wrong_rollout` returns."""
     errors = list(wrong_rollout(rollout))
     if errors:
         raise SpecError.joined(errors)
@@ -277,7 +277,7 @@ def _check_secret(secret: str | None) -> None:
 
 
 def _name_problem(name: str) -> str:
-    """Why it is no name of a Secret. Without the name: it may be the password itself."""
+    """The reason why it is not a valid Secret name. The text omits the name, which may be the password itself."""
     if not name:
         return "it is empty"
     if len(name) > _MAX_NAME_LENGTH:
@@ -320,7 +320,7 @@ _SPEC: Final = msgspec.json.Decoder(Spec)
 
 
 class _Document(Struct, rename="camel", forbid_unknown_fields=True):
-    """A whole object, to find its mistakes."""
+    """A whole object, used to find its mistakes."""
 
     metadata: Metadata
     spec: Spec
@@ -376,7 +376,7 @@ def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> Spe
         spec = msgspec.convert(found.corrected["spec"], _SPEC.type)
         values = list(_wrong_values(spec))
     except (msgspec.ValidationError, UnicodeEncodeError, KeyError, TypeError):
-        values = []  # what does not fit is reported already
+        values = []  # the values that do not fit are already reported
     for each in values:
         path = found.as_written(each.field)
         if not found.is_about(path):
@@ -421,7 +421,7 @@ def _copied(document: Any, path: str) -> str:
 
 
 def _understood(document: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The fields at the top that AutoWasm knows, or that are a field of its spec by name. All others are for Kubernetes."""
+    """The top-level fields that AutoWasm knows, or that have the name of a field of its spec. All others are for Kubernetes."""
     if document.keys() <= _AT_THE_TOP:
         return dict(document)
     top = sorted(_AT_THE_TOP - document.keys())

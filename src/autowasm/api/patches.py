@@ -2,9 +2,9 @@
 
 Invariants, for a proxy of any mesh (ADR 27, with the table of what istiod renders): the filter is exactly once in every
 inbound HTTP chain of every selected port; it is never in the tunnel of a mesh with the ambient profile; other filters keep
-their place in that tunnel; without such a tunnel, only the first patch of a port has an effect.
-During a staged rollout (ADR 39), proxies that are named get another filter: `staged_patches`. Invariant: of the two filters, a
-proxy has at most one, and one wherever it is selected.
+their place in that tunnel; without such a tunnel, only the first patch for a port has an effect.
+During a staged rollout (ADR 39), the named proxies get another filter: `staged_patches`. Invariant: of the two filters, a
+proxy has at most one, and a selected proxy has exactly one.
 Source: istio.io/istio, pilot/pkg/networking/core/envoyfilter/listener_patch.go and core/listener_inbound.go.
 """
 
@@ -41,7 +41,7 @@ Metadata = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An HTTP filter, and the listeners that it is for."""
+    """An HTTP filter, and the listeners in which it is inserted."""
 
     context: PatchContext
     ports: tuple[int, ...] | None
@@ -56,27 +56,27 @@ class Placed:
 
     @property
     def is_in_tunnel(self) -> bool:
-        """Whether its patches match the tunnel's listener, too, from which it must be removed."""
+        """Whether its patches also match the tunnel's listener, from which it must be removed."""
         inbound = self.context is PatchContext.SIDECAR_INBOUND
         return inbound and (self.ports is None or TUNNEL_PORT in self.ports)
 
     def is_beside(self, other: "Placed") -> bool:
-        """Whether the other one is for the same place in the same listeners."""
+        """Whether the other filter has the same place in the same listeners."""
         mine, theirs = set(self.ports or (None,)), set(other.ports or (None,))
         return (self.context, self.position, mine) == (other.context, other.position, theirs)
 
 
 def config_patches(placed: Placed) -> list[dict[str, Any]]:
-    """The patches that insert the filter where it is for. istiod applies them to each listener in order."""
+    """The patches that insert the filter in its listeners. istiod applies them to each listener in order."""
     return staged_patches(placed, None, ())
 
 
 def staged_patches(
     stable: Placed | None, target: Placed | None, proxies: Sequence[Metadata] | None
 ) -> list[dict[str, Any]]:
-    """The patches that insert `stable` in every proxy and `target`, of the same name, in `proxies` instead; None: in all.
+    """The patches that insert `stable` in every proxy but `target`, which has the same name, in `proxies` (None: in all proxies).
 
-    A REPLACE changes the first filter of a name, also one that another EnvoyFilter inserted, so the two need a name that no other filter has. It has an
+    A REPLACE changes the first filter with a name, even one that another EnvoyFilter inserted, so the name must be unique. It has an
     effect only after the INSERT. Without `stable`, `target` is inserted in `proxies` only.
     """
     patches = _inserted(stable, None) if stable is not None else []
@@ -97,7 +97,7 @@ def staged_patches(
 
 
 def copies(filter_: Filter) -> int:
-    """The number of patches that hold the filter, and so its configuration."""
+    """The number of patches that contain the filter and its configuration."""
     ports = len(filter_.apply_ports or ())
     inbound = filter_.context is PatchContext.SIDECAR_INBOUND
     return max(1, 2 * ports if inbound else ports)
@@ -154,7 +154,7 @@ def _inserted(placed: Placed, proxy: Metadata | None) -> list[dict[str, Any]]:
 def _taken_out(placed: Placed, proxy: Metadata | None) -> list[dict[str, Any]]:
     """Remove the filter from all listeners of a proxy, because the next one is for other listeners.
 
-    An older istiod removes filters before it inserts any: there a filter without effect stays, as in the tunnel.
+    An older istiod removes filters before it inserts any. With it, a filter without effect stays, as in the tunnel.
     """
     removed = {**_ANCHOR, "name": _REMOVED}
     return [
@@ -182,7 +182,7 @@ def _insert_inner(placed: Placed, port: int, proxy: Metadata | None) -> dict[str
 def _anchor(placed: Placed) -> tuple[dict[str, Any], str]:
     """The filter chain and the operation of the patch that inserts the filter.
 
-    With another filter in the chain INSERT_FIRST would have no effect where that one is absent.
+    If the match named another filter, INSERT_FIRST would have no effect in chains without that filter.
     """
     if placed.position is Position.FIRST:
         return {"filter": {"name": MANAGER}}, "INSERT_FIRST"

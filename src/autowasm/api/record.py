@@ -1,4 +1,4 @@
-"""Record: what a source resolved to. The EnvoyFilter's annotation and the status hold the same value.
+"""Record: the result of resolving a source. The EnvoyFilter's annotation and the status hold the same value.
 
 Invariant (ADR 7): a record holds no times and no credentials, so equal resolutions give equal annotations, and writing
 one twice changes nothing.
@@ -62,7 +62,7 @@ def load(text: str) -> Record | None:
 
 
 def belongs_to(record: Record, source: str) -> bool:
-    """True if the record is of this source, and names only what the source names.
+    """True if the record belongs to this source, and names nothing that the source does not name.
 
     A forged record must not make wasmer fetch from elsewhere: host and repository, or the URL, must be the source's.
     """

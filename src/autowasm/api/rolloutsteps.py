@@ -1,8 +1,8 @@
-"""`spec.rollout.steps`: what is refused, and how many Pods each step may give the new filter. Pure.
+"""`spec.rollout.steps`: the values that are refused, and the number of Pods that get the new filter in each step. Pure.
 
-A step is a count of Pods, or a percentage of the Pods that the selector matches. A last step, all Pods, follows the list.
-Invariants: every accepted list adds Pods at each step for some number of Pods; `size` is never zero, rounds percentages up, and
-never exceeds the number of Pods unless there is none.
+A step is a number of Pods, or a percentage of the Pods that the selector matches. A final step with all Pods follows the list.
+Invariants: for some number of Pods, each step of an accepted list adds Pods; `size` is never zero, rounds percentages up, and
+never exceeds the number of Pods unless that number is zero.
 """
 
 import re
@@ -27,7 +27,7 @@ def check(steps: tuple[Step, ...]) -> None:
 
 
 def wrong(steps: tuple[Step, ...]) -> Iterator[SpecError]:
-    """The steps that are not a count or a percentage, or add no Pod for any number of Pods."""
+    """The steps that are neither a count nor a percentage, or that never add a Pod, whatever the number of Pods."""
     if not steps:
         yield SpecError(PATH, "list at least one step, or omit the field to use 1, 10%, 50%")
     if len(steps) > MAX_STEPS:
@@ -49,7 +49,7 @@ def wrong(steps: tuple[Step, ...]) -> Iterator[SpecError]:
 
 
 def _problem(step: Step, count: int, percentage: int) -> str:
-    """Why a step cannot follow those with `count` and `percentage`; empty if it can."""
+    """The reason why a step cannot follow those with `count` and `percentage`; empty if it can."""
     if isinstance(step, int):
         if not 1 <= step <= MAX_COUNT:
             return f"a count must be from 1 to {MAX_COUNT}, not {str(step)[:40]}"
@@ -75,7 +75,7 @@ def _not_more(step: Step, kind: str) -> str:
 
 
 def size(step: Step, pods: int) -> int:
-    """The number of Pods that may have the new filter in this step, of `pods`. A percentage is rounded up."""
+    """The number of Pods, out of `pods`, that may have the new filter in this step. A percentage is rounded up."""
     if isinstance(step, int):
         return min(step, max(pods, 1))
     return max(1, -(-pods * int(step[:-1]) // 100))

@@ -1,8 +1,8 @@
 """The EnvoyFilter of an AutoWasm with `spec.rollout`: two variants of the filter, and which proxies have the newer one. Pure.
 
-Istio has no "all but": the stable variant is inserted in every proxy, and a REPLACE puts the target variant in its place where
+Istio has no "all but" match: the stable variant is inserted in every proxy, and a REPLACE puts the target variant in its place if
 a proxy's node metadata match (ADR 39). Invariants: the same input gives the same bytes; `variants_of` returns the variants that
-`render` wrote; the filter's name is the AutoWasm's own, because REPLACE changes the first filter of a name, also one of another vendor.
+`render` wrote; the filter's name is unique to the AutoWasm, because REPLACE changes the first filter with a name, even one of another vendor.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,8 +45,8 @@ def render(
 ) -> dict[str, Any]:
     """The whole object, keys in sorted order.
 
-    `stable` is for every proxy, `target` for `proxies` instead; None: for every proxy. Selector, priority and owner are the
-    AutoWasm's. Without both, or without `stable` while `proxies` is empty, there are no patches.
+    Every proxy gets `stable`, except that `proxies` (None: all proxies) get `target`. Selector, priority and owner are the
+    AutoWasm's. There are no patches if both are absent, or if `stable` is absent and `proxies` is empty.
     """
     if not proxies and proxies is not None:
         target = None
@@ -94,7 +94,7 @@ class Variants:
 
 @dataclass(frozen=True, slots=True)
 class Overridden:
-    """The plugin configurations of an EnvoyFilter, as they are in its patches, and the proxies with the second one."""
+    """The plugin configurations in the patches of an EnvoyFilter, and the proxies that have the second one."""
 
     base: Mapping[str, Any] | None
     override: Mapping[str, Any] | None
@@ -102,14 +102,14 @@ class Overridden:
     """The node metadata that the patches name; None: all proxies."""
 
     def has(self, *metadata: Metadata) -> bool:
-        """Whether a proxy with one of these has the override."""
+        """Whether a proxy with one of these values has the override."""
         if self.proxies is None:
             return self.override is not None
         return any(frozenset(one.items()) in self.proxies for one in metadata)
 
 
 def overridden(document: Mapping[str, Any]) -> Overridden:
-    """Read what each proxy has, also from an EnvoyFilter that was written without a rollout."""
+    """Read the configuration of each proxy. The EnvoyFilter may have been written without a rollout."""
     found = [each for each in patches.patches_of(document) if not _is_of_tunnel(each)]
     base = plugin_config(each.value for each in found if not _is_override(each))
     others = [each for each in found if _is_override(each)]
@@ -120,14 +120,14 @@ def overridden(document: Mapping[str, Any]) -> Overridden:
 
 
 def _metadata(patch: Patch) -> frozenset[tuple[str, str]]:
-    """The node metadata that it matches; empty, which no proxy has, for a manual edit of another form."""
+    """The node metadata that it matches; empty, which matches no proxy, after a manual edit of another form."""
     metadata = (patch.proxy or {}).get("metadata")
     items = metadata.items() if isinstance(metadata, Mapping) else ()
     return frozenset((str(name), str(value)) for name, value in items)
 
 
 def variants_of(document: Mapping[str, Any]) -> Variants:
-    """Read the variants back, also from an EnvoyFilter that was written without a rollout.
+    """Read the variants back. The EnvoyFilter may have been written without a rollout.
 
     Patches that another client changed into another form are skipped; the caller compares the digests with those of the status.
     """
@@ -153,7 +153,7 @@ def _is_override(patch: Patch) -> bool:
 
 
 def _is_replaced(patch: Patch) -> bool:
-    """Whether the target takes the stable filter's place, so that it has its listeners."""
+    """Whether the target replaces the stable filter, and so has the same listeners."""
     return (
         patch.operation == "REPLACE"
         and read_filter(patch.value, context=PatchContext.SIDECAR_INBOUND, ports=None) is not None
@@ -193,11 +193,11 @@ def capacity(
     target: Variant,
     proxies: Iterable[Metadata],
 ) -> int:
-    """How many of `proxies` patches can name, in one EnvoyFilter that is stored and read whole. At most `MAX_STAGED`."""
+    """The number of `proxies` that patches can name in one EnvoyFilter that is stored and read whole; at most `MAX_STAGED`."""
     longest = max(proxies, key=lambda one: sum(map(len, one.values())), default={"NAME": ""})
     placed, next_ = _placed(autowasm, stable, settings), _placed(autowasm, target, settings)
-    for_all: list[tuple[int, int]] = []  # of the patches that are there once
-    for_each: list[tuple[int, int]] = []  # of those that each name adds
+    for_all: list[tuple[int, int]] = []  # sizes of the patches that occur once
+    for_each: list[tuple[int, int]] = []  # sizes of the patches that each name adds
     for patch in patches.staged_patches(placed, next_, (longest,)):
         (for_each if "proxy" in patch["match"] else for_all).append(_costs(patch))
     fits = MAX_STAGED
@@ -209,7 +209,7 @@ def capacity(
 
 
 def _sums(costs: list[tuple[int, int]]) -> tuple[int, int]:
-    """Of patches in a list: each has a comma, or a bracket before it."""
+    """The size of patches in a list: a comma or a bracket precedes each."""
     return sum(size + 1 for size, _ in costs), sum(values + 1 for _, values in costs)
 
 

@@ -128,7 +128,7 @@ class NotRunningPod(Struct, frozen=True):
 
 
 class Pods(Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """`status.pods`: how many Pods the selector matches, and how many of them have a sidecar, the module, and the module running."""
+    """`status.pods`: the numbers of Pods that the selector matches, that have a sidecar, that have the module, and that run it."""
 
     matched: int
     injected: int
@@ -144,7 +144,7 @@ class Pods(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """When these values last changed, RFC 3339."""
 
     def without_running(self) -> "Pods":
-        """Without what is known of running modules."""
+        """The same counts without those of running modules."""
         return msgspec.structs.replace(self, running=UNSET, not_running=())
 
     def same(self, other: "Pods | UnsetType") -> bool:
@@ -162,7 +162,7 @@ class RolloutPhase(enum.Enum):
 
 
 class StepUnit(enum.Enum):
-    """`status.rollout.by`: what the patches of a step name."""
+    """`status.rollout.by`: the kind of object that the patches of a step name."""
 
     POD = "Pod"
     WORKLOAD = "Workload"
@@ -195,7 +195,7 @@ class StagedGroup(Struct, frozen=True, omit_defaults=True):
 
 
 class PodRequests(Struct, frozen=True, omit_defaults=True):
-    """Requests of one Pod of a step, since the step began. `pod`: as `namespace/name`."""
+    """Requests to one Pod of a step since the step began. `pod` is `namespace/name`."""
 
     pod: str
     requests: int = 0
@@ -203,7 +203,7 @@ class PodRequests(Struct, frozen=True, omit_defaults=True):
 
 
 class RolloutVerdict(Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """The last judgement of a step. Counts of requests begin with the step, or with the leader's watch if that is later."""
+    """The last judgement of a step. Requests are counted from the start of the step, or of the leader's watch if that is later."""
 
     pods: int = 0
     """Pods that the step has to prove."""
@@ -222,9 +222,9 @@ class RolloutVerdict(Struct, frozen=True, omit_defaults=True, rename="camel"):
 
 
 class RolloutStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """`status.rollout`: all that the next leader needs to continue (ADR 39). At most `MAX_STAGED` Pods and groups.
+    """`status.rollout`: everything that the next leader needs to continue (ADR 39). At most `MAX_STAGED` Pods and groups.
 
-    The durations count watched time only, so a clock that is set changes none of them; the times are for people.
+    The durations count watched time only, so setting a clock does not change them; the times are for people.
     """
 
     phase: RolloutPhase
@@ -330,7 +330,7 @@ def with_condition(
 ) -> tuple[Condition, ...]:
     """`conditions` with this one of type `kind`, its time as in `with_conditions`; None removes it.
 
-    They are in the order of `ConditionType`, so that the same conditions always give the same status.
+    They have the order of `ConditionType`, so that the same conditions always give the same status.
     """
     others = [one for one in conditions if one.type != kind.value]
     if condition is not None:

@@ -55,7 +55,7 @@ class PullPolicy(enum.Enum):
 
 
 class OnUnknown(enum.Enum):
-    """What a staged rollout does about a Pod of which nothing can be read from Envoy (ADR 39)."""
+    """How a staged rollout treats a Pod whose Envoy cannot be read (ADR 39)."""
 
     WAIT = "Wait"
     CONTINUE = "Continue"
@@ -119,7 +119,7 @@ class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class Rollout(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """`spec.rollout`: a changed filter reaches the Pods in steps (ADR 39). Absent: all Pods at once."""
+    """`spec.rollout`: a changed filter reaches the Pods in steps (ADR 39). If absent, it reaches all Pods at once."""
 
     steps: tuple[int | str, ...] = (1, "10%", "50%")
     """Counts of Pods and percentages (`rolloutsteps.py`); a step with all Pods follows."""
@@ -168,7 +168,7 @@ class AutoWasm(Struct, frozen=True):
     def pull_policy(self) -> PullPolicy:
         """The effective policy: if unset, `Always` for `:latest` or no tag, else `IfNotPresent`.
 
-        A digest never changes, so it is never resolved again, whatever the spec says.
+        A digest never changes, so it is never resolved again, whatever the policy in the spec.
         """
         image = self.image
         if image is None:

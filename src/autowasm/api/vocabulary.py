@@ -1,6 +1,6 @@
 """The words for field errors of an AutoWasm: allowed values, names of other APIs, and fields that are not supported.
 
-Invariant: every path is one of the schema, or of a field that it does not have; a test compares both.
+Invariant: every path is in the schema, or is that of a field that the schema does not have; a test compares both.
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ _PRIORITY: Final = "use spec.filter.position and spec.filter.priority for the or
 
 
 def _meant_by(path: str, value: object) -> str:
-    """The field that a value is for: `url` of a WasmPlugin is an image, unless it is an http URL."""
+    """The field to which a value belongs: `url` of a WasmPlugin is an image unless it is an http URL."""
     if path != OBJECT_URL or not isinstance(value, str):
         return path
     scheme, has_scheme, _ = value.partition("://")

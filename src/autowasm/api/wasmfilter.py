@@ -1,6 +1,6 @@
 """Envoy's Wasm HTTP filter with its PluginConfig and VmConfig, for the EnvoyFilter of every AutoWasm, staged or not. Pure.
 
-A staged rollout has a variant that the spec does not describe any more, so a filter is also read back. Invariant:
+A staged rollout has a variant that the spec no longer describes, so filters are also read back. Invariant:
 `read_filter` returns what `http_filter` wrote, whatever the settings.
 
 Source: Envoy, api/envoy/extensions/wasm/v3/wasm.proto.
@@ -89,7 +89,7 @@ def _duration(seconds: float) -> str:
 
 
 def module_of(value: Mapping[str, Any]) -> Sha256Hex | None:
-    """The module that an HTTP filter makes Envoy fetch; None for a filter that is not ours, and after a manual edit."""
+    """The module that an HTTP filter makes Envoy fetch; None for a filter that is not ours, or after a manual edit."""
     try:
         remote = value["typedConfig"]["value"]["config"]["vmConfig"]["code"]["remote"]
         return sha256_hex(remote["sha256"])
@@ -98,7 +98,7 @@ def module_of(value: Mapping[str, Any]) -> Sha256Hex | None:
 
 
 def resend_of(value: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The module in the filter's uri, and how many times it was resent; None if there is no such uri."""
+    """The module in the filter's uri, and the number of times that it was resent; None if there is no such uri."""
     try:
         config = value["typedConfig"]["value"]["config"]
         uri = config["vmConfig"]["code"]["remote"]["httpUri"]["uri"]
@@ -139,7 +139,7 @@ def read_filter(
 ) -> Variant | None:
     """The variant of an HTTP filter, without its record. None if it is not in our form: another filter, or a manual edit.
 
-    How the module is fetched is not part of a variant: it is rendered again from the current settings.
+    A variant does not include how the module is fetched: that is rendered again from the current settings.
     """
     sha256, resent = module_of(value), resend_of(value)
     if sha256 is None:

@@ -2,7 +2,7 @@
 
 Retries are in the work queue, and no worker waits for a fetch (`controller/fetchjobs.py`). Invariants: a module in the store
 has passed every check of ADR 5; a module that one credential may read is given to another only after that one has
-resolved it itself (ADR 19); credentials do not share failures; rejected bytes are not fetched again; the expected digest is
+resolved it (ADR 19); credentials do not share failures; rejected bytes are not fetched again; the expected digest is
 checked for each request, never for a flight that several requests share.
 """
 
@@ -81,7 +81,7 @@ class FetchAttempt:
 
 
 def check_promised(request: FetchRequest, module: FetchedModule) -> None:
-    """Raises ContentRejected (`DigestMismatch`, `Sha256Mismatch`) if the module has not the digest of the record or the spec."""
+    """Raises ContentRejected (`DigestMismatch`, `Sha256Mismatch`) if the module lacks the digest of the record or the spec."""
     record = request.record
     if record is not None and record.sha256 != module.sha256:
         raise ContentRejected(
@@ -102,7 +102,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ArtifactFetcher:
-    """Fetches modules into `store`. `sources` by the field of `spec.filter.source` that is set."""
+    """Fetches modules into `store`. The keys of `sources` are the fields of `spec.filter.source`."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class ArtifactFetcher:
         object_hosts: Callable[[str], tuple[str, ...] | None] = lambda _: None,
         peers: Peers | None = None,
     ) -> None:
-        """`object_hosts`: hosts that a namespace's policy allows for objects and their redirects; None: any."""
+        """`object_hosts`: the hosts that a namespace's policy allows for objects and their redirects; None allows any."""
         self._settings = settings
         self._store = store
         self._peers = peers
@@ -179,11 +179,11 @@ class ArtifactFetcher:
         return record if record is not None else attempt.record(pinned, module)
 
     async def access(self, request: FetchRequest) -> PullAccess:
-        """The credential that the request's Secret contains now. Raises as `fetch`; sends no request to the source."""
+        """The credential that the request's Secret contains now. Raises the errors of `fetch`; sends no request to the source."""
         return await self._access.read(request)
 
     async def has_moved(self, request: FetchRequest, known: Record) -> bool | None:
-        """Whether the source names other content than `known`; None: only a fetch can find out. Raises as `fetch`."""
+        """Whether the source names content other than `known`; None if only a fetch can find out. Raises the errors of `fetch`."""
         attempt = await self._attempt(request)
         source, credential = attempt.source, attempt.credential
         check = partial(source.has_moved, request.source, known, credential=credential)
@@ -198,7 +198,7 @@ class ArtifactFetcher:
         return moved
 
     async def prove(self, request: FetchRequest) -> None:
-        """Raises as `fetch` unless the request's own credential may read the content of its record. Downloads nothing."""
+        """Raises an error of `fetch` unless the request's own credential may read the content of its record. Downloads nothing."""
         attempt = await self._attempt(request)
         with self._explained(attempt):
             await self._pin(attempt)
@@ -284,7 +284,7 @@ class ArtifactFetcher:
     async def _counted(
         self, attempt: FetchAttempt, stage: str, work: Callable[[], Awaitable[T]]
     ) -> T:
-        """Run a step that asks the source, under its circuit breaker."""
+        """Run a step that sends requests to the source, under its circuit breaker."""
         self._breakers.check(attempt.key)
         try:
             with self._timed(attempt, stage):

@@ -1,13 +1,13 @@
-"""When a fetch may begin: FetchLimiter and CircuitBreakers (ADR 11).
+"""FetchLimiter and CircuitBreakers, which decide when a fetch may begin (ADR 11).
 
-FetchLimiter: how many fetches run at once, for a namespace, a host and in all, fair over namespaces. A fetch that joins another's flight
+FetchLimiter limits the concurrent fetches of a namespace, of a host and in total, fairly across namespaces. A fetch that joins another's flight
 needs no slot. Invariants: no limit is ever exceeded; a waiting namespace gets the next fitting slot after at most one grant to
 each other namespace, so one tenant's hundred hanging fetches delay no other tenant. A fetch that has held its slot for
 `long_after` seconds no longer counts for its host, so two tenants cannot block a host for a third (ADR 0021); it still counts
-for its namespace and in all. A last part of all slots is reserved for namespaces that hold none, whatever hosts the others'
+for its namespace and in total. Some of the slots are reserved for namespaces that hold none, whatever hosts the others'
 fetches hang on.
 
-CircuitBreakers: requests to a source pause after repeated failures. The retry of one AutoWasm is in the work queue. Invariant: keys
+CircuitBreakers pause the requests to a source after repeated failures. The work queue retries each AutoWasm. Invariant: keys
 are (host, repository, credential), so one tenant's bad secret or dead registry never stops another tenant's fetch.
 """
 
@@ -97,7 +97,7 @@ class FetchLimiter:
         waiter.granted.set_result(None)
 
     def _outlast(self, waiter: _Waiter) -> None:
-        """The fetch continues, but frees its slot at the host."""
+        """Free the slot at the host; the fetch continues."""
         self._overdue[waiter] = None
         self._make_long()
         self._grant()
@@ -170,7 +170,7 @@ class FetchLimiter:
                 granted = True
 
     def _next_that_fits(self, namespace: str) -> _Waiter | None:
-        """The namespace's next waiter, over its hosts in turn."""
+        """The namespace's next waiter, taking its hosts in turn."""
         if self._by_namespace[namespace] >= self._limits.per_namespace:
             return None
         for host, line in list(self._waiting[namespace].items()):
@@ -195,7 +195,7 @@ class FetchLimiter:
 
 
 def _add(counter: Counter[T], name: T, step: int) -> None:
-    """Add, and remove names at zero: namespaces come and go."""
+    """Add, and remove names whose count is zero, because namespaces come and go."""
     counter[name] += step
     if not counter[name]:
         del counter[name]
@@ -209,7 +209,7 @@ class _Circuit:
 
 
 class CircuitBreakers:
-    """State of each source key. `clock` in seconds, monotonic."""
+    """The state of each source key. `clock` is monotonic, in seconds."""
 
     def __init__(
         self, limits: FetchLimits, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
@@ -217,7 +217,7 @@ class CircuitBreakers:
         self._limits = limits
         self._clock = clock
         self._states: FIFOCache[SourceKey, _Circuit] = FIFOCache(_MAX_KEPT)
-        metrics.circuit_breakers_open.set_function(self._count_open)  # breakers close by time alone
+        metrics.circuit_breakers_open.set_function(self._count_open)  # breakers close with time alone
 
     def check(self, key: SourceKey) -> None:
         """Raises SourceUnavailable (`BackingOff`) while the key's breaker is open."""

@@ -1,8 +1,8 @@
 """ImageSource: modules from OCI registries, and pull_module, which finds and downloads the module of a resolved image.
 
 The protocol is in `registry/`, the choice of a layer in `registry/layouts.py`, the check of the module in `wasm/module.py`.
-`wasmer` and `wasmc` both use it. Invariants: the manifest that was resolved is fetched, by digest, whatever the tag names by
-now; of an artifact only its one content layer is downloaded; of an image, layers from the last to the first, and none after
+`wasmer` and `wasmc` both use it. Invariants: the resolved manifest is fetched by digest, whatever the tag names by
+now; for an artifact, only its one content layer is downloaded; for an image, layers from the last to the first, and none after
 the one that has `plugin.wasm` or `filter.wasm`; a file that a later layer deletes is not found; at most two layers are on
 disk at a time.
 """
@@ -53,7 +53,7 @@ class PulledModule:
 
 
 def known_sha256(layout: Layout) -> Sha256Hex | None:
-    """The module's sha256 if the manifest has it: for a layer that is the module itself, named by sha256."""
+    """The module's sha256 if the manifest has it: the layer is the module itself, and its digest is a sha256."""
     if layout.kind != "artifact":
         return None
     (content,) = layout.candidates
@@ -75,7 +75,7 @@ async def pull_module(
 ) -> PulledModule:
     """Write the module of `resolved` to `destination` (overwritten).
 
-    Layers of an image are stored in `workdir` meanwhile, under names that begin with the destination's. `on_bytes` as in
+    Meanwhile the layers of an image are in `workdir`, under names that begin with the destination's. `on_bytes` is that of
     `RegistryClient.download`. It takes at most `limits.fetch_timeout`. Raises the errors of `choose_layout`,
     `RegistryClient.download` and `wasm.archive`, and ContentRejected (`ModuleNotFoundInArchive`, `AmbiguousModule`,
     `TooLarge`). After an error the caller must remove a partial file at `destination`.
@@ -168,7 +168,7 @@ class _Puller:
     async def _read(
         self, candidate: LayerCandidate, path: Path, hidden: Hidden
     ) -> list[ArchiveMember]:
-        """The layer's modules that the layers above leave visible. Afterwards this layer hides files, too."""
+        """The layer's modules that the layers above leave visible. Adds the files that this layer hides to those hidden."""
         layer = await self.pools.parsing.run(
             read_layer, path, packing=candidate.packing.value, limits=self.limits
         )

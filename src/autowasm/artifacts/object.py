@@ -1,6 +1,6 @@
 """HttpObjectSource: a ModuleSource over http(s) servers of public objects.
 
-An object has no digest in its name: it is known by its URL and, if the server sends them, its validators. Invariant: the
+An object has no digest in its name: its URL identifies it, with its validators if the server sends them. Invariant: the
 result describes the bytes that were fetched, with the validators of that response.
 """
 

@@ -2,7 +2,7 @@
 
 Answers to peers are in `server/blobs.py`. Invariants: a request to a peer has a header that makes the peer answer at once from
 its store, so replicas never wait for one another in a circle; only bytes with the requested digest enter the store; an
-answer of a peer, or none, takes bounded time; with `hedged` peers delay the other source by `ALONE` seconds at most, and the
+request to a peer takes bounded time, even without an answer; with `hedged`, peers delay the other source by `ALONE` seconds at most, and
 error of a peer is never the one that is reported.
 """
 
@@ -77,11 +77,11 @@ class PeerList:
         self._ourselves.add(url)
 
     def refresh(self) -> None:
-        """Look the names up again now: no listed peer had the module."""
+        """Look up the names again now, because no listed peer had the module."""
         self._refresh_requested.set()
 
     async def run(self) -> None:
-        """Look names up every `lookup_interval` seconds, forever; after `refresh` at once, but at most once a second."""
+        """Look up the names every `lookup_interval` seconds, forever, and at once after `refresh`, but at most once a second."""
         settings = self._settings
         if not settings.host or settings.urls:
             return
@@ -97,7 +97,7 @@ class PeerList:
                 continue
 
     async def settled(self) -> None:
-        """Return after the first lookup, whatever its result: at a start, peers are asked before any other source.
+        """Return after the first lookup, whatever its result: after a start, peers are asked before any other source.
 
         Needs `run`; takes `lookup_timeout` seconds at most.
         """
@@ -157,7 +157,7 @@ PEER_HEADER: Final = "x-autowasm-peer"
 
 
 class PeerCopy(Enum):
-    """How a copy ended; the values are metric labels."""
+    """The result of a copy; the values are metric labels."""
 
     COPIED = "copied"
     ABSENT = "absent"
@@ -167,7 +167,7 @@ class PeerCopy(Enum):
 
 
 class Peers:
-    """Client of the peers. One for each process: an async context manager that holds the connections."""
+    """The client of the peers, one for each process: an async context manager that holds the connections."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class Peers:
         return self._list.known()
 
     async def settled(self) -> None:
-        """Return once the peers' addresses are known, or cannot be found now."""
+        """Return once the lookup of the peers' addresses has succeeded or failed."""
         await self._list.settled()
 
     async def copy(self, sha256: Sha256Hex) -> bool:
@@ -233,7 +233,7 @@ class Peers:
         return await self._join_copy(sha256, tries=self._settings.query_attempts)
 
     async def seek(self, sha256: Sha256Hex) -> bool:
-        """As `copy`, for a digest that no AutoWasm on this replica names.
+        """Like `copy`, for a digest that no AutoWasm on this replica names.
 
         Only a few run at a time, and a miss is remembered for a while: a client that invents digests must not cause traffic
         between the replicas.
@@ -281,7 +281,7 @@ class Peers:
         return outcome
 
     async def _from_any_peer(self, sha256: Sha256Hex, *, tries: int) -> PeerCopy:
-        """Ask all peers at once and copy from the fastest that has the blob; the next starts beside it if it takes long."""
+        """Ask all peers at once and copy from the fastest that has the blob. If it takes long, a copy from the next starts in parallel."""
         starting = asyncio.Lock()
         attempts = [
             asyncio.create_task(

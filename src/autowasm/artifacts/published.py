@@ -93,7 +93,7 @@ class PublishedModules:
         return sha256 in self._owners
 
     async def wait_known(self, sha256: Sha256Hex) -> None:
-        """Return once the digest is known. Meanwhile the peers are asked: one of them may know it already."""
+        """Return once the digest is known. Meanwhile the peers are asked, because one of them may already know it."""
         if self.is_known(sha256):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,6 +1,6 @@
-"""Pull secrets: from `spec.secret` to a Credential, read at every attempt, never listed, never cached (ADR 19).
+"""Pull secrets: reads the Credential named by `spec.secret` at every attempt; Secrets are never listed and never cached (ADR 19).
 
-Whether a credential is sufficient is the source's answer. Invariants: no message of this module shows a value of a Secret;
+The source decides whether a credential is sufficient. Invariants: no message of this module shows a value of a Secret;
 a login is taken from a Secret only for the registry that the Secret itself names, so an AutoWasm's author cannot send it
 elsewhere; a fetch for a namespace reads Secrets of that namespace only.
 """
@@ -82,7 +82,7 @@ async def access_for(
 ) -> PullAccess:
     """The credential for this repository: from `spec.secret`, else from the ServiceAccount's Secrets, else none.
 
-    Raises as `credential_for`. An error in a Secret of the ServiceAccount is logged and the Secret skipped: it is there for
+    Raises the errors of `credential_for`. An error in a Secret of the ServiceAccount is logged and the Secret skipped: it is there for
     other images too.
     """
     if secret is not None:
@@ -110,7 +110,7 @@ async def access_for(
 async def credential_for(
     reader: SecretReader, *, namespace: str, name: str, reference: ImageReference
 ) -> PullAccess:
-    """The Secret's credential for this repository; without credential (anonymous) if it has none for it.
+    """The Secret's credential for this repository; anonymous access if the Secret has none for it.
 
     Raises SourceDenied (`SecretNotFound`) and SpecError (`SecretInvalid`) naming the Secret.
     """
@@ -130,7 +130,7 @@ async def credential_for(
     try:
         credential = read(secret, reference)
     except SpecError as error:
-        # Not InvalidSpec: the object is right, and a fix of the Secret is enough.
+        # Not InvalidSpec: the object is valid, and correcting the Secret is enough.
         raise _invalid(name, error.problem) from error
     return PullAccess(credential, secret.uid) if credential is not None else PullAccess()
 

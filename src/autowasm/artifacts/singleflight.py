@@ -1,6 +1,6 @@
-"""Single flight: callers that want the same thing at the same time share one run of the work.
+"""Single flight: callers that request the same work at the same time share one run of it.
 
-It is not a cache: the result goes to the waiting callers and is then dropped. Invariants: the work for one key never runs
+It is not a cache: the waiting callers get the result, and it is then dropped. Invariants: the work for one key never runs
 twice at once; it runs in the first slot that any of its callers is granted, so no caller waits in another tenant's queue;
 it is cancelled when its last caller leaves.
 """

@@ -43,7 +43,7 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What a source resolved to, before its bytes are fetched."""
+    """The content to which a source resolved, before its bytes are fetched."""
 
     image: str = ""
     """`host/repository@sha256:…`."""
@@ -99,14 +99,14 @@ class ModuleSource(Protocol):
         """The key under which this source's failures are counted."""
 
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
-        """Ask the server what the source names now. This also proves that this credential may read it."""
+        """Ask the server for the content that the source names now. This also proves that this credential may read it."""
 
     async def has_moved(
         self, source: Source, known: Record, *, credential: Credential | None
     ) -> bool | None:
-        """Whether the source now names other content than `known`. Sends as few requests as possible.
+        """Whether the source now names content other than `known`. Sends as few requests as possible.
 
-        None if only a fetch can tell.
+        None if only a fetch can find out.
         """
 
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:

@@ -1,6 +1,6 @@
 """DiskQuota, the choice of the blobs to evict, and the Evictor that removes them.
 
-The decision that something must be evicted is in `admission.py` and `retention.py`. Invariants: a blob in a history is
+`admission.py` and `retention.py` decide when to evict. Invariants: a blob in a history is
 evicted after all blobs that no owner names; among equals the least recently used comes first; never more blobs are chosen
 than the size needs, and none if all together are too small; a blob that is needed at the moment of its removal stays.
 """
@@ -28,10 +28,10 @@ ANY_NAMESPACE: Final = ""
 
 
 class StoredBlobs(Protocol):
-    """The part of a store that the quota reads."""
+    """The part of a store that the quota uses."""
 
     def __contains__(self, sha256: object) -> bool:
-        """Whether it is stored."""
+        """Whether the blob is stored."""
 
     def size(self, sha256: Sha256Hex) -> int:
         """Bytes."""
@@ -129,7 +129,7 @@ class DiskQuota:
         sha256: Sha256Hex | None = None,
         size: int | None = None,
     ) -> Iterator[_Reservation]:
-        """As `Admission.reserve` in `store.py`."""
+        """See `Admission.reserve` in `store.py`."""
         reservation = _Reservation(self, namespace, owner, sha256, size or 0)
         self._check_share(reservation)
         self._reservations.add(reservation)
@@ -270,7 +270,7 @@ class Evictor:
         ]
 
     async def remove(self, blobs: Iterable[EvictionCandidate], reason: str) -> None:
-        """Remove those of `blobs` that are still not needed. Raises StorageError."""
+        """Remove the blobs that are still not needed. Raises StorageError."""
         for each in blobs:
             if await self._store.discard(each.sha256, unless=self._quota.is_needed):
                 self._metrics.blobs_evicted.labels(reason).inc()

@@ -74,7 +74,7 @@ T = TypeVar("T")
 
 
 async def finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], object]) -> T:
-    """As `pool.run`, but if the caller is cancelled while `job` runs, the result goes to `abandoned`, on the loop."""
+    """Like `pool.run`, but if the caller is cancelled while `job` runs, the result goes to `abandoned`, on the loop."""
     loop = asyncio.get_running_loop()
     future = pool.submit(job)
 
@@ -96,7 +96,7 @@ _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class DamagedBlob(Exception):
-    """A stored file whose bytes do not have the digest in its name. The argument is what was found instead."""
+    """A stored file whose bytes do not have the digest in its name. The argument describes what was found instead."""
 
 
 def scan(directory: Path) -> tuple[dict[Sha256Hex, int], list[str]]:
@@ -173,7 +173,7 @@ def _require(fd: int, sha256: Sha256Hex) -> None:
 
 
 def verify(path: Path, sha256: Sha256Hex) -> Signature:
-    """As `open_verified`, but only the check."""
+    """The check of `open_verified` alone."""
     fd, signature = open_verified(path, sha256, known=None)
     os.close(fd)
     return signature
@@ -238,7 +238,7 @@ def remove(path: Path) -> None:
 
 
 def remove_older(directory: Path, seconds: float, *, keep: frozenset[Path] = frozenset()) -> None:
-    """Remove files in `directory`, except `keep`, that were not modified for so long by the time of day. They must be disposable."""
+    """Remove files in `directory`, except `keep`, that were not modified for that long by the time of day. They must be disposable."""
     limit = time.time() - seconds
     with contextlib.suppress(FileNotFoundError):  # another cleanup may have removed it
         _remove(

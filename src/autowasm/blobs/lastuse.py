@@ -132,7 +132,7 @@ class LastUse:
         return changed
 
     def served(self, sha256: Sha256Hex, monotonic: float) -> None:
-        """The blob was served at that time."""
+        """Record that the blob was served at that time."""
         if sha256 in self._used:
             self._used[sha256] = max(self._used[sha256], self.clock.at(monotonic))
 

@@ -1,8 +1,8 @@
 """Retention: which blobs stay and which are evicted (ADR 16).
 
 Which owners need a blob is in `pins.py`, room for new blobs in `admission.py`. Invariants: a published blob is never removed;
-nothing is removed before every owner has reported (`Pins.complete`); a blob that no owner names is evicted a grace period
-after the last time that one did, or earlier if the budget needs its place.
+nothing is removed before every owner has reported (`Pins.complete`); an unnamed blob is evicted a grace period
+after an owner last named it, or earlier if the budget needs its place.
 """
 
 import asyncio

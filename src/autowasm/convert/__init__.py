@@ -1,1 +1,1 @@
-"""Other objects that put Wasm filters into Envoys, as AutoWasms. Pure."""
+"""Converts other objects that put Wasm filters into Envoys to AutoWasms. Pure."""

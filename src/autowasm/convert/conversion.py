@@ -1,6 +1,6 @@
-"""What a conversion is made of: the AutoWasms, and all that they cannot express.
+"""The result of a conversion: the AutoWasms, and everything that they cannot express.
 
-Invariant: a field of the source is in an AutoWasm, has no effect at its origin, or is named by a `Loss`.
+Invariant: each field of the source is in an AutoWasm, has no effect at its origin, or is named by a `Loss`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ GATEWAY_NAME_LABEL: Final = "gateway.networking.k8s.io/gateway-name"
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`path` is the field at its origin, such as `spec.phase`; `problem` says what becomes of it, or what to do."""
+    """`path` is the field at its origin, such as `spec.phase`; `problem` describes the consequence, or the action to take."""
 
     path: str
     problem: str
@@ -31,7 +31,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Conversion:
-    """The result for one object. `notes` are what differs without a loss."""
+    """The result for one object. `notes` are the differences without a loss."""
 
     autowasms: list[dict[str, Any]] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is converted at once: an object may refer to another one. `gateway`: selectors match gateways, even if labels do not tell."""
+    """The objects converted together, because one may refer to another. `gateway`: selectors match gateways, whatever their labels."""
 
     objects: Sequence[Document] = ()
     gateway: bool = False
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """One context of the filter, with its ports; None: all."""
+    """One context of the filter, with its ports; None means all ports."""
 
     context: PatchContext
     ports: tuple[int, ...] | None = None
@@ -69,7 +69,7 @@ def autowasms(
     directions: Iterable[Direction],
     suffix: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """An AutoWasm for each direction, with the names of the source and of the direction if there are several.
+    """One AutoWasm for each direction, named after the source and, if there are several, the direction.
 
     `spec` has `filter`, `selector` and `secret`, without context and ports.
     """
@@ -95,7 +95,7 @@ def autowasms(
 def directions(
     matches: Iterable[tuple[PatchContext, Iterable[int]]],
 ) -> list[Direction]:
-    """One for each context, with the ports of all its matches; a match without ports is for all of them."""
+    """One for each context, with the ports of all its matches; a match without ports covers all of them."""
     ports: dict[PatchContext, set[int] | None] = {}
     for context, found in matches:
         numbers, known = set(found), ports.get(context, set())
@@ -115,7 +115,7 @@ def target_refs(spec: Document) -> list[Mapping[str, Any]]:
 
 
 def first_gateway(conversion: Conversion, gateways: Sequence[str]) -> str | None:
-    """The Gateway that an AutoWasm selects; the others are named as lost."""
+    """The Gateway that an AutoWasm selects; the others are reported as lost."""
     for name in gateways[1:]:
         conversion.lose(
             "spec.targetRefs",
@@ -150,7 +150,7 @@ def texts(parent: object, name: str) -> list[str]:
 
 
 def whole_number(conversion: Conversion, parent: object, name: str, *, path: str) -> int | None:
-    """The whole number of this name. Another value, which no API server accepts, is named as lost."""
+    """The integer of this name. Any other value, which no API server accepts, is reported as lost."""
     found = parent.get(name) if isinstance(parent, Mapping) else None
     if found is None or (isinstance(found, int) and not isinstance(found, bool)):
         return found
@@ -165,7 +165,7 @@ def items(parent: object, name: str) -> list[Mapping[str, Any]]:
 
 
 def pinned(image: str, sha256: str) -> str:
-    """The image by the digest of its manifest, in the place of a tag."""
+    """The image by the digest of its manifest instead of a tag."""
     repository, colon, tag = image.rpartition(":")
     return f"{repository if colon and '/' not in tag else image}@sha256:{sha256}"
 
@@ -176,7 +176,7 @@ def secret_name(reference: str) -> str:
 
 
 def is_gateway(labels: Mapping[str, Any]) -> bool:
-    """Whether these labels are those that the charts of Istio and Higress, and Istio's Gateway controller, give a gateway."""
+    """Whether these are the labels that the charts of Istio and Higress, or Istio's Gateway controller, give a gateway."""
     if any(key in labels for key in (GATEWAY_NAME_LABEL, "higress", "istio")):
         return True
     return str(labels.get("app", "")).startswith("istio-")

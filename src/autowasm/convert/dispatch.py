@@ -1,4 +1,4 @@
-"""Which conversion is for which object."""
+"""Chooses the conversion for an object."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,10 +9,10 @@ from autowasm.convert.conversion import Batch, Conversion, Document
 
 
 class Converter(Protocol):
-    """Makes AutoWasms of one object."""
+    """Converts one object to AutoWasms."""
 
     def __call__(self, source: Document, batch: Batch, /) -> Conversion:
-        """`batch` has all objects, also this one."""
+        """`batch` has all objects, including this one."""
 
 
 CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""EnvoyFilters, written by hand or by a tool, that insert HTTP filters with remote Wasm.
+"""Converts EnvoyFilters, written by hand or by a tool, that insert HTTP filters with remote Wasm.
 
 Sources: istio.io/api networking/v1alpha3/envoy_filter.proto; Envoy's extensions/wasm/v3/wasm.proto. A field may have either of
 protobuf's JSON names, `vmConfig` or `vm_config`.
@@ -71,7 +71,7 @@ _CONTEXTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A filter, and where a patch inserts it."""
+    """A filter, and the place in which a patch inserts it."""
 
     filter: Mapping[str, Any]
     secret: str
@@ -81,7 +81,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Extension:
-    """The configuration of a filter that another patch inserts by this name. `path` names the object, if it is another one."""
+    """The configuration of a filter that another patch inserts by this name. `path` names the object if it is a different one."""
 
     value: Mapping[str, Any]
     path: str
@@ -102,7 +102,7 @@ def has_wasm(source: Document) -> bool:
 
 
 def envoy_filter(source: Document, batch: Batch) -> Conversion:
-    """An AutoWasm for each Wasm filter and context; patches that differ only in the port become one."""
+    """One AutoWasm for each Wasm filter and context; patches that differ only in the port are merged."""
     conversion, spec = Conversion(), mapping(source, "spec")
     unknown_fields(
         conversion,
@@ -207,7 +207,7 @@ def _visible(source: Document, batch: Batch) -> dict[str, _Extension]:
 
 
 def _used(conversion: Conversion, name: str, source: Document, batch: Batch, *, path: str) -> None:
-    """Name an extension that no filter of the batch uses."""
+    """Report an extension that no filter of the batch uses."""
     namespace = _namespace(source)
     for each in (source, *batch.objects):
         if each.get("kind") != "EnvoyFilter":
@@ -326,7 +326,7 @@ def _placed(
     if of_gateway is not None:
         port = int(of_gateway[1])
     if (
-        named == INNER  # an AutoWasm is for the tunnel of ambient workloads, too
+        named == INNER  # an AutoWasm also applies to the tunnel of ambient workloads
         or (named == _VIRTUAL_INBOUND and context == "SIDECAR_INBOUND")
         or of_gateway is not None
     ):
@@ -380,7 +380,7 @@ def _filter(
 
 
 def _source(conversion: Conversion, code: Mapping[str, Any], *, path: str) -> dict[str, Any] | None:
-    """`source` and `sha256`, which is that of the manifest for an image."""
+    """`source` and `sha256`; for an image, the latter is that of the manifest."""
     remote = mapping(code, "remote")
     uri, sha256 = text(mapping(remote, "httpUri"), "uri"), text(remote, "sha256")
     if sha256 == _NO_SHA256:
@@ -451,7 +451,7 @@ def _configuration(
 
 
 def _camel(value: Any) -> Any:
-    """With the lower camel case names of protobuf's JSON, but for what users chose: the configuration and the variables."""
+    """The same with protobuf's lower camel case JSON names, except for names that users chose: the configuration and the variables."""
     if isinstance(value, list):
         return [_camel(one) for one in value]
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Envoy Gateway's EnvoyExtensionPolicy: its Wasm extensions, for a gateway that Istio runs.
+"""Converts the Wasm extensions of Envoy Gateway's EnvoyExtensionPolicy, for a gateway that Istio runs.
 
 Source: envoyproxy/gateway api/v1alpha1/wasm_types.go and envoyextensionypolicy_types.go.
 """
@@ -129,7 +129,7 @@ def _behaviour(conversion: Conversion, extension: Document, *, path: str) -> dic
         made["rootID"] = extension["rootID"]
     if "config" in extension and extension["config"] is not None:
         config = extension["config"]
-        # Envoy Gateway gives the filter JSON, so a text with its quotes. Source: `wasmConfig` in internal/xds/translator/wasm.go.
+        # Envoy Gateway gives the filter JSON, so a string keeps its quotes. Source: `wasmConfig` in internal/xds/translator/wasm.go.
         is_object = isinstance(config, Mapping)
         made["pluginConfig"] = config if is_object else json.dumps(config, ensure_ascii=False)
     if extension.get("failOpen") is True:

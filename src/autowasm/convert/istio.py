@@ -1,4 +1,4 @@
-"""Istio's WasmPlugin and TrafficExtension, and Higress' WasmPlugin.
+"""Converts Istio's WasmPlugin and TrafficExtension, and Higress' WasmPlugin.
 
 Sources: istio.io/api extensions/v1alpha1/wasm.proto and traffic_extension.proto; istio.io/istio pilot/pkg/model/extensions.go and
 pilot/pkg/model/push_context.go (`WasmPluginsByListenerInfo`, the order); alibaba/higress pkg/ingress/config/ingress_config.go
@@ -54,7 +54,7 @@ _MODES: Final = ("CLIENT", "SERVER", "CLIENT_AND_SERVER", "UNDEFINED")
 
 
 def wasm_plugin(source: Document, batch: Batch) -> Conversion:
-    """An AutoWasm for each direction."""
+    """One AutoWasm for each direction."""
     conversion, spec = Conversion(), mapping(source, "spec")
     unknown_fields(conversion, spec, (*_SELECTION, *_MODULE), path="spec")
     _convert(conversion, source, spec, spec, path="spec", gateway=batch.gateway)
@@ -62,7 +62,7 @@ def wasm_plugin(source: Document, batch: Batch) -> Conversion:
 
 
 def traffic_extension(source: Document, batch: Batch) -> Conversion:
-    """As `wasm_plugin`; the module is in `spec.wasm`."""
+    """Like `wasm_plugin`; the module is in `spec.wasm`."""
     conversion, spec = Conversion(), mapping(source, "spec")
     if spec.get("lua"):
         conversion.lose("spec.lua", "is Lua, but wasmer delivers only WebAssembly: keep it")
@@ -75,7 +75,7 @@ def traffic_extension(source: Document, batch: Batch) -> Conversion:
 
 
 def higress_plugin(source: Document, batch: Batch) -> Conversion:
-    """As `wasm_plugin`, for Higress' gateways, whatever the selector says."""
+    """Like `wasm_plugin`, for Higress' gateways, whatever the selector."""
     del batch
     conversion, spec = Conversion(), mapping(source, "spec")
     unknown_fields(conversion, spec, (*_SELECTION, *_MODULE, *_HIGRESS), path="spec")
@@ -156,7 +156,7 @@ def _convert(
     if position is not None:
         filter_["position"] = position
     if priority := whole_number(conversion, spec, "priority", path="spec"):
-        # Each filter that is inserted first is before those inserted earlier, so there the greater number is first, too.
+        # A filter that is inserted first precedes those inserted earlier, so the greater number is first there, too.
         filter_["priority"] = priority if position is not None else -priority
     made: dict[str, Any] = {}
     if module.get("imagePullSecret"):
@@ -169,7 +169,7 @@ def _convert(
 
 
 def _selector(conversion: Conversion, spec: Document) -> tuple[Mapping[str, Any], bool] | None:
-    """The labels, and whether they are a gateway's; None if nothing can be selected."""
+    """The labels, and whether they belong to a gateway; None if nothing can be selected."""
     refs = target_refs(spec)
     if not refs:
         unknown_fields(
@@ -207,7 +207,7 @@ def _filter(conversion: Conversion, module: Document, *, path: str) -> dict[str,
             conversion.lose(f"{path}.imagePullPolicy", f"{policy!r} is not a policy of Istio's API")
     if name := module.get("pluginName"):
         made["rootID"] = name
-    if config := module.get("pluginConfig"):  # an empty one is none in Istio, too
+    if config := module.get("pluginConfig"):  # Istio, too, treats an empty one as absent
         made["pluginConfig"] = config
     strategy = text(module, "failStrategy")
     if strategy and strategy != "FAIL_CLOSE":
@@ -220,7 +220,7 @@ def _filter(conversion: Conversion, module: Document, *, path: str) -> dict[str,
 
 
 def _source(conversion: Conversion, module: Document, *, path: str) -> dict[str, Any] | None:
-    """`source`, and `sha256` of an object. A reference without a scheme is that of an image."""
+    """`source`, and `sha256` of an object. A reference without a scheme names an image."""
     url, sha256 = text(module, "url"), text(module, "sha256")
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "file":
@@ -257,7 +257,7 @@ def _environment(conversion: Conversion, module: Document, *, path: str) -> list
 
 
 def _position(conversion: Conversion, spec: Document, placed: Iterable[Direction]) -> str | None:
-    """The place in the chain. The order there: `buildHTTPConnectionManager` in pilot/pkg/networking/core/listener_builder.go."""
+    """The place in the chain, whose order is that of `buildHTTPConnectionManager` in pilot/pkg/networking/core/listener_builder.go."""
     phase = text(spec, "phase")
     if phase == "AUTHN":
         conversion.note(
@@ -284,7 +284,7 @@ def _position(conversion: Conversion, spec: Document, placed: Iterable[Direction
 def _directions(
     conversion: Conversion, spec: Document, labels: Mapping[str, Any], *, gateway: bool
 ) -> list[Direction]:
-    """Where the filter runs: an AutoWasm for each."""
+    """The directions in which the filter runs, each of which becomes an AutoWasm."""
     matches: list[tuple[PatchContext, set[int]]] = []
     for number, one in enumerate(items(spec, "match") or [{}]):
         unknown_fields(conversion, one, ("mode", "ports"), path=f"spec.match[{number}]")

@@ -1,6 +1,6 @@
 """Field errors, as Kubernetes' `field.Error`: each value that does not fit a msgspec Struct, with its field and the correction.
 
-`find` runs after msgspec has refused a value; a valid one never comes here. Invariants: a refused value has at least one
+`find` runs only after msgspec has refused a value. Invariants: a refused value has at least one
 error; the number of errors, of examined items and of compared names is bounded, so that hostile input costs little; no
 text holds the content of a list or a mapping, or the query or the user of a URL.
 """
@@ -127,7 +127,7 @@ class Schema:
 
 
 def similar(name: str, names: Sequence[str]) -> str | None:
-    """The one of `names` that `name` is a misspelling of: it differs in case, punctuation or a few letters, or is a part of it."""
+    """The name in `names` that `name` misspells: it differs in case, punctuation or a few letters, or is a part of it."""
     plain = _plain(name)
     by_plain = {_plain(each): each for each in names}
     if plain in by_plain:
@@ -227,14 +227,14 @@ class _Search:
         value: Mapping[Any, Any],
         kind: inspect.StructType,
     ) -> bool:
-        """Whether an unknown field is an error. If the Struct allows others, that is one of another level, or a misspelt one."""
+        """Whether an unknown field is an error. If the Struct allows others, only a field of another level or a misspelt one is."""
         if kind.forbid_unknown_fields or self._elsewhere(name):
             return True
         missing = [each for each, one in fields.items() if one.required and each not in value]
         return similar(name, missing) is not None
 
     def remaining(self) -> tuple[FieldError, ...]:
-        """The errors without the missing fields that were found at another place."""
+        """The errors, except those for missing fields that were found at another place."""
         elsewhere = {
             error
             for error, place in self._missing
@@ -306,7 +306,7 @@ class _Search:
         return None
 
     def _elsewhere(self, name: str) -> list[str]:
-        """The fields of this name at other places, but for those of items of a list, which have common names."""
+        """The fields of this name at other places, except those of list items, which have common names."""
         plain = _plain(name)
         return [
             path
@@ -520,7 +520,7 @@ def _quoted(text: str) -> str:
 
 
 def _unquoted(value: str, kind: inspect.Type) -> str:
-    """The correction of a number or boolean in quotes, or of a string in the place of a list or mapping with one field."""
+    """The correction of a number or boolean in quotes, or of a string instead of a list or mapping with one field."""
     if isinstance(kind, _NUMBERS) and _NUMBER.match(value):
         return "remove the quotes"
     if isinstance(kind, inspect.BoolType) and value.lower() in {"true", "false"}:

@@ -1,4 +1,4 @@
-"""YAML text to nodes with their positions, from the events of libyaml, of which go-yaml 2 is a translation.
+"""Parses YAML text to nodes with their positions, from the events of libyaml, of which go-yaml 2 is a translation.
 
 Only libyaml's parser is used: PyYAML's own scanner refuses tabs that libyaml accepts, and its constructors use other types than
 Go. Invariants: the result is nodes or `Unreadable`; a message never quotes the text; nesting is bounded before any recursion.
@@ -149,7 +149,7 @@ def dashes(text: str, root: Node) -> list[int]:
 
 
 def check_keys(text: str) -> None:
-    """Raises Unreadable for a key that is no text, and for a duplicate key: YAML readers silently use the last one."""
+    """Raises Unreadable for a key that is not text, and for a duplicate key: YAML readers silently use the last one."""
     root, _ = first_document(text)
     left = [root] if root is not None else []
     while left:
@@ -189,7 +189,7 @@ def _readable(events: Any, text: str, first_line: int) -> Iterator[Any]:
 
 
 def _check_tag(event: Any, text: str, first_line: int) -> None:
-    """Refuse a comma directly after a tag: in go-yaml it belongs to the tag, so `[!a, b]` has one item there, two here."""
+    """Refuse a comma directly after a tag: in go-yaml it belongs to the tag, so `[!a, b]` has one item in go-yaml, two here."""
     if isinstance(event, yaml.ScalarEvent) and not event.value:
         begin, end = _place(event.start_mark).index, _place(event.end_mark).index
         if text[end : end + 1] == "," and _TAG_AT_END.search(text[begin:end]):

@@ -59,7 +59,7 @@ class Manifests:
 
 
 def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
-    """Every object, and the items of every List. Raises Unreadable.
+    """All objects, including the items of every List. Raises Unreadable.
 
     Bounds: `file_bytes` for the file, and for each document as JSON with expanded aliases; `object_bytes` for an object.
     """
@@ -356,7 +356,7 @@ def _not_json(word: str) -> Any:
 
 
 def _whole_text(value: Any, depth: int) -> Any:
-    """Replace half of a surrogate pair by U+FFFD, as Go does. Raises Unreadable for too deep nesting."""
+    """Replace half of a surrogate pair with U+FFFD, as Go does. Raises Unreadable if the nesting is too deep."""
     if depth > MAX_NESTING:
         raise Unreadable(TOO_DEEP)
     if isinstance(value, str):

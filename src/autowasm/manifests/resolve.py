@@ -60,7 +60,7 @@ _EXPONENT_FROM: Final = 1e21
 
 
 class Unfit(ValueError):
-    """The scalar does not fit its tag, or is no number in JSON. The message does not hold the scalar."""
+    """The scalar does not fit its tag, or is not a number in JSON. The message omits the scalar."""
 
 
 def resolve(tag: str | None, text: str, *, plain: bool) -> Scalar:

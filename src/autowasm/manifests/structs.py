@@ -1,6 +1,6 @@
-"""Plain values to msgspec Structs, with errors as the author of a file reads them: the path of the field, and the problem.
+"""Converts plain values to msgspec Structs, with errors for the author of a file: the path of the field, and the problem.
 
-Invariant: the type's own checks decide; this module only finds the words.
+Invariant: the type's own checks decide; this module only words the error.
 """
 
 import re

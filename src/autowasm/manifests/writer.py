@@ -1,4 +1,4 @@
-"""Data to YAML that every reader parses to the same data: Envoy's yaml-cpp, kubectl's go-yaml, PyYAML and others.
+"""Writes YAML that every reader parses to the same data: Envoy's yaml-cpp, kubectl's go-yaml, PyYAML and others.
 
 Invariants: text is unquoted only if it is a word that is text in every YAML reader; all other text is in double quotes, with
 escapes that YAML and JSON share, on one line; `read_back` reads files of earlier versions as they were meant.

@@ -1,6 +1,6 @@
-"""Attributes of a stream, as properties: request, response, connection and their like, for a proxy in its default set-up.
+"""Attributes of a stream, as properties: request, response, connection and so on, for a proxy with default settings.
 
-Invariant: an attribute is there in the phases in which Envoy has it. Addresses and names are those of an example; the caller
+Invariant: an attribute is present in the phases in which Envoy has it. Addresses and names are examples; the caller
 of the sandbox replaces them.
 
 Sources: envoy source/extensions/filters/common/expr/context.cc `RequestWrapper` and its like; source/docs "Attributes".
@@ -30,10 +30,10 @@ def http_date(time: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class HttpFacts:
-    """What is known of an HTTP stream at a moment. Headers are None where the module cannot reach them.
+    """The state of an HTTP stream at one moment. Headers are None if the module cannot reach them.
 
     Sizes are bytes of bodies. `is_routed`: the request was passed on; `is_connected`: there is a connection to the service;
-    `has_ended`: the stream is over. `status` is that of the response, 0 before. `began` in nanoseconds
+    `has_ended`: the stream is over. `status` is that of the response, 0 before it. `began` in nanoseconds
     since 1970, `elapsed` in nanoseconds.
     """
 

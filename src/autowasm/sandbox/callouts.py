@@ -1,9 +1,9 @@
-"""Calls of a module to clusters: what it asked, and what the caller of the sandbox answers.
+"""Calls of a module to clusters: its requests, and the answers that the caller of the sandbox gives.
 
 Invariant: nothing leaves this process.
 
 Sources: envoy source/extensions/common/wasm/context.cc `httpCall`, `grpcCall`, `grpcStream`; source/common/http/async_client_impl.cc
-(a request that is not answered in time is answered with 504).
+(a request without a timely answer gets a 504).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +59,7 @@ class CalloutKind(StrEnum):
 
 @dataclass(slots=True)
 class Callout:
-    """One call. `messages` are those that the module sent on a gRPC stream; `answer` is None where the cluster is not known."""
+    """One call. `messages` are those that the module sent on a gRPC stream; `answer` is None if the cluster is unknown."""
 
     kind: CalloutKind
     cluster: str
@@ -79,9 +79,9 @@ Answering: TypeAlias = Answer | Sequence[Answer] | Callable[[Callout], Answer]
 
 
 class Clusters:
-    """The clusters that the module can call, with their answers: one, several one after the other, or a function.
+    """The clusters that the module can call, with their answers: a single answer, a sequence of answers, or a function.
 
-    Of several answers the last one is given again and again.
+    The last answer of a sequence is repeated.
     """
 
     def __init__(self, answers: Mapping[str, Answering] | None = None) -> None:

@@ -1,6 +1,6 @@
-"""What Envoy's connection manager does to headers around the filters, and how it makes local replies.
+"""The changes that Envoy's connection manager makes to headers before and after the filters, and its local replies.
 
-The set-up is that of a sidecar in its defaults, for a client that Envoy does not take for an internal one.
+The settings are a sidecar's defaults, for a client that Envoy considers external.
 
 Sources: envoy source/common/http/conn_manager_utility.cc `mutateRequestHeaders`, `cleanInternalHeaders`,
 `mutateResponseHeaders`; source/common/http/utility.cc `prepareLocalReply`.
@@ -74,7 +74,7 @@ def _percent_encoded(text: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LocalReply:
-    """An answer in place of the service's."""
+    """A reply that replaces the service's response."""
 
     headers: HeaderMap
     body: bytes
@@ -89,11 +89,11 @@ def local_reply(
     to_grpc: bool = False,
     to_head: bool = False,
 ) -> LocalReply:
-    """The answer to a request. gRPC gets it as status and message (`to_grpc`), and HEAD without the body (`to_head`)."""
+    """The response to a request: for gRPC a status and a message (`to_grpc`), for HEAD without a body (`to_head`)."""
     made = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(status).encode())])
     for name, value in headers:
         made.add(name, value)
-    made.assign(b":status", str(status).encode())  # also if the module added one
+    made.assign(b":status", str(status).encode())  # even if the module added one
     if to_grpc:
         made.set(b":status", b"200")
         made.set(b"content-type", _GRPC)

@@ -1,6 +1,6 @@
-"""Contexts: the VM context (id 0), a root context for the plugin, and one for each stream; and what a module reaches in them.
+"""Contexts: the VM context (id 0), the plugin's root context, and one context for each stream, with the data that a module can access.
 
-Invariant: a map or a buffer is within reach only while Envoy has it: in the callback that it belongs to, and afterwards for
+Invariant: a map or a buffer is accessible only while Envoy has it: in the callback to which it belongs, and afterwards for
 as long as the filter holds the stream there.
 
 Sources: proxy-wasm-cpp-host include/proxy-wasm/context.h; envoy source/extensions/common/wasm/context.cc `getMap`,
@@ -20,7 +20,7 @@ from autowasm.sandbox.protocol import BufferType, MapType, Result, StreamType
 
 @dataclass(slots=True)
 class Buffer:
-    """What `get_buffer_bytes` reads. `mutable` is the body or data that `set_buffer_bytes` changes; None where it may not."""
+    """The data that `get_buffer_bytes` reads. `mutable` is the body or data that `set_buffer_bytes` changes; None if it is read-only."""
 
     data: bytes = b""
     mutable: bytearray | None = None
@@ -33,7 +33,7 @@ class Buffer:
         return bytes((self.data if self.mutable is None else self.mutable)[start : start + length])
 
     def replace(self, start: int, length: int, data: bytes) -> Result:
-        """Replace bytes at the beginning, or append; Envoy can do nothing between."""
+        """Replace bytes at the beginning, or append; Envoy supports nothing in between."""
         if self.mutable is None:
             return Result.BAD_ARGUMENT
         if start == 0:
@@ -46,7 +46,7 @@ class Buffer:
 
 
 class Stream(Protocol):
-    """What a stream of the driver (`http.py`, `tcp.py`) does for its context. All but properties run after the call returned."""
+    """The operations of a driver's stream (`http.py`, `tcp.py`) for its context. All but properties run after the call returns."""
 
     def continue_stream(self, stream: StreamType) -> None:
         """Resume."""
@@ -57,7 +57,7 @@ class Stream(Protocol):
     def send_local_reply(
         self, status: int, body: bytes, headers: Pairs, grpc_status: int | None, details: str
     ) -> None:
-        """Answer in place of the service."""
+        """Reply instead of the service."""
 
     def fail_stream(self) -> None:
         """End the stream because the module failed."""
@@ -66,7 +66,7 @@ class Stream(Protocol):
         """Trailers that the module adds in the last piece of a body; None at any other time."""
 
     def properties(self) -> Mapping[str, Value]:
-        """What is known of the stream now, by the first part of the path."""
+        """The current properties of the stream, by the first part of the path."""
 
     def clear_route_cache(self) -> None:
         """Choose the route again."""
@@ -107,11 +107,11 @@ class Context:
 
     @property
     def log_prefix(self) -> str:
-        """What Envoy writes before a log line of the context."""
+        """The prefix that Envoy writes before a log line of the context."""
         return self.plugin.root_log_prefix if self.is_root else self.plugin.log_prefix
 
     def mutable_map(self, kind: MapType) -> HeaderMap | None:
-        """The map, where it may be changed now."""
+        """The map, if the module may change it now."""
         if kind > MapType.RESPONSE_TRAILERS:
             return None
         found = self.maps.get(kind)
@@ -120,7 +120,7 @@ class Context:
         return found
 
     def const_map(self, kind: MapType, root: "Context") -> HeaderMap | None:
-        """The map, where it may be read now."""
+        """The map, if the module may read it now."""
         match kind:
             case MapType.GRPC_RECEIVE_INITIAL_METADATA:
                 return root.grpc_initial_metadata
@@ -135,7 +135,7 @@ class Context:
     def buffer(
         self, kind: BufferType, root: "Context", *, configuring: bool, vm: bytes
     ) -> Buffer | None:
-        """The buffer; None where Envoy has none. `configuring`: the plugin's configuration is within reach; `vm` is the VM's."""
+        """The buffer; None if Envoy has none. `configuring`: the plugin's configuration is accessible; `vm` is the VM's."""
         match kind:
             case BufferType.VM_CONFIGURATION:
                 self.last = Buffer(vm)
@@ -168,7 +168,7 @@ _TRAILERS = (MapType.REQUEST_TRAILERS, MapType.RESPONSE_TRAILERS)
 
 @dataclass(slots=True)
 class CallResponse:
-    """The response that a callout got, during its callback."""
+    """The response to a callout, during its callback."""
 
     headers: HeaderMap
     body: bytes

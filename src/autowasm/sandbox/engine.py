@@ -1,10 +1,10 @@
-"""The engine: wasmtime with the features of the V8 in Envoy, with fuel and an interruption; and modules compiled for it.
+"""The engine: wasmtime with the features of Envoy's V8, fuel and interruption; and modules compiled for it.
 
 Invariants: a module that Envoy's V8 refuses is not compiled here (wide arithmetic, custom page sizes, stack switching); every
 function of a compiled module counts fuel and can be interrupted; two engines of equal `ENGINE_VERSION` on one machine can
 exchange compiled modules.
 
-Compiled modules are machine code: load only bytes that this machine wrote and that no other user could change.
+Compiled modules are machine code: load only bytes that this machine wrote and that no other user could have changed.
 """
 
 import math
@@ -36,14 +36,14 @@ _TICK_SECONDS: Final = 0.02
 
 
 class Engine:
-    """A wasmtime engine, and the thread that ends what runs for too long. Safe to share between threads.
+    """A wasmtime engine, and the thread that ends calls that run for too long. Safe to share between threads.
 
-    `is_confined`: for a process that cannot start threads. It compiles in the calling thread, and does not watch the time:
-    another process does.
+    `is_confined`: for a process that cannot start threads. It compiles in the calling thread and does not watch the time;
+    another process does that.
     """
 
     def __init__(self, *, is_confined: bool = False) -> None:
-        # Imported here: 50 ms and 30 MB that programs which only read verdicts do not need.
+        # Imported here, because programs that only read verdicts do not need these 50 ms and 30 MB.
         import wasmtime  # noqa: PLC0415
 
         config = wasmtime.Config()
@@ -65,12 +65,12 @@ class Engine:
         self._stop: threading.Event | None = None
 
     def ticks(self, seconds: float) -> int:
-        """For how many increments of the epoch a call may run."""
+        """The number of epoch increments for which a call may run."""
         return max(2, math.ceil(seconds / _TICK_SECONDS) + 1)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Count time while the block runs. Without it a deadline is never reached."""
+        """Count time while the block runs. Without it, no deadline is ever reached."""
         if self._is_confined:
             yield
             return
@@ -96,7 +96,7 @@ class Engine:
 
 
 def make_engine(*, is_confined: bool = False) -> Engine:
-    """A new engine. Takes about 50 ms the first time in a process, below 1 ms then."""
+    """A new engine. Takes about 50 ms the first time in a process, and less than 1 ms afterwards."""
     return Engine(is_confined=is_confined)
 
 
@@ -124,7 +124,7 @@ def compile_module(engine: Engine, wasm: bytes) -> Compiled:
         compiled = Compiled(engine, Module(engine.wasmtime, wasm))
         check_types(
             wasm, limits=_LIMITS
-        )  # wasmtime's C interface ends the process over others, as Envoy does
+        )  # with others, wasmtime's C interface ends the process, as Envoy does
     except ContentRejected as error:
         raise CannotCompile(str(error)) from error
     except WasmtimeError as error:
@@ -136,7 +136,7 @@ def compile_module(engine: Engine, wasm: bytes) -> Compiled:
 def deserialize(engine: Engine, data: bytes) -> Compiled:
     """The module that `Compiled.serialize` wrote. Raises CannotLoad for bytes of another engine.
 
-    The bytes are executed: `data` must come from this machine, from where only this user may write.
+    The bytes are executed: `data` must come from a place on this machine to which only this user may write.
     """
     from wasmtime import Module  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Exceptions of the sandbox: all that its callers have to expect, and how a running module ends.
+"""Exceptions of the sandbox: those that its callers must expect, and those that end a running module.
 
 Invariant: whatever a module does, the public functions of this package raise nothing else, and most of it is a result
 (`StartFailure`, `Exchange`), not an exception.
@@ -16,7 +16,7 @@ class CannotCompile(SandboxError):
 
 
 class CannotLoad(SandboxError):
-    """Stored machine code is of another engine or is damaged. Compile the module again."""
+    """Stored machine code belongs to another engine or is damaged. Compile the module again."""
 
 
 class UsageError(SandboxError):

@@ -1,8 +1,8 @@
-"""One direction of a stream through a filter chain that consists of the filter and what comes after it.
+"""One direction of a stream through a filter chain that consists of the filter and the next stage.
 
 It holds back headers, body and trailers as the filter's status says, and passes them on, as Envoy's filter manager does:
-after `StopAllIteration` the filter sees the body only once it resumed; after another stop it sees all, and what it keeps is
-passed on together. Invariant: what comes after the filter gets headers first, once, and nothing behind the end.
+after `StopAllIteration` the filter sees the body only once it has resumed; after another stop it sees all of it, and the part it keeps is
+passed on together. Invariant: the next stage gets headers first, once, and nothing after the end.
 
 Source: envoy source/common/http/filter_manager.cc `commonContinue`, `commonHandleAfterHeadersCallback`,
 `commonHandleAfterDataCallback`, `commonHandleAfterTrailersCallback`, `commonHandleBufferData`.
@@ -31,7 +31,7 @@ class Filter(Protocol):
         """The filter keeps more of a body than Envoy allows."""
 
     def on_end_twice(self) -> None:
-        """The filter resumed in the callback that gets the last piece of a body it held, and lets the piece pass."""
+        """The filter resumed in the callback for the last piece of a body that it held, and lets the piece pass."""
 
     def on_trailers_twice(self, *, is_resumed: bool) -> None:
         """Envoy passes trailers on again.
@@ -41,7 +41,7 @@ class Filter(Protocol):
 
 
 class Next(Protocol):
-    """What comes after the filter: the router, or the client."""
+    """The stage after the filter: the router or the client."""
 
     def take_headers(self, headers: HeaderMap, *, end: bool) -> None:
         """Headers are passed on."""

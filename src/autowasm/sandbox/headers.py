@@ -112,7 +112,7 @@ class HeaderMap:
         return sum(len(name) + len(value) for name, value in self._pairs)
 
     def get(self, name: bytes) -> bytes | None:
-        """The first value; None without one."""
+        """The first value; None if there is none."""
         name = self._key(name)
         return next((value for key, value in self._pairs if key == name), None)
 
@@ -145,7 +145,7 @@ class HeaderMap:
         self.add(name, value)
 
     def assign(self, name: bytes, value: bytes) -> None:
-        """Replace the value of a header where it is, or add it (`setServer` and its like)."""
+        """Replace the value of a header in place, or add it (`setServer` and similar)."""
         key = self._key(name)
         for at, (present, _) in enumerate(self._pairs):
             if present == key:

@@ -1,7 +1,7 @@
-"""The host of one module: its contexts, calls into it, and what host functions work with.
+"""The host of one module: its contexts, calls into it, and the state that host functions use.
 
 Invariants: a call into the module ends in a result or marks the host as failed, as Envoy marks a virtual machine; after a
-failure no callback reaches the module; what a module asks for beyond it (continue, local reply) happens after the call.
+failure no callback reaches the module; effects on the stream that a module requests (continue, local reply) happen after the call.
 
 Sources: proxy-wasm-cpp-host src/wasm.cc, src/context.cc (`CHECK_FAIL`, `DeferAfterCallActions`), include/proxy-wasm/wasm.h
 `allocMemory`, `copyToPointerSize`, include/proxy-wasm/wasm_vm.h `SaveRestoreContext`, `isHostFunctionAllowed`.
@@ -31,7 +31,7 @@ from autowasm.wasm import abi
 
 
 class Phase(Flag):
-    """When a host function may be called. In any other phase Envoy ends the module ("restricted_callback")."""
+    """The phases in which a host function may be called. In any other phase Envoy ends the module ("restricted_callback")."""
 
     INSTANTIATE = auto()
     """During the start function of the WebAssembly module (`(start)`). There is no context yet: Envoy crashes in functions that
@@ -52,7 +52,7 @@ ALONE: Final = Phase.INSTANTIATE
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One row of the specification: the function, what its result means (None: it has none), and when it may be called.
+    """One row of the specification: the function, the meaning of its result (None if it has no result), and the phases in which it may be called.
 
     Name, type and ABI versions are in `wasm/abi.py` `HOST_FUNCTIONS`.
     """
@@ -64,7 +64,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What surrounds the module, from the caller of the sandbox. Equal environments give equal runs."""
+    """The module's environment, from the caller of the sandbox. Equal environments give equal runs."""
 
     envoy: EnvoyVersion
     clusters: Clusters
@@ -194,7 +194,7 @@ class Host:
         return run
 
     def _checked_exports(self, compiled: Compiled) -> frozenset[str]:
-        """The exports that Envoy calls. Raises ModuleFailed (`LINK`) for one of another type, and without an allocator."""
+        """The exports that Envoy calls. Raises ModuleFailed (`LINK`) if one has a wrong type, or if there is no allocator."""
         names = frozenset(each.name for each in compiled.module.exports)
         found = set()
         for name, wanted in abi.called_functions(self.abi, names).items():
@@ -223,7 +223,7 @@ class Host:
 
     @property
     def context(self) -> Context:
-        """The context that host functions act on: the effective one, else that of the callback. Raises ModuleFailed without."""
+        """The context on which host functions act: the effective one, else that of the callback. Raises ModuleFailed if there is none."""
         self._need_context()
         return (
             self.contexts.get(self._effective, self._current) if self._effective else self._current
@@ -241,11 +241,11 @@ class Host:
         return found
 
     def root_of(self, context: Context) -> Context:
-        """The root context of a context; the VM context is its own."""
+        """The root context of a context; the VM context is its own root."""
         return self.contexts[context.parent] if context.parent else context
 
     def new_context(self, parent: int) -> Context:
-        """A context of the host; the module hears of it by `proxy_on_context_create`. Raises ModuleFailed (`LIMIT`)."""
+        """A new context of the host, for which the module gets `proxy_on_context_create`. Raises ModuleFailed (`LIMIT`)."""
         if len(self.contexts) >= self.limits.contexts:
             raise ModuleFailed(
                 FailureKind.LIMIT,
@@ -278,7 +278,7 @@ class Host:
         self._phase = Phase.RUN
 
     def invoke(self, context: Context, name: str, *arguments: int) -> int:
-        """Call a callback; 0 if it fails, as Envoy reads it. What it asked for is still to be done (`finish`)."""
+        """Call a callback; 0 if it fails, as in Envoy. `finish` must then perform the actions that it requested."""
         saved = self._current, self._effective
         self._current, self._effective = context, 0
         try:
@@ -292,7 +292,7 @@ class Host:
             self._current, self._effective = saved
 
     def callback(self, context: Context, name: str, *arguments: int) -> int:
-        """Call a callback if the module has it and has not failed, then do what it asked for. 0 without one."""
+        """Call a callback if the module has it and has not failed, then perform the actions that it requested. 0 if there is no callback."""
         if self.has_failed or name not in self._exports:
             return 0
         result = self.invoke(context, name, *arguments)
@@ -300,17 +300,17 @@ class Host:
         return result
 
     def defer(self, action: Callable[[], None]) -> None:
-        """Do something after the present callback returned."""
+        """Run an action after the current callback returns."""
         self._actions.append(action)
 
     def finish(self) -> None:
-        """Do what the callback asked for (`DeferAfterCallActions`)."""
+        """Perform the actions that the callback requested (`DeferAfterCallActions`)."""
         self.stop_iteration = False
         while self._actions:
             self._actions.popleft()()
 
     def end_root(self, root: Context) -> None:
-        """Tell the root context that the plugin ends; it may say that it is not done yet (`startShutdown`)."""
+        """Notify the root context that the plugin ends; it may answer that it is not done yet (`startShutdown`)."""
         if self.exports("proxy_on_done"):
             is_done = bool(self.callback(root, "proxy_on_done", root.identifier))
             if not is_done and not self.has_failed:
@@ -333,12 +333,12 @@ class Host:
     # --- memory
 
     def read(self, address: int, size: int) -> bytes | None:
-        """Bytes of the module's memory; None where they are outside."""
+        """Bytes of the module's memory; None if they are out of bounds."""
         self._need_context()
         return self.instance.read(address, size)
 
     def write(self, address: int, data: bytes) -> bool:
-        """Write to the module's memory; False where it is outside."""
+        """Write to the module's memory; False if the range is out of bounds."""
         self._need_context()
         return self.instance.write(address, data)
 
@@ -347,7 +347,7 @@ class Host:
         return self.write(address, value.to_bytes(size, "little"))
 
     def allocate(self, size: int) -> int | None:
-        """Let the module allocate memory; None where it gives none."""
+        """Let the module allocate memory; None if it returns none."""
         saved = self._phase, self._current, self._effective
         self._phase, self._current, self._effective = Phase.ALLOCATE, self.vm_context, 0
         try:
@@ -356,19 +356,19 @@ class Host:
         except ModuleFailed as failure:
             if failure.kind in (FailureKind.LIMIT, FailureKind.UNSUPPORTED):
                 raise
-            self.fail(failure)  # the callback goes on, as in Envoy
+            self.fail(failure)  # the callback continues, as in Envoy
             return None
         finally:
             _, self._current, self._effective = saved
             self._phase = (
                 Phase.RUN
-            )  # also within a start function: Envoy's `setRestrictedCallback(false)`
+            )  # even within a start function: Envoy's `setRestrictedCallback(false)`
         if not address or address + size > self.instance.memory_bytes:
             return None
         return address
 
     def give(self, data: bytes, address_at: int, size_at: int) -> Result:
-        """Hand `data` to the module: allocate, copy, and write where it is (`copyToPointerSize`)."""
+        """Pass `data` to the module: allocate, copy, and write its address and size (`copyToPointerSize`)."""
         address = 0
         if data:
             allocated = self.allocate(len(data))
@@ -392,7 +392,7 @@ class Host:
         return self._callout_ids[kind]
 
     def schedule(self, seconds: float, event: Callable[[], None]) -> None:
-        """Let something happen after a time."""
+        """Schedule an event after a delay."""
         due = self.clock.now + max(0, int(seconds * 1e9))
         heapq.heappush(self._events, (due, next(self._sequence), event))
 
@@ -402,7 +402,7 @@ class Host:
         return bool(self._events)
 
     def run_until(self, is_over: Callable[[], bool], *, deadline: int, timers: bool = True) -> None:
-        """Let time pass and events happen, until `is_over`, the module failed, nothing is to come, or the clock is at `deadline`."""
+        """Advance time and run events until `is_over`, a failure of the module, the last event, or `deadline`."""
         while not is_over() and not self.has_failed:
             timer = self.clock.next_timer() if timers else None
             event_due = self._events[0][0] if self._events else None

@@ -1,7 +1,7 @@
 """One HTTP stream through the filter, as Envoy's connection manager and filter manager drive it.
 
-The chain is the filter and the router. The caller gives the request, the response of the service, and the answers of
-clusters; time is virtual. Invariants: whatever the module does, `exchange` returns, and what it returns is what Envoy would
+The chain is the filter and the router. The caller provides the request, the response of the service, and the answers of
+clusters; time is virtual. Invariants: whatever the module does, `exchange` returns, and its result is the one that Envoy would
 pass on; a stream that the filter never resumes ends with Envoy's idle timeout.
 """
 
@@ -23,13 +23,13 @@ _NO_PROPERTIES: Final[Mapping[str, Value]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What became of a stream.
+    """The result of a stream.
 
-    `request` is what the service got, None if nothing; `response` what the client got, None if the stream was reset before.
+    `request` is what the service received, None if nothing; `response` what the client received, None if the stream was reset before.
     `details` are Envoy's response code details (`%RESPONSE_CODE_DETAILS%`). `has_timed_out`: the filter did not resume the
-    stream. `is_filtered`: the filter saw the request; False if it failed before and fails open. `warnings` are sentences about
-    what the filter does and Envoy handles badly. `log`, `callouts` and `doubts`
-    are those of this stream, `metrics` all of the module; `fuel` in units.
+    stream. `is_filtered`: the filter saw the request; False if it had failed before and fails open. `warnings` are sentences about
+    actions of the filter that Envoy handles badly. `log`, `callouts` and `doubts`
+    are those of this stream, `metrics` all those of the module; `fuel` in units.
     """
 
     request: Message | None
@@ -48,7 +48,7 @@ class Exchange:
 
     @property
     def status(self) -> int:
-        """The status that the client got; 0 if the stream was reset before."""
+        """The status that the client received; 0 if the stream was reset before."""
         return self.response.status if self.response is not None else 0
 
 
@@ -60,10 +60,10 @@ def exchange(
     properties: Mapping[str, Value] = _NO_PROPERTIES,
     idle_seconds: float = IDLE_SECONDS,
 ) -> Exchange:
-    """Let a request pass through the filter, and the response of the service back.
+    """Pass a request through the filter, and the service's response back.
 
-    `properties` replace those of the stream itself, by the parts of their paths. If the filter did not start or has
-    failed, the plugin's failure policy says what becomes of the request. Blocks; bounded by `limits.exchange_fuel` and
+    `properties` override those of the stream itself, by the parts of their paths. If the filter did not start or has
+    failed, the plugin's failure policy decides about the request. Blocks; bounded by `limits.exchange_fuel` and
     `limits.seconds`. Raises UsageError before `vm.start`.
     """
     vm.reload_if_failed()

@@ -1,6 +1,6 @@
-"""The filter in the chain: calls of the module's HTTP callbacks, and what is within its reach then.
+"""The filter in the chain: calls of the module's HTTP callbacks, and the data that it can access then.
 
-Invariant: after the module failed no callback reaches it, and the plugin's failure policy decides.
+Invariant: after the module has failed, no callback reaches it, and the plugin's failure policy decides.
 
 Sources: envoy source/extensions/common/wasm/context.cc `decodeHeaders` to `encodeTrailers`; proxy-wasm-cpp-host src/context.cc
 `onRequestHeaders` and its like, `CHECK_FAIL`, `convertVmCallResultToFilterHeadersStatus`.
@@ -24,7 +24,7 @@ from autowasm.sandbox.protocol import (
 
 
 class FilteredStream(Protocol):
-    """The stream that a filter is for."""
+    """The stream of a filter."""
 
     host: Host
     context: Context | None
@@ -35,7 +35,7 @@ class FilteredStream(Protocol):
     """Whether it was answered because the module failed."""
 
     def fail_stream(self) -> None:
-        """Answer it, because the module failed."""
+        """Reply, because the module failed."""
 
     def too_large(self, direction: Direction) -> None:
         """The filter keeps too much of a body."""
@@ -48,7 +48,7 @@ class FilteredStream(Protocol):
 
 
 class WasmFilter(ABC):
-    """What both directions have: calls of filter callbacks, and what becomes of a failure."""
+    """The base of both directions: calls of filter callbacks, and the handling of failures."""
 
     headers_map: MapType
     trailers_map: MapType
@@ -65,14 +65,14 @@ class WasmFilter(ABC):
 
     @abstractmethod
     def _direction(self) -> Direction:
-        """That of the stream which this filter is in."""
+        """The direction of the stream that contains this filter."""
 
     @abstractmethod
     def _is_bypassed(self) -> bool:
-        """Whether the module is not called any more, or not at all."""
+        """Whether the module is no longer called, or was never called."""
 
     def _call(self, context: Context, name: str, *arguments: int) -> int | None:
-        """The result of a callback; CONTINUE (0) without one. None if nothing is to be passed on."""
+        """The result of a callback; CONTINUE (0) if there is no callback. None if nothing may be passed on."""
         host = self._host
         if host.has_failed:
             return self._failed(context)
@@ -84,7 +84,7 @@ class WasmFilter(ABC):
         return status
 
     def _status(self, context: Context, result: int) -> int | None:
-        """What the result of a callback means, once it returned."""
+        """The meaning of a callback's result, once it has returned."""
         if self._host.has_failed:
             return self._failed(context)
         return None if self._host.stop_iteration else result
@@ -125,7 +125,7 @@ class WasmFilter(ABC):
         size = len(readable) if readable is not None else 0
         status = _data_status(self._call(context, self.names[1], size, int(end)))
         self._is_buffering = status is DataStatus.STOP_ITERATION_AND_BUFFER
-        if self._is_buffering:  # what is kept stays within reach, with this piece
+        if self._is_buffering:  # the kept bytes stay accessible, with this piece
             context.bodies[self.body] = direction.keep()
         if status is DataStatus.CONTINUE:
             context.bodies[self.body] = None
@@ -174,7 +174,7 @@ class RequestFilter(WasmFilter):
         """Create the module's context first."""
         context, host = self._stream.context, self._host
         if context is None:
-            if self._stream.is_filtered and host.has_failed:  # not even a context could be made
+            if self._stream.is_filtered and host.has_failed:  # not even a context could be created
                 self._stream.fail_stream()
                 return HeadersStatus.STOP_ALL_ITERATION_AND_WATERMARK
             return HeadersStatus.CONTINUE
@@ -201,7 +201,7 @@ class ResponseFilter(WasmFilter):
 
 
 def _headers_status(result: int | None, context: Context) -> HeadersStatus:
-    """What a headers callback returned, as Envoy reads it (`convertVmCallResultToFilterHeadersStatus`)."""
+    """The result of a headers callback, as Envoy interprets it (`convertVmCallResultToFilterHeadersStatus`)."""
     if result is None or result > HeadersStatus.STOP_ALL_ITERATION_AND_WATERMARK:
         return HeadersStatus.STOP_ALL_ITERATION_AND_WATERMARK
     status = HeadersStatus(result)

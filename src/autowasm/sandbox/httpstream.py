@@ -1,6 +1,6 @@
-"""The course of an HTTP stream: what arrives when, local replies, resets, timeouts, and the end of its context.
+"""The course of an HTTP stream: the order of arrivals, local replies, resets, timeouts, and the end of its context.
 
-Invariants: a stream ends, at the latest by its idle timeout; the log, done and delete callbacks come once, in this order.
+Invariants: a stream ends, at the latest by its idle timeout; the log, done and delete callbacks run once, in this order.
 
 Sources: envoy source/common/http/filter_manager.cc `sendLocalReply`; source/common/http/conn_manager_impl.cc `onIdleTimeout`;
 source/common/router/router.cc; source/extensions/common/wasm/context.cc `sendLocalResponse`, `failStream`, `log`, `onDestroy`.
@@ -30,7 +30,7 @@ _TRAILERS_TWICE: Final = "it resumes the request in or after the callback that l
 
 
 class Receiver:
-    """The service or the client: keeps what it gets."""
+    """The service or the client: records what it receives."""
 
     def __init__(self) -> None:
         self.headers: HeaderMap | None = None
@@ -54,7 +54,7 @@ class Receiver:
         self.is_complete = True
 
     def message(self) -> Message | None:
-        """What it got; None without headers."""
+        """The received message; None if no headers arrived."""
         if self.headers is None:
             return None
         return Message(
@@ -66,7 +66,7 @@ class Receiver:
 
 
 class _Router:
-    """The router: what it does to a request before the service gets it."""
+    """The router: its changes to a request before the service receives it."""
 
     def __init__(self, stream: "HttpStream") -> None:
         self._stream = stream
@@ -78,7 +78,7 @@ class _Router:
         if not (headers.get(b":path") or b"").startswith(b"/") or not headers.get(
             b"x-forwarded-proto"
         ):
-            stream.send_local_reply(404, b"", [], None, "route_not_found")  # no route matches then
+            stream.send_local_reply(404, b"", [], None, "route_not_found")  # then no route matches
         elif missing is not None:
             text = f"missing required header: {missing.decode()}"
             details = f"filter_removed_required_request_headers{{{text.replace(' ', '_')}}}"
@@ -102,7 +102,7 @@ _REQUIRED: Final = (b":method",)
 
 
 class _Manager:
-    """The connection manager: what it does to a response before the client gets it."""
+    """The connection manager: its changes to a response before the client receives it."""
 
     def __init__(self, stream: "HttpStream") -> None:
         self._stream = stream
@@ -161,7 +161,7 @@ class HttpStream:
         self.request_headers = arriving(request, self.host.random)
         self.routed_at: int | None = None
         """When the request was passed on, in virtual nanoseconds."""
-        # As it arrives: what the filter makes of the headers does not change how Envoy answers.
+        # As it arrives: the filter's changes to the headers do not affect how Envoy answers.
         self.is_head = request.method == "HEAD"
         self._is_grpc = is_grpc(self.request_headers)
 
@@ -213,7 +213,7 @@ class HttpStream:
             self._reply_if_prepared()
 
     def _pass_time(self, seconds: float) -> None:
-        """Let time pass before the next piece of a body."""
+        """Advance time before the next piece of a body."""
         if seconds:
             host = self.host
             deadline = host.clock.now + int(seconds * 1e9)
@@ -245,7 +245,7 @@ class HttpStream:
         return self.is_reset or self.client.is_complete
 
     def _wait(self, idle_seconds: float) -> bool:
-        """Let time pass until something moves; False when nothing will."""
+        """Advance time until something happens; False if nothing will."""
         host, clock = self.host, self.host.clock
         before = self._progress()
 
@@ -326,7 +326,7 @@ class HttpStream:
         direction.resume()
 
     def _crash(self, what: str) -> None:
-        """The module makes Envoy crash."""
+        """The module crashes Envoy."""
         message = f"{what}, which crashes Envoy"
         self.host.fail(ModuleFailed(FailureKind.CRASH, message))
         self.reset("crash")
@@ -399,7 +399,7 @@ class HttpStream:
         return merged(found, self._given)
 
     def _is_connected(self) -> bool:
-        """Whether Envoy has had the time to connect to the service since it passed the request on."""
+        """Whether Envoy has had time to connect to the service since it passed the request on."""
         now = self.host.clock.now
         return self.routed_at is not None and now - self.routed_at >= _CONNECT_NANOSECONDS
 
@@ -420,7 +420,7 @@ class HttpStream:
             return
         reply = self._reply(status, body, headers, grpc_status)
         self.decoding.is_aborted = True
-        if self.encoding.headers is not None:  # a response that the filter holds back is replaced
+        if self.encoding.headers is not None:  # replaces a response that the filter holds back
             self.encoding.is_aborted = True
             self.is_local_reply = True
             self._send_directly(reply)
@@ -430,7 +430,7 @@ class HttpStream:
             self._send_through_filter(reply)
 
     def _reply_if_prepared(self) -> None:
-        """Send the reply that a callback asked for, now that it returned."""
+        """Send the reply that a callback requested, now that it has returned."""
         reply, self._prepared = self._prepared, None
         if reply is not None:
             self._send_through_filter(reply)
@@ -447,7 +447,7 @@ class HttpStream:
             self.client.take_data(reply.body, end=True)
 
     def replace_response(self, status: int, body: bytes, details: str) -> None:
-        """Answer in place of a response that was not sent yet."""
+        """Reply instead of a response that was not yet sent."""
         self.details = details
         self.is_local_reply = True
         self.decoding.is_aborted = self.encoding.is_aborted = True

@@ -1,10 +1,10 @@
 """One instance of a module: its memory, its exports, its imports, and how a call into it ends.
 
 The only part that uses wasmtime's C interface. Invariants: every access to the module's memory is checked against its
-present size, because it grows and moves between two calls; a call either returns or raises ModuleFailed; an exception of a
-host function ends the module and comes out of the call as it was raised.
+current size, because it grows and moves between two calls; a call either returns or raises ModuleFailed; an exception of a
+host function ends the module and propagates unchanged out of the call.
 
-Source: proxy-wasm-cpp-host src/v8/v8.cc `link` (what becomes of imports and exports), `getMemory`, `getFailMessage`.
+Source: proxy-wasm-cpp-host src/v8/v8.cc `link` (the handling of imports and exports), `getMemory`, `getFailMessage`.
 """
 
 import ctypes
@@ -103,7 +103,7 @@ class Instance:
 
     @property
     def fuel(self) -> int:
-        """Units that are left."""
+        """The remaining units."""
         return int(self._store.get_fuel())
 
     def refuel(self, fuel: int) -> None:
@@ -122,16 +122,16 @@ class Instance:
 
     @property
     def memory_bytes(self) -> int:
-        """Present size of the memory; 0 without one."""
+        """The current size of the memory; 0 if there is none."""
         return int(self._memory.data_len(self._store)) if self._memory is not None else 0
 
     def read(self, address: int, size: int) -> bytes | None:
-        """A copy of `size` bytes; None where they are not all within the memory."""
+        """A copy of `size` bytes; None unless they are all within the memory."""
         base = self._checked(address, size)
         return None if base is None else ctypes.string_at(base, size)
 
     def write(self, address: int, data: bytes) -> bool:
-        """Copy `data` into the memory; False where it does not fit there."""
+        """Copy `data` into the memory; False if it does not fit there."""
         base = self._checked(address, len(data))
         if base is None:
             return False
@@ -160,7 +160,7 @@ class Instance:
     # --- calls
 
     def signature(self, name: str) -> str | None:
-        """The type of an exported function in Envoy's notation; None where there is no such function."""
+        """The type of an exported function in Envoy's notation; None if there is no such function."""
         function = self._functions.get(name)
         if function is None:
             return None
@@ -169,9 +169,9 @@ class Instance:
         return _signature(kind)
 
     def call(self, name: str, *arguments: int) -> int:
-        """Call an exported function with i32 arguments; its result as an unsigned number, 0 without one.
+        """Call an exported function with i32 arguments; returns its result as an unsigned number, 0 if it has none.
 
-        `signature` was asked for before. Raises ModuleFailed, or what a host function raised.
+        `signature` must have been called before. Raises ModuleFailed, or the exception of a host function.
         """
         ffi = self._ffi
         function = self._functions[name]
@@ -196,12 +196,12 @@ class Instance:
         return results[0].of.i32 & U32 if count else 0
 
     def _raise(self, name: str, error: Any, trap: Any) -> None:
-        """Raise what ended a call, if anything did."""
+        """Raise the exception that ended a call, if there is one."""
         from wasmtime import Trap, WasmtimeError  # noqa: PLC0415
 
         if trap:
             raise self._ended(name, Trap._from_ptr(trap))
-        if error:  # also where a host function ended the module
+        if error:  # also if a host function ended the module
             raise self._ended(name, WasmtimeError._from_ptr(error))
 
     def _ended(self, name: str, cause: Any) -> Exception:

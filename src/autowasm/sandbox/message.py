@@ -1,6 +1,6 @@
-"""HTTP messages that the caller gives to the sandbox and gets from it.
+"""HTTP messages that the caller passes to the sandbox and gets from it.
 
-Header names and values are text; bytes that are no UTF-8 are kept by surrogate escapes.
+Header names and values are text; bytes that are not UTF-8 are kept as surrogate escapes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _ESCAPES: Final = "surrogateescape"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as the client sends it. `body` are the pieces in which it arrives; several, if the filter is to see several.
+    """A request as the client sends it. `body` holds the pieces in which it arrives, as the filter sees them.
 
     `is_http2`: the end comes with the last piece; in HTTP/1.1 Envoy learns of it afterwards, and the filter gets an empty piece.
     `pace` are the seconds of virtual time before each piece, in which callouts may be answered.
@@ -80,7 +80,7 @@ class Message:
 
     @property
     def status(self) -> int:
-        """The status of a response; 0 if the module removed it or made no number of it."""
+        """The status of a response; 0 if the module removed it or replaced it with something that is not a number."""
         text = next(iter(self.values(":status")), "")
         return int(text) if text.isdecimal() and text.isascii() and len(text) == 3 else 0
 
@@ -100,5 +100,5 @@ def decoded(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ..
 
 
 def trailer_map(kind: MapKind, trailers: Headers) -> HeaderMap | None:
-    """A map of trailers; None without any."""
+    """A map of trailers; None if there are none."""
     return HeaderMap(kind, encoded(trailers)) if trailers else None

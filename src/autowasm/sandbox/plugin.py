@@ -1,4 +1,4 @@
-"""What Envoy is configured with for one filter (`PluginConfig` and `VmConfig`), and the bounds of the sandbox.
+"""Envoy's configuration of one filter (`PluginConfig` and `VmConfig`), and the bounds of the sandbox.
 
 Invariant: equal values give an equal run: no clock, random number or environment variable of this process is used.
 
@@ -20,7 +20,7 @@ _NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class FailurePolicy(StrEnum):
-    """What Envoy does with requests while the filter is not usable: values of `failure_policy`, and one more."""
+    """How Envoy handles requests while the filter is not usable: the values of `failure_policy`, and one more."""
 
     CLOSED = "FAIL_CLOSED"
     """Requests are answered with 503."""
@@ -53,23 +53,23 @@ class Plugin:
 
     @property
     def fail_open(self) -> bool:
-        """Whether requests pass without the filter once it failed."""
+        """Whether requests pass without the filter once it has failed."""
         return self.failure_policy in (FailurePolicy.OPEN, FailurePolicy.DEPRECATED_OPEN)
 
     @property
     def log_prefix(self) -> str:
-        """What Envoy writes before the lines of a stream (`PluginBase::makeLogPrefix`), with a space before each part."""
+        """The prefix of a stream's log lines in Envoy (`PluginBase::makeLogPrefix`), with a space before each part."""
         return "".join(f" {part}" for part in (self.name, self.root_id, self.vm_id) if part)
 
     @property
     def root_log_prefix(self) -> str:
-        """What Envoy writes before the lines of the root context (`ContextBase::makeRootLogPrefix`)."""
+        """The prefix of the root context's log lines in Envoy (`ContextBase::makeRootLogPrefix`)."""
         return "".join(f" {part}" for part in (self.root_id, self.vm_id) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """Bounds of one virtual machine. Envoy has none of them, unless said otherwise."""
+    """Bounds of one virtual machine. Envoy has none of them unless otherwise noted."""
 
     start_fuel: int = 500_000_000
     """Units for everything up to the end of configuration: an endless loop ends after about a second. Real filters use up to

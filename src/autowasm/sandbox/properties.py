@@ -25,11 +25,11 @@ Value: TypeAlias = (
 
 
 class Attributes(dict[str, Value]):
-    """A map whose entries Envoy finds by name and cannot list, such as `request`: it is no value itself."""
+    """A map whose entries Envoy finds by name but cannot list, such as `request`; it is not a value itself."""
 
 
 class Proto(dict[str, Value]):
-    """A protobuf message: its fields, and the bytes that it is as a value."""
+    """A protobuf message: its fields, and its bytes as a value."""
 
     serialized: bytes = b""
 
@@ -44,7 +44,7 @@ def split(path: bytes) -> list[bytes]:
 
 
 def find(value: Value, parts: Sequence[bytes]) -> Value | Result:
-    """The value below `value`; NOT_FOUND where the path leads nowhere."""
+    """The value at a path below `value`; NOT_FOUND if there is none."""
     for part in parts:
         name = part.decode(errors="surrogateescape")
         if isinstance(value, Mapping):
@@ -61,7 +61,7 @@ def find(value: Value, parts: Sequence[bytes]) -> Value | Result:
 
 
 def encode(value: Value) -> bytes | None:
-    """The bytes of a value; None where Envoy cannot serialise it."""
+    """The bytes of a value; None if Envoy cannot serialize it."""
     match value:
         case str():
             return value.encode(errors="surrogateescape")
@@ -95,7 +95,7 @@ def _packed(pairs: Sequence[tuple[bytes | None, bytes | None]]) -> bytes | None:
 
 
 def merged(base: dict[str, Value], over: Mapping[str, Value]) -> dict[str, Value]:
-    """`base` with the values of `over` in their places; mappings are merged, all else is replaced."""
+    """`base` overridden by the values of `over`; mappings are merged, all other values are replaced."""
     result = copy(base)
     for name, value in over.items():
         present = result.get(name)

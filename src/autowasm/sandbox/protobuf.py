@@ -1,4 +1,4 @@
-"""The wire format of protobuf, as far as host functions read messages of Envoy.
+"""The part of protobuf's wire format that host functions need to read Envoy's messages.
 
 Source: protobuf.dev "Encoding". Invariant: bytes that Envoy's parser refuses as malformed are refused here, but for groups and
 the checks of strings for UTF-8.
@@ -6,7 +6,7 @@ the checks of strings for UTF-8.
 
 
 def fields(message: bytes) -> list[tuple[int, int | bytes]] | None:
-    """The fields of a message by number: a varint as a number, all else as bytes. None if it is malformed."""
+    """The fields of a message by number: a varint as a number, any other field as bytes. None if it is malformed."""
     found: list[tuple[int, int | bytes]] = []
     at = 0
     while at < len(message):
@@ -35,7 +35,7 @@ _FIXED = {1: 8, 5: 4}
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number at `at`, -1 if there is none; and where the next field begins."""
+    """The number at `at` (-1 if there is none), and the position of the next field."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

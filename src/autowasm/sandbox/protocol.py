@@ -11,7 +11,7 @@ U32: Final = 0xFFFF_FFFF
 
 
 class Result(IntEnum):
-    """What a `proxy_*` host function returns (`WasmResult`)."""
+    """The result of a `proxy_*` host function (`WasmResult`)."""
 
     OK = 0
     NOT_FOUND = 1
@@ -29,7 +29,7 @@ class Result(IntEnum):
 
 
 class Errno(IntEnum):
-    """What a WASI function returns (`__wasi_errno_t`), as far as Envoy uses it."""
+    """The result of a WASI function (`__wasi_errno_t`); only the values that Envoy uses."""
 
     SUCCESS = 0
     BADF = 8
@@ -97,7 +97,7 @@ class MetricType(IntEnum):
 
 
 class HeadersStatus(IntEnum):
-    """`FilterHeadersStatus`: what a headers callback returns."""
+    """`FilterHeadersStatus`: the result of a headers callback."""
 
     CONTINUE = 0
     STOP_ITERATION = 1
@@ -108,7 +108,7 @@ class HeadersStatus(IntEnum):
 
 
 class DataStatus(IntEnum):
-    """`FilterDataStatus`: what a body callback returns."""
+    """`FilterDataStatus`: the result of a body callback."""
 
     CONTINUE = 0
     STOP_ITERATION_AND_BUFFER = 1
@@ -117,14 +117,14 @@ class DataStatus(IntEnum):
 
 
 class TrailersStatus(IntEnum):
-    """`FilterTrailersStatus`: what a trailers callback returns."""
+    """`FilterTrailersStatus`: the result of a trailers callback."""
 
     CONTINUE = 0
     STOP_ITERATION = 1
 
 
 class CloseType(IntEnum):
-    """`CloseType`: which side closed a TCP connection."""
+    """`CloseType`: the side that closed a TCP connection."""
 
     UNKNOWN = 0
     LOCAL = 1

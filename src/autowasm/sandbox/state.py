@@ -1,4 +1,4 @@
-"""What the host keeps for a module beyond one stream: shared data, queues, metrics, log lines, and the time.
+"""The state that the host keeps for a module beyond one stream: shared data, queues, metrics, log lines, and the time.
 
 `Shared` belongs to all virtual machines of a `vm_id` and may outlive one of them. Invariants: the bytes that a module can make the
 host keep are limited (`SandboxLimits.state_bytes`, `SandboxLimits.log_bytes`); a log line is one line of printable characters, safe
@@ -41,13 +41,13 @@ class Ledger:
             )
 
     def release(self, size: int) -> None:
-        """Account for an entry of `size` bytes that is gone."""
+        """Account for the removal of an entry of `size` bytes."""
         self.held = max(0, self.held - size - _ENTRY_BYTES)
 
 
 @dataclass(slots=True)
 class Queue:
-    """A shared queue. `context` is the root context that is told of new entries."""
+    """A shared queue. `context` is the root context that is notified of new entries."""
 
     token: int
     context: int
@@ -64,7 +64,7 @@ class Shared:
         self._queues: dict[int, Queue] = {}
 
     def get(self, vm_id: str, key: bytes) -> tuple[bytes, int] | None:
-        """Value and version; None where the key is not there."""
+        """Value and version; None if the key does not exist."""
         return self._data.get((vm_id, key))
 
     def set(self, vm_id: str, key: bytes, value: bytes, *, cas: int, ledger: Ledger) -> Result:
@@ -80,7 +80,7 @@ class Shared:
         return Result.OK
 
     def register(self, vm_id: str, name: bytes, *, context: int, ledger: Ledger) -> int:
-        """The token of the queue, which is made where it does not exist; its entries stay."""
+        """The token of the queue, which is created if it does not exist; existing entries stay."""
         key = (vm_id.encode(), name)
         token = self._tokens.get(key)
         if token is None:
@@ -113,7 +113,7 @@ _MOST_RECORDED: Final = 1000
 
 
 class Metrics:
-    """Metrics by name, and the ids under which the module knows them: several for a name that it defined again."""
+    """Metrics by name, and the ids by which the module knows them: several for a name that it defined repeatedly."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -204,23 +204,23 @@ class Clock:
         return self._elapsed
 
     def set_timer(self, context: int, milliseconds: int) -> None:
-        """Let the timer of a root context fire with this period from now on; 0 stops it."""
+        """Set the timer of a root context to this period, starting now; 0 stops it."""
         self._timers.pop(context, None)
         if milliseconds:
             period = milliseconds * 1_000_000
             self._timers[context] = _Timer(self._elapsed + period, period)
 
     def next_timer(self) -> tuple[int, int] | None:
-        """When the next timer fires and whose it is; None without timers."""
+        """The time at which the next timer fires, and its context; None if there are no timers."""
         due = ((timer.due, context) for context, timer in self._timers.items())
         return min(due, default=None)
 
     def advance_to(self, moment: int) -> None:
-        """Let time pass, without firing anything. A moment in the past changes nothing."""
+        """Advance time without firing timers. A moment in the past changes nothing."""
         self._elapsed = max(self._elapsed, moment)
 
     def fire(self, context: int, tick: Callable[[], None]) -> None:
-        """Let the timer of a context fire: `tick` runs first, and may change the period."""
+        """Fire the timer of a context: `tick` runs first, and may change the period."""
         timer = self._timers.get(context)
         tick()
         if timer is not None and self._timers.get(context) is timer:
@@ -229,7 +229,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line that the module logged. `prefix` is what Envoy writes before it, after "wasm log"."""
+    """A line that the module logged. `prefix` is the text that Envoy writes before it, after "wasm log"."""
 
     level: LogLevel
     message: bytes
@@ -267,7 +267,7 @@ class Log:
             self.dropped += 1
 
     def since(self, written: int) -> tuple[LogLine, ...]:
-        """The lines after the first `written` ones, as far as they are kept."""
+        """The lines after the first `written` ones that are still kept."""
         return tuple(islice(self._lines, max(0, written - self.dropped), None))
 
     def last(self, count: int = 10) -> tuple[str, ...]:
@@ -278,4 +278,4 @@ class Log:
 
 
 def _weight(line: LogLine) -> int:
-    return len(line.message) + 100  # what an object takes besides
+    return len(line.message) + 100  # the overhead of an object

@@ -1,6 +1,6 @@
 """One TCP connection through the filter, as Envoy's network filter manager drives it before a TCP proxy.
 
-The caller says what the client and the service send, and in which order. Invariants: whatever the module does, `converse`
+The caller defines the data that the client and the service send, and its order. Invariants: whatever the module does, `converse`
 returns; bytes that the filter holds back are shown to it again, together with later ones, and stay with the filter until then.
 
 Sources: envoy source/extensions/common/wasm/context.cc `onNewConnection`, `onData`, `onWrite`, `onEvent`, `onCloseTCP`;
@@ -30,7 +30,7 @@ _CONTINUE: Final = 0
 
 
 class Side(StrEnum):
-    """An end of the connection."""
+    """One side of the connection."""
 
     CLIENT = "client"
     SERVICE = "service"
@@ -38,7 +38,7 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Bytes that one side sends, `delay` seconds of virtual time after the ones before; with `end` its last ones."""
+    """Bytes that one side sends, `delay` seconds of virtual time after the previous ones; with `end`, its last ones."""
 
     side: Side
     data: bytes = b""
@@ -48,9 +48,9 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What became of a connection.
+    """The result of a connection.
 
-    `to_service` and `to_client` are what each side got, `service_ended` and `client_ended` whether it got the end. `is_closed`:
+    `to_service` and `to_client` are the bytes that each side received, `service_ended` and `client_ended` whether it received the end. `is_closed`:
     the filter closed the connection. `is_held`: the filter never let Envoy connect to the service. `is_filtered`: False if the filter failed before and fails open. Else as `http.Exchange`.
     """
 
@@ -72,7 +72,7 @@ class Conversation:
 def converse(
     vm: Vm, sent: Sequence[Sent], *, properties: Mapping[str, Value] = _NO_PROPERTIES
 ) -> Conversation:
-    """Let a connection pass through the filter.
+    """Pass a connection through the filter.
 
     `sent` is what both sides send, in order; then the client ends the connection, and the service. `properties` replace those of the connection itself. Blocks; bounded by `limits.exchange_fuel` and
     `limits.seconds`. Raises UsageError before `vm.start`.
@@ -125,7 +125,7 @@ class _Connection:
         self.is_filtered = True
 
     def run(self, sent: Sequence[Sent]) -> None:
-        """Drive the connection to its end: after what was sent, the client and then the service end it."""
+        """Drive the connection to its end: once all data is sent, the client and then the service end it."""
         host = self._host
         if not host.has_failed:
             self._open()
@@ -163,7 +163,7 @@ class _Connection:
         return self.is_closed
 
     def _pass(self, sent: Sent) -> None:
-        """Deliver what a side sends. Envoy reads nothing before it is connected to the service."""
+        """Deliver the data that a side sends. Envoy reads nothing before it is connected to the service."""
         if self.is_closed or sent.side in self._ended:
             return
         if sent.end:
@@ -193,7 +193,7 @@ class _Connection:
             self._is_connected = True
 
     def _read(self) -> None:
-        """The filter sees all bytes of the client that were not passed on."""
+        """Show the filter all bytes of the client that were not passed on."""
         context = self._context
         if context is None:
             self._pass_to_service()
@@ -228,7 +228,7 @@ class _Connection:
             self._host.callback(context, name, context.identifier, CloseType.UNKNOWN)
 
     def _call(self, context: Context, name: str, *arguments: int) -> bool:
-        """Whether what arrived is passed on."""
+        """Whether the data that arrived is passed on."""
         host = self._host
         if host.has_failed:
             return self._passes_failed(context)
@@ -284,7 +284,7 @@ class _Connection:
     def send_local_reply(
         self, status: int, body: bytes, headers: Pairs, grpc_status: int | None, details: str
     ) -> None:
-        """See contexts.Stream. There is nothing to answer."""
+        """See contexts.Stream. A TCP connection has no reply."""
 
     def fail_stream(self) -> None:
         """See contexts.Stream."""

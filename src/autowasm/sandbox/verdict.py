@@ -1,7 +1,7 @@
 """The verdict on a plugin: whether Envoy can start the module with this configuration.
 
-Invariant: `Outcome.REFUSED` only for what every Envoy would do, too. It is never given for a bound of the sandbox, nor after
-the module asked for something that only the user's Envoy has (a cluster, a property of the node, shared data): that is
+Invariant: `Outcome.REFUSED` is given only if every Envoy would refuse, too. It is never given for a bound of the sandbox, nor after
+the module requested something that only the user's Envoy has (a cluster, a property of the node, shared data): that is
 `DOUBTFUL`. A verdict is JSON, because it crosses a process boundary.
 """
 
@@ -24,7 +24,7 @@ _LIMITS: Final = SandboxLimits()
 
 
 class Outcome(StrEnum):
-    """What is known of the start. The values are stable."""
+    """What the sandbox knows about the start. The values are stable."""
 
     STARTS = "Starts"
     REFUSED = "Refused"
@@ -34,7 +34,7 @@ class Outcome(StrEnum):
 
 
 class Doubt(StrEnum):
-    """Why a verdict is `DOUBTFUL`. The values are stable."""
+    """The reason why a verdict is `DOUBTFUL`. The values are stable."""
 
     REQUEST_FAILED = "request failed"
     """The module starts, and fails on a request."""
@@ -54,9 +54,9 @@ class Doubt(StrEnum):
 class Verdict:
     """The result of `judge`.
 
-    `message` is one sentence, empty for STARTS. `phase` and `kind` say where the module failed and how (values of
-    `StartPhase`, or "request", and of `FailureKind`); `log` are its last log lines, made printable; `asked` is what it asked
-    of its environment; `fuel` are units.
+    `message` is one sentence, empty for STARTS. `phase` and `kind` show where and how the module failed (values of
+    `StartPhase`, or "request", and of `FailureKind`); `log` holds its last log lines, made printable; `asked` holds its requests
+    to its environment; `fuel` is in units.
     """
 
     outcome: Outcome
@@ -95,10 +95,10 @@ def judge(
     started_at: int = START_NANOSECONDS,
     smoke_request: bool = True,
 ) -> Verdict:
-    """Start the module with the plugin's configuration, and with `smoke_request` let one request pass through it.
+    """Start the module with the plugin's configuration, and with `smoke_request` pass one request through it.
 
     Blocks, for at most `limits.seconds` for each of two starts and a request. `envoy` is the oldest Envoy, `started_at`
-    what the clock says, in nanoseconds since 1970: a module may refuse what has expired. Raises nothing of
+    the time of its clock, in nanoseconds since 1970: a module may refuse what has expired. Raises nothing of
     its own, whatever the module does.
     """
 

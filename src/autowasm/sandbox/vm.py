@@ -1,6 +1,6 @@
-"""A virtual machine with one plugin, from the start of the module to its configuration, as Envoy does that.
+"""A virtual machine with one plugin: starts and configures the module as Envoy does.
 
-Envoy does it several times: in a canary that it throws away, then in each worker. One time stands for all here. Invariant:
+Envoy does this several times: in a canary that it discards, then in each worker. Here it is done once. Invariant:
 `start` gives a result for any module, and never an exception.
 
 Source: proxy-wasm-cpp-host src/wasm.cc `initialize`, `startVm`, `start`, `canary`, src/context.cc `onStart`, `onConfigure`.
@@ -46,9 +46,9 @@ class StartPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The module started and took its configuration.
+    """The module started and accepted its configuration.
 
-    `doubts` are things that it asked and that only the user's Envoy knows, such as clusters and properties of the node.
+    `doubts` are requests that only the user's Envoy can answer, such as those for clusters and properties of the node.
     """
 
     fuel: int
@@ -84,12 +84,12 @@ class Failure:
 
     @classmethod
     def of(cls, failure: ModuleFailed | None) -> Self | None:
-        """From what ended the module, if anything did."""
+        """The failure that ended the module, if there is one."""
         return cls(failure.kind, _explained(failure), failure.frames) if failure else None
 
 
 class Vm:
-    """A virtual machine. Not for several threads at a time; nothing of it runs between two calls.
+    """A virtual machine. Not thread-safe; nothing in it runs between two calls.
 
     `clusters` are those that the module may call, with their answers. `shared` is the shared data of other virtual machines.
     `properties` are those outside streams. `started_at` is what the clock says first, in nanoseconds since 1970. `extra_imports` are functions of Envoy extensions, which end the module when it
@@ -148,7 +148,7 @@ class Vm:
         return self.host.metrics
 
     def start(self) -> Started | StartFailure:
-        """Instantiate, start and configure the module. To be called once; the log goes on after a reload.
+        """Instantiate, start and configure the module. Call it once; the log continues after a reload.
 
         Bounded by `limits.start_fuel` and `limits.seconds`. Raises UsageError when called again.
         """

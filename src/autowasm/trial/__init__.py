@@ -1,1 +1,1 @@
-"""A filter run once on this machine, without a mesh: `wasmc run` and `wasmc test`."""
+"""Runs a filter once on this machine, without a mesh: `wasmc run` and `wasmc test`."""

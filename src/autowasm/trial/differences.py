@@ -1,4 +1,4 @@
-"""Comparisons of messages: what a filter changed, and what a real Envoy did otherwise than the sandbox. Pure.
+"""Comparisons of messages: the changes that a filter made, and the differences between a real Envoy and the sandbox. Pure.
 
 Invariants: every header of both messages is in `compared` once, in the order of the new message; removed ones follow. Between Envoy
 and the sandbox, what differs from run to run (dates, durations) and what only the HTTP/1.1 codec writes is not compared.
@@ -76,7 +76,7 @@ def compared(before: Pairs | None, after: Pairs) -> tuple[Header, ...]:
 
 
 def _unchanged(left: dict[str, list[str]], after: Pairs) -> set[int]:
-    """The places in `after` of headers that are in `left`, from which they are taken."""
+    """The positions in `after` of headers that are in `left`, from which they are removed."""
     found = set()
     for at, (name, value) in enumerate(after):
         if value in left[name]:
@@ -87,7 +87,7 @@ def _unchanged(left: dict[str, list[str]], after: Pairs) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`where`: such as `response header x-a`. The values are printable; `(absent)` for nothing."""
+    """`where` is, for example, `response header x-a`. The values are printable; `(absent)` means no value."""
 
     where: str
     sandbox: str
@@ -97,7 +97,7 @@ class Difference:
 def differences(
     found: Sequence[Exchange] | None, log: Sequence[LogLine], observed: Observed, *, start: str
 ) -> tuple[Difference, ...]:
-    """`found` and `log` are those of the sandbox; `found` is None if the filter does not start there.
+    """`found` and `log` are those of the sandbox; `found` is None if the filter does not start in it.
 
     `start`: the sandbox's verdict on the start, such as `refused`. With several requests, `where` begins with their number.
     """

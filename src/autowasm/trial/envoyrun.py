@@ -1,11 +1,11 @@
-"""The same filter and requests in a real Envoy on this machine: its bootstrap, its process, and what it did.
+"""The same filter and requests in a real Envoy on this machine: its bootstrap, its process, and its results.
 
-Envoy runs for some requests, one after the other, with a service and clusters that answer what the user gave. Invariants:
-every socket is on the loopback address, at ports that are given or that the kernel chooses; each wait has a deadline; the
-process and its files are gone afterwards.
+Envoy runs for some requests, one after the other, with a service and clusters that give the user's answers. Invariants:
+every socket is on the loopback address, with given ports or ports that the kernel chooses; each wait has a deadline; the
+process and its files are removed afterwards.
 
 A module is a local file here, so a filter that does not start makes Envoy refuse its configuration and end: with a module from
-wasmer it would go on and answer 503.
+wasmer it would continue and answer 503.
 """
 
 import asyncio
@@ -49,12 +49,12 @@ _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 class EnvoyFailed(AutoWasmError):
-    """Envoy could not be run, for a reason that is not the filter's."""
+    """Envoy could not be run, for a reason that the filter did not cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All that a run needs. `exchanges`: the requests, each with the response of the service."""
+    """The input of a run. `exchanges`: the requests, each with the response of the service."""
 
     module: bytes = field(repr=False)
     plugin: Plugin
@@ -65,7 +65,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """One request that passed: `request` is what the service got whole, `response` what the client got."""
+    """One completed request: `request` is what the service received in full, `response` what the client received."""
 
     request: Wire | None
     response: Wire | None
@@ -73,7 +73,7 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What Envoy did. `refusal`: its message if it does not take the filter; then nothing else is set.
+    """The results of Envoy. `refusal`: its message if it refuses the filter; then nothing else is set.
 
     `exchanges` are in the order of `Setup.exchanges`. `log`: level and text of all lines of the filter.
     """
@@ -85,7 +85,7 @@ class Observed:
 
 
 async def version_of(program: Path) -> str:
-    """Such as 1.36.4. Raises EnvoyFailed if the program is no Envoy."""
+    """The version, such as 1.36.4. Raises EnvoyFailed if the program is not Envoy."""
     try:
         process = await asyncio.create_subprocess_exec(
             program,
@@ -194,7 +194,7 @@ class _Envoy:
             await _stop(self._process)
 
     async def port(self) -> int | None:
-        """Where it listens; None if it has ended."""
+        """The address on which it listens; None if it has ended."""
         process = self._process
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -217,7 +217,7 @@ class _Envoy:
         return answer.body if answer is not None else b""
 
     async def drain(self) -> None:
-        """Let the log callback run and reach the file: a thread of Envoy writes after it answered."""
+        """Wait for the log callback to reach the file: a thread of Envoy writes it after the response."""
         last = -1
         for _ in range(20):
             size = (await asyncio.to_thread(self._log.stat)).st_size
@@ -230,7 +230,7 @@ class _Envoy:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def text(self) -> str:
-        """The log until now."""
+        """The log so far."""
         return await asyncio.to_thread(self._read)
 
     def _read(self) -> str:
@@ -238,7 +238,7 @@ class _Envoy:
             return file.read(_MAX_LOG).decode("utf-8", "surrogateescape")
 
     async def refusal(self) -> str:
-        """Why it ended. Raises EnvoyFailed if that is not the filter's fault."""
+        """The reason why it ended. Raises EnvoyFailed if the filter did not cause it."""
         text = await self.text()
         entries = [each.split("|", 2) for each in text.split("@@")]
         errors = [each[2].strip() for each in entries if len(each) == 3 and each[1] in _SEVERE]
@@ -267,7 +267,7 @@ async def _stop(process: asyncio.subprocess.Process | None) -> None:
 
 
 class _Server:
-    """A service or a cluster: answers requests in order, the last answer again and again, and keeps what it got."""
+    """A service or a cluster: answers requests in order, repeats the last answer, and records the requests."""
 
     def __init__(self, answers: Sequence[Response | Answer]) -> None:
         self.begin(answers)
@@ -296,13 +296,13 @@ class _Server:
                 if not await _write(writer, answer, is_head=message.first[0] == "HEAD"):
                     break
         except (OSError, ValueError):
-            pass  # Envoy closed the connection, or sends what is too large
+            pass  # Envoy closed the connection, or sent a message that is too large
         finally:
             writer.close()
 
 
 async def _write(writer: asyncio.StreamWriter, answer: Response | Answer, *, is_head: bool) -> bool:
-    """Whether the connection goes on."""
+    """Whether the connection stays open."""
     if isinstance(answer, HttpAnswer):
         await asyncio.sleep(min(answer.delay, REQUEST_SECONDS))
         body = (answer.body,) if answer.body else ()

@@ -1,4 +1,4 @@
-"""Messages of HTTP/1.1 on a raw connection: read and written as they are, headers in order.
+"""HTTP/1.1 messages on a raw connection: read and written unchanged, headers in order.
 
 For one exchange with an Envoy on this machine. Invariant: a message is bounded (`MAX_HEAD`, `MAX_BODY`).
 """
@@ -57,7 +57,7 @@ async def _sized(
     headers: tuple[tuple[str, str], ...],
     length: int | None,
 ) -> Wire:
-    """With the length, or to the end of the connection."""
+    """Reads as many bytes as the length announces, or to the end of the connection."""
     body = bytearray()
     while length is None or len(body) < length:
         piece = await _some(reader, 65536 if length is None else length - len(body))

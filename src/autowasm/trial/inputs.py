@@ -1,6 +1,6 @@
-"""Requests, responses, answers and properties of the user as the sandbox takes them.
+"""Converts the user's requests, responses, answers and properties to the values of the sandbox.
 
-Invariant: `content-length` is there as a client or a service would send it, unless the user gives it or a
+Invariant: `content-length` is present as a client or a service would send it, unless the user sets it or a
 `transfer-encoding`.
 """
 
@@ -55,7 +55,7 @@ def read_file(path: Path, *, flag: str) -> bytes:
 
 
 def request_of(given: suite.Request, *, folder: Path) -> message.Request:
-    """A request of a suite. `folder`: where the paths of its files begin. Raises UsageError."""
+    """A request of a suite. `folder`: the base of its relative file paths. Raises UsageError."""
     made = message.Request(
         given.method,
         given.path,
@@ -224,7 +224,7 @@ _STATUS_LINE: Final = re.compile(r"HTTP/[0-9.]+ ([2-5][0-9]{2})( .*)?\Z")
 def http_answer(content: bytes, *, name: str) -> HttpAnswer:
     """An HTTP response as text. Line ends are LF or CRLF. Raises UsageError, with the line."""
     head, _, body = re.sub(b"\r\n", b"\n", content).partition(b"\n\n")
-    if b"\r\n\r\n" in content:  # the body as it is
+    if b"\r\n\r\n" in content:  # the body stays unchanged
         body = content.partition(b"\r\n\r\n")[2]
     first, *lines = head.decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
     status = _STATUS_LINE.match(first)

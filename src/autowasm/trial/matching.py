@@ -1,6 +1,6 @@
-"""What was expected beside what was found: one `Mismatch` for each field that differs.
+"""Compares the expected values with those that were found: one `Mismatch` for each field that differs.
 
-Invariant: a comparison that cannot be made (a body that is no JSON) is a mismatch, never an exception.
+Invariant: an impossible comparison (a body that is not JSON) is a mismatch, never an exception.
 """
 
 import json
@@ -134,7 +134,7 @@ def _text(wanted: Text | UnsetType, found: str | None, path: str) -> Iterator[Mi
 
 
 def _body(wanted: Text | UnsetType, found: bytes, path: str) -> Iterator[Mismatch]:
-    """An empty body is absent."""
+    """An empty body counts as absent."""
     is_presence = isinstance(wanted, Matcher) and wanted.absent is not UNSET
     yield from _text(wanted, None if is_presence and not found else _decoded(found), path)
 
@@ -217,7 +217,7 @@ def _condition(wanted: Matcher | suite.LogLine) -> str:
 def log_mismatches(
     expected: Sequence[str | suite.LogLine], found: Sequence[LogLine], path: str
 ) -> Iterator[Mismatch]:
-    """The conditions that no line meets, with the lines there are."""
+    """The conditions that no line meets, with the existing lines."""
     for at, line in enumerate(expected):
         if not any(_line_matches(line, each) for each in found):
             lines = tuple(f"+ {_line(each)}" for each in found[:_MOST_LINES])

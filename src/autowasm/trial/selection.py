@@ -1,6 +1,6 @@
-"""Which cases run: the expression of `wasmc test -k`, with the rules of pytest's `-k`.
+"""The selection of cases: the expression of `wasmc test -k`, with the rules of pytest's `-k`.
 
-A word is a part of a case's name, without regard to case; `and`, `or`, `not` and parentheses combine words; quotes make one
+A word matches a part of a case's name, ignoring letter case; `and`, `or`, `not` and parentheses combine words; quotes make one
 word of several.
 """
 

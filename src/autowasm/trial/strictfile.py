@@ -1,4 +1,4 @@
-"""A file of the user as a Struct: YAML or JSON, read as kubectl reads it, and strict.
+"""Reads a user's file into a Struct: YAML or JSON, parsed as kubectl does, and strictly.
 
 Invariants: an unknown field, a duplicate key, a value of another type and a second document are refused; each message begins
 with the line, and names the field.
@@ -64,7 +64,7 @@ class Lines:
         self._root, _ = nodes.first_document(content.decode())
 
     def at(self, path: str) -> int:
-        """The line, from 1, of the field at a path such as `cases[0].expect`; of its last known part if it is not there."""
+        """The line, from 1, of the field at a path such as `cases[0].expect`; if it is absent, that of the last part that exists."""
         if self._root is None:
             return 1
         key, node = _found(self._root, _steps(f".{path}"))
@@ -98,7 +98,7 @@ def _sentence(error: Misfit, value: Any, root: Node, kind: Any) -> str:
 
 
 def _known(name: str, kind: inspect.Type, steps: list[str | int]) -> str:
-    """What the author of an unknown field may have meant: a field of the same place, or of one below it."""
+    """The field that the author of an unknown field may have meant: one at the same level, or at one below it."""
     here = _structs(kind)
     for step in steps:
         here = [found for each in here for found in _below(each, step)]
@@ -124,7 +124,7 @@ def _known(name: str, kind: inspect.Type, steps: list[str | int]) -> str:
 
 
 def _structs(kind: inspect.Type, *, items: bool = False) -> list[inspect.Type]:
-    """The types that a value may have, without annotations; `items`: those of the items in the place of a list."""
+    """The types that a value may have, without annotations; `items`: those of a list's items instead of the list."""
     if isinstance(kind, inspect.Metadata):
         return _structs(kind.type, items=items)
     if isinstance(kind, inspect.UnionType):
@@ -152,7 +152,7 @@ def _expected(expected: str, got: str) -> str:
 
 
 def _named(steps: list[str | int], value: Any, got: str) -> list[str | int]:
-    """`steps` with the key in the place of the last `...`, if one value of that mapping is of the type that does not fit."""
+    """`steps` with the last `...` replaced by the key, if one value of that mapping has the type that does not fit."""
     if not steps or steps[-1] != "...":
         return steps
     for step in steps[:-1]:

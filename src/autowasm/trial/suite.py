@@ -1,7 +1,7 @@
 """The format of a suite of `wasmc test`, and of an answer file of `wasmc run --call`.
 
-`docs/reference/wasmc-test.schema.json` is generated from these Structs. Invariant: a field that has no effect where it is does
-not exist; what a Struct cannot express is refused by its `__post_init__`.
+`docs/reference/wasmc-test.schema.json` is generated from these Structs. Invariant: a field exists only where it has an effect;
+`__post_init__` refuses what a Struct cannot express.
 """
 
 import enum

@@ -1,6 +1,6 @@
-"""Runs the cases of a suite: each in a new instance of the filter, and each module compiled once.
+"""Runs the cases of a suite, each in a new instance of the filter; each module is compiled once.
 
-Invariant: a case cannot notice another one; a file of the suite that cannot be read is a UsageError before the first case.
+Invariants: a case cannot affect another one; a file of the suite that cannot be read is a UsageError before the first case.
 """
 
 import time
@@ -45,7 +45,7 @@ Load = Callable[[Path], Compiled]
 
 @dataclass(frozen=True, slots=True)
 class PreparedStep:
-    """A request with what is expected of it. `path`: where `expect` is in the case."""
+    """A request and its expected result. `path`: the path of `expect` in the case."""
 
     request: Request
     response: Response
@@ -55,7 +55,7 @@ class PreparedStep:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A case with all that it needs. `line`: its first one in the file; `field`: its path there."""
+    """A case with everything that it needs. `line`: its first line in the file; `field`: its path there."""
 
     name: str
     line: int
@@ -85,7 +85,7 @@ class CaseResult:
     """`log` are the lines of the filter, shown for a case that failed. `seconds` of real time.
 
     `exchanges`: what the sandbox did to each request; None if the filter does not start there. `sandbox_only`: why the case was
-    not run in an Envoy, too, although that was asked for.
+    not also run in an Envoy, although that was requested.
     """
 
     case: PreparedCase
@@ -97,7 +97,7 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        """Whether all was as expected."""
+        """Whether all results were as expected."""
         return not self.mismatches
 
 
@@ -198,7 +198,7 @@ def _either(value: _T | UnsetType, default: _T | UnsetType) -> _T | None:
 
 
 def run_case(case: PreparedCase, suite: PreparedSuite, load: Load) -> CaseResult:
-    """Run one case. Blocks. Raises as `load`."""
+    """Run one case. Blocks. Raises the errors of `load`."""
     compiled = load(case.module)
     began = time.perf_counter()
     trial = Trial(
@@ -242,7 +242,7 @@ def _played(case: PreparedCase, trial: Trial) -> CaseResult:
 async def compared_with_envoy(
     result: CaseResult, module: bytes, program: Path, version: str
 ) -> CaseResult:
-    """The result with what a real Envoy does otherwise as mismatches. Raises EnvoyFailed."""
+    """The result, with each difference of a real Envoy as a mismatch. Raises EnvoyFailed."""
     case = result.case
     why = result.sandbox_only or _only_in_the_sandbox(case)
     if why:

@@ -36,7 +36,7 @@ _PASSING: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """All that decides how a filter starts. `extra_imports` are as in `--allow-import`."""
+    """Everything that determines how a filter starts. `extra_imports` are as in `--allow-import`."""
 
     compiled: Compiled
     plugin: Plugin
@@ -69,16 +69,16 @@ class Trial:
         self.start_log = self._vm.log.since(0)
 
     def send(self, request: Request, response: Response) -> Exchange:
-        """Let a request pass, and the response of the service back."""
+        """Pass a request through, and the service's response back."""
         return exchange(self._vm, identified(request), response, properties=self.subject.properties)
 
     def converse(self, sent: Sequence[Sent]) -> Conversation:
-        """Let a TCP connection pass."""
+        """Pass a TCP connection through."""
         return converse(self._vm, sent, properties=self.subject.properties)
 
 
 def identified(request: Request) -> Request:
-    """The request with the headers that Envoy would make up, at the place at which it adds them."""
+    """The request with the headers that Envoy would generate, in the position in which it adds them."""
     names = {name.lower() for name, _ in request.headers}
     added = [
         (name, value)
@@ -99,7 +99,7 @@ def without_filter(
 
 
 def verdict_of(started: Started | StartFailure) -> Verdict:
-    """The result of a start as a verdict: DOUBTFUL where it says nothing about the user's Envoy."""
+    """The result of a start as a verdict: DOUBTFUL if it does not apply to the user's Envoy."""
     if isinstance(started, Started):
         return Verdict(Outcome.STARTS, asked=started.doubts, fuel=started.fuel)
     doubt, message = None, started.message
