@@ -161,7 +161,7 @@ class Dialer:
             for option in options:
                 sock.setsockopt(*option)
             sock.settimeout(self._limits.connect_timeout)
-            current_transfer().adopt(sock)  # first, so that the loop can end the connecting, too
+            current_transfer().adopt(sock)  # first, so that the loop can also abort the connection attempt
             sock.connect(address)
         except BaseException:
             sock.close()
@@ -238,13 +238,13 @@ class _DialedTlsPool(HTTPSConnectionPool):
         self.ConnectionCls = functools.partial(_DialedTlsConnection, dialer=dialer)  # type: ignore[assignment]
 
     def _validate_conn(self, conn: Any) -> None:
-        # Without super()'s warning at every request: the operator configured this host as insecure.
+        # Omits super()'s warning at every request: the operator configured this host as insecure.
         if conn.is_closed:
             conn.connect()
 
 
 class DialedAdapter(requests.adapters.HTTPAdapter):
-    """Mount it on a `requests.Session` for `http://` and `https://`. Never retries."""
+    """The adapter to mount on a `requests.Session` for `http://` and `https://`. Never retries."""
 
     def __init__(self, *, dialer: Dialer, tls: Callable[[str, int | None], ssl.SSLContext]) -> None:
         """`tls` gives the context for a host and port (`net.tls.Trust.context`)."""

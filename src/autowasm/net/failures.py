@@ -1,8 +1,8 @@
-"""Failures below HTTP as our errors: names, connections, TLS, interrupted responses.
+"""Converts failures below HTTP to our errors: names, connections, TLS, interrupted responses.
 
 Not statuses (see `httperrors.py`). Invariants: the message comes from the operating system or TLS, at the root of the
-exception, never from the text of requests or urllib3, which holds URLs with their queries; an advice is given only for a
-failure that it can help against.
+exception, never from the text of requests or urllib3, which holds URLs with their queries; advice is given only for a
+failure that it can fix.
 
 Sources: OpenSSL `include/openssl/x509_vfy.h.in` (verify codes), `include/openssl/sslerr.h` (reasons).
 """
@@ -84,7 +84,7 @@ def connection_failure(
 def certificate_failure(
     error: ssl.SSLCertVerificationError, *, where: str, advice: Advice, may_be_insecure: bool = True
 ) -> SourceUnavailable:
-    """The error for a certificate that is not accepted, with advice for this problem."""
+    """The error for a rejected certificate, with advice for this problem."""
     code = getattr(error, "verify_code", 0)
     problem = getattr(error, "verify_message", "") or "not valid"
     if code in _EXPIRED:

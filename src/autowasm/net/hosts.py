@@ -45,7 +45,7 @@ def avoids_proxy(entry: str, host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `HOST[:PORT]` is of this machine, as written; names are not resolved."""
+    """Whether `HOST[:PORT]` as written refers to this machine; names are not resolved."""
     name, _ = split_port(host.lower())
     if name == "localhost":
         return True
@@ -101,7 +101,7 @@ class NamedHosts:
     def set(self, entries: Iterable[str]) -> None:
         """Set the operator's entries: `HOST`, `HOST:PORT`, `*.DOMAIN`. They replace the previous ones; `*` names no host."""
         named = [entry for entry in dict.fromkeys(one.lower() for one in entries) if entry != "*"]
-        named.sort(key=lambda entry: (entry.startswith(("*", ".")), -len(entry)))  # the most exact
+        named.sort(key=lambda entry: (entry.startswith(("*", ".")), -len(entry)))  # most exact first
         self._entries = (*named[:NAMED], *PUBLIC)
 
     def name_of(self, host: str) -> str:

@@ -1,7 +1,7 @@
 """Error responses: the meaning of a status, an error body and `Retry-After` for a fetch, for registries and objects.
 
 Not failures below HTTP (see `failures.py`). Invariants: every unexpected status becomes one of our errors, chosen by what the
-caller does next; the message has the status, the server's message, and an advice only if it can help; an error body is cut
+caller does next; the message has the status, the server's message, and advice only if it can help; an error body is cut
 before it is parsed; no XML entity is expanded; a ServerMessage has no line break, no control character, no query of a URL and
 no credential that `parse` receives.
 
@@ -242,7 +242,7 @@ SPEAKS_TLS: Final = (
 
 
 class Operation(enum.Enum):
-    """The kind of request: a status has different meanings for a download and for an upload."""
+    """The kind of request: a status means different things for a download and for an upload."""
 
     READ = "read"
     UPLOAD = "upload"
@@ -407,7 +407,7 @@ def _joined(problem: str, hint: str) -> str:
 
 
 def retry_after(value: str | None, *, now: datetime.datetime | None = None) -> float | None:
-    """Seconds from now for both forms of RFC 9110 section 10.2.3; None if absent or not understood."""
+    """Seconds from now, for both forms of RFC 9110 section 10.2.3; None if absent or malformed."""
     if not value:
         return None
     text = value.strip()

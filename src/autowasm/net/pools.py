@@ -47,7 +47,7 @@ class Pool:
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
     async def run_shielded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `run`, but `function` runs even if the await is cancelled before it begins: for cleanup. It must not raise."""
+        """Like `run`, but `function` runs even if the await is cancelled before it begins: for cleanup. It must not raise."""
         return await asyncio.shield(asyncio.wrap_future(self.submit(function, *args, **kwargs)))
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Pool:
 class Closer:
     """A thread that closes file descriptors for finalizers.
 
-    The garbage collector runs a finalizer within any code, also code that holds a lock of a thread pool: a finalizer that
+    The garbage collector runs a finalizer within any code, even code that holds a lock of a thread pool: a finalizer that
     submits a job to a pool can deadlock with its own thread. `SimpleQueue.put` is reentrant.
     """
 
@@ -85,7 +85,7 @@ class Closer:
 
     def _run(self) -> None:
         while (fd := self._descriptors.get()) is not None:
-            with contextlib.suppress(OSError):  # the kernel has closed it all the same
+            with contextlib.suppress(OSError):  # the kernel has closed it anyway
                 os.close(fd)
 
 

@@ -113,7 +113,7 @@ DIRECT: Final = ProxyRules()
 
 
 def written_addresses(host: str) -> Iterator[str]:
-    """The addresses that `host` means for every resolver; none for an ordinary name."""
+    """The addresses to which every resolver resolves `host`; none for an ordinary name."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         yield "127.0.0.1"

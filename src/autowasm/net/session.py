@@ -285,7 +285,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(slots=True)
 class _Attempt:
-    """The outcome of one request's connecting: aiohttp passes only OSErrors on, and merges several of them."""
+    """The outcome of one request's connection attempts: aiohttp passes on only OSErrors, and merges several of them."""
 
     host: str
     blocked: AddressBlocked | None = None
@@ -301,7 +301,7 @@ def _any_host(host: str) -> None:
 
 
 class ObjectSession:
-    """An async context manager; make one for each process. Requests share nothing but the trusted authorities."""
+    """An async context manager; create one for each process. Requests share only the trusted authorities."""
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ class ObjectSession:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections, also of streams in use."""
+        """Close the connections, including those of streams in use."""
         if self._session is not None:
             await self._session.close()
             self._session = None

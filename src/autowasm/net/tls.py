@@ -1,9 +1,9 @@
 """TLS: the client contexts for registries and objects, and whether a port of this machine speaks TLS (`wasmc`).
 
 Not a certificate store. Invariants: host names and chains are checked unless the operator named this very host as insecure,
-so a token endpoint or mirror of an insecure registry is checked as any other; `--registry-ca-file` adds to the trusted
-authorities, for every host or for the host that it names, and replaces none; the same chain gets the same verdict on every
-Python, and it is curl's (ADR 0032); the test of a port sends one plain HTTP request and no login.
+so a token endpoint or mirror of an insecure registry is checked like any other; `--registry-ca-file` adds to the trusted
+authorities, for every host or for the named host, and replaces none; the same chain gets the same verdict on every
+Python, which is curl's verdict (ADR 0032); the test of a port sends one plain HTTP request and no login.
 
 Source: RFC 8446 section 5.1 (record header: type 21 is an alert, 22 a handshake; version 3.x).
 """

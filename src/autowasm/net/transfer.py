@@ -1,7 +1,7 @@
 """Transfer: one blocking network operation in a thread; the event loop decides when it ends (ADR 1).
 
 The function in the thread makes the requests, through `net/dialer.py`. Invariants: when the deadline passes, the server is
-too slow, or the awaiting task is cancelled, the loop shuts every socket of the operation down, so the thread returns whatever
+too slow, or the awaiting task is cancelled, the loop shuts down every socket of the operation, so the thread returns whatever
 the server does; a duplicate of each descriptor is kept, because wrapping a socket in TLS detaches the original; no
 descriptor outlives the operation.
 
@@ -47,7 +47,7 @@ class TransferEnded(Exception):
 
 
 class RateWatch:
-    """Checks whether a stream was slower than `minimum` bytes/s over the last `window` seconds; never before one window."""
+    """Checks whether a stream was slower than `minimum` bytes/s over the last `window` seconds; never before one window has passed."""
 
     def __init__(self, *, minimum: int, window: float) -> None:
         self._minimum = minimum
@@ -181,7 +181,7 @@ class Transfer:
         return None
 
     def end(self) -> None:
-        """Shut every socket down, at this and every later call; the thread raises TransferEnded at its next step."""
+        """Shut down every socket, at this and every later call; the thread raises TransferEnded at its next step."""
         with self._lock:
             if not self._ended.done():
                 self._ended.set_result(None)
@@ -266,7 +266,7 @@ async def _bring_back(
     give_up = time.monotonic() + limits.thread_return
     while not job.done() and time.monotonic() < give_up:
         await asyncio.wait({job}, timeout=0.05)
-        transfer.end()  # again: a socket that was not connected yet may be so now
+        transfer.end()  # again: a socket that was not yet connected may be connected now
     if not job.done():
         _log.warning("transfer thread did not end", what=transfer.what)
 

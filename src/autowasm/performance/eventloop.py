@@ -53,7 +53,7 @@ _Ready = tuple[selectors.SelectorKey, int]
 
 @dataclass(slots=True)
 class LoopTiming:
-    """All iterations so far: counts by the bound that they kept (the last: none), and their total time."""
+    """All iterations so far: counts by the bound within which they stayed (the last has none), and their total time."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     seconds: float = 0.0
@@ -106,7 +106,7 @@ class TimedSelector(selectors.EpollSelector):
         super().close()
 
     def _first_ready(self, timeout: float | None) -> list[_Ready]:
-        """As `EpollSelector.select`, which has no limit."""
+        """Like `EpollSelector.select`, which has no limit."""
         seconds = -1.0 if timeout is None else math.ceil(max(timeout, 0.0) * 1e3) * 1e-3
         known = self.get_map()
         ready: list[_Ready] = []
@@ -158,13 +158,13 @@ def timing_of(loop: asyncio.AbstractEventLoop) -> LoopTiming:
 
 
 def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
-    """Report long iterations that begin from now on. Only the first call counts; without effect on other loops than a TimedLoop."""
+    """Report long iterations that begin from now on. Only the first call counts; no effect on a loop that is not a TimedLoop."""
     if isinstance(loop, TimedLoop):
         loop.timing.started = min(loop.timing.started, time.perf_counter())
 
 
 def stop_reporting(loop: asyncio.AbstractEventLoop) -> None:
-    """Report no more long iterations: the loop is closing. Without effect on other loops than a TimedLoop."""
+    """Stop reporting long iterations: the loop is closing. No effect on a loop that is not a TimedLoop."""
     if isinstance(loop, TimedLoop):
         loop.timing.started = math.inf
 
@@ -235,7 +235,7 @@ class Watchdog:
             stack = _stack(sys._current_frames().get(self._loop_thread))
             if (
                 selector.began == began and not selector.is_waiting
-            ):  # else the stack is of another moment
+            ):  # else the stack belongs to another moment
                 self._sample = _Sample(began, stack, (used - used_before) / (checked_at - before))
 
     def _sleep_until_woken(self) -> None:

@@ -104,10 +104,10 @@ class FastPathOwner(Protocol):
     is_stopping: bool
 
     def ready(self, sha256: Sha256Hex) -> tuple[OpenBlob, bytes] | None:
-        """The blob and the head of its response, if it can be sent at once."""
+        """The blob and the head of its response, if the blob can be sent at once."""
 
     def began(self) -> None:
-        """A send waits for its client."""
+        """A send is waiting for its client."""
 
     def ended(self) -> None:
         """Such a send ended, with or without success."""
@@ -174,12 +174,12 @@ class FastConnection:
 
     @property
     def is_idle(self) -> bool:
-        """Between two requests, with none due."""
+        """Whether it is between two requests, with none due."""
         return self._due is None and self.is_waiting
 
     @property
     def is_waiting(self) -> bool:
-        """No response is being sent, and no request was received during the last one."""
+        """Whether no response is being sent, and no request was received during the last one."""
         return self._sending is None and not self._early and not self._is_handed_over
 
     def _guarded(self, step: Callable[[], None]) -> None:

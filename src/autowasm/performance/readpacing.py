@@ -1,8 +1,8 @@
-"""ReadPacer: a watch is read when several events may have gathered (ADR 25).
+"""ReadPacer: delays the reads of a watch until several events may have gathered (ADR 25).
 
-An event that comes alone costs 25 times the processor time of one that comes with others: the loop wakes, decrypts, parses,
+An event that arrives alone costs 25 times the processor time of one that arrives with others: the loop wakes, decrypts, parses,
 and sets timers for one line. Invariants: no event is delayed by more than `pause` seconds; an occasional event is not delayed;
-after a read that left bytes in the socket the next one follows at once.
+after a read that left bytes in the socket, the next one follows at once.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class ReadPacer:
             self._hold(False)
 
     def took(self, count: int) -> None:
-        """A read returned `count` bytes."""
+        """Record that a read returned `count` bytes."""
         self._took_all = count < _LITTLE
 
     def _hold(self, on: bool) -> None:

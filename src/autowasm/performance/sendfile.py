@@ -24,7 +24,7 @@ class OpenBlob(Protocol):
 
     @property
     def sha256(self) -> Sha256Hex:
-        """Of its bytes."""
+        """The sha256 of its bytes."""
 
     @property
     def fd(self) -> int:
@@ -46,7 +46,7 @@ class SendScheduler:
     """
 
     def __init__(self, *, copies: int) -> None:
-        """`copies`: how many continue in one iteration."""
+        """`copies`: the number of sends that continue in one iteration."""
         self._copies = copies
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_called = False
@@ -125,7 +125,7 @@ class BlobSend:
         blob = self.blob
         wanted = min(blob.size - self.position, self._chunk)
         if self.position + wanted == blob.size and blob.was_written():
-            raise OSError(errno.EIO, "the file was modified")  # so it is never whole
+            raise OSError(errno.EIO, "the file was modified")  # so it is never sent whole
         sent = os.sendfile(self._fd, blob.fd, self.position, wanted)
         if sent == 0 and wanted:
             raise OSError(errno.EIO, "the file was truncated")

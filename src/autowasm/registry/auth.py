@@ -1,6 +1,6 @@
 """Authorization for one registry: challenges, tokens, and the throttle of refused logins (ADR 19).
 
-Not the pause after other failures (see `artifacts/fetchlimiter.py`). Not an HTTP client: the caller passes a function that
+The pause after other failures is in `artifacts/fetchlimiter.py`. This is not an HTTP client: the caller passes a function that
 calls the token endpoint. Invariants: a credential is sent only to the registry itself (Basic, a registry token) or to the
 token endpoint that the registry names (password, identity token), and there only over https, unless the registry itself
 uses plain http; a refused login is not sent a second time; until a host has accepted a credential, one request at a time
@@ -131,7 +131,7 @@ class LoginThrottle:
 
 
 def _follower(first: Future[None]) -> Future[None]:
-    """A separate future for one waiter: `Transfer.wait_for` cancels its future at a timeout, and others wait for `first`."""
+    """A separate future for one waiter: `Transfer.wait_for` cancels its future at a timeout, while others wait for `first`."""
     own: Future[None] = Future()
 
     def pass_on(_: Future[None]) -> None:
@@ -271,7 +271,7 @@ class Authorizer:
         if self._credential is None or not self._credential.username:
             return None
         pair = f"{self._credential.username}:{self._credential.password}"
-        # Python decodes a command line or standard input that is not UTF-8 in this way: the typed bytes are sent.
+        # Python decodes a command line or standard input that is not UTF-8 this way, so the typed bytes are sent.
         data = pair.encode(errors="surrogateescape")
         return f"Basic {base64.b64encode(data).decode()}"
 
@@ -312,7 +312,7 @@ class Authorizer:
         if requested and (" " in requested or not requested.startswith(self._scope)):
             return requested
         if not self._actions and not requested:
-            return ""  # a login is tried, and no repository is asked for
+            return ""  # only a login is tested: no access to a repository is requested
         needed = {*self._actions.split(","), *requested.removeprefix(self._scope).split(",")} - {""}
         return self._scope + ",".join(sorted(needed))
 

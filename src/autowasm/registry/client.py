@@ -101,7 +101,7 @@ class RegistryClient:
     async def resolve(
         self, reference: ImageReference, *, credential: Credential | None
     ) -> ResolvedImage:
-        """The manifest behind `reference`, through an index if need be.
+        """The manifest behind `reference`, through an index if necessary.
 
         Raises SourceNotFound (`ImageNotFound`), SourceDenied, SourceUnavailable, AddressBlocked, ContentRejected
         (`DigestMismatch`, `ManifestInvalid`, `TooLarge`).
@@ -137,7 +137,8 @@ class RegistryClient:
     ) -> HashedFile | None:
         """Write a layer to `destination`, which is overwritten; digest and size are verified during the download.
 
-        Returns the written file; None if the digest of the layer is no sha256. `on_bytes` runs on the loop and gets the number of bytes since its last call, retries included. Raises as `resolve`,
+        Returns the written file; None if the digest of the layer is not a sha256. `on_bytes` runs on the loop and gets the number of
+        bytes since its last call, retries included. Raises as `resolve`,
         and StorageError. After an error the caller removes the partial file.
         """
         digest = descriptor.digest

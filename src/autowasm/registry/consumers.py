@@ -40,7 +40,7 @@ class LastLayer:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerVerdict:
-    """Whether a consumer can pull the module; if not, `why` has the form that it requires."""
+    """Whether a consumer can pull the module; if not, `why` has the required form."""
 
     reads: bool
     why: str = ""
@@ -75,7 +75,7 @@ def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, Consumer
 
 def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
-    # go-containerregistry, `pkg/v1/hash.go`: one digest of another algorithm, and the manifest is refused.
+    # go-containerregistry, `pkg/v1/hash.go`: it refuses a manifest with a single digest of another algorithm.
     if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
         return _no("supports sha256 digests only, but the image has another")
     if manifest.media_type == mediatypes.DOCKER_MANIFEST:

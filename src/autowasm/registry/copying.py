@@ -1,6 +1,6 @@
 """Copies an image or index from one repository to another, in any registry.
 
-Invariants: manifests are copied byte for byte, so digests stay; what a manifest names is at the destination before the manifest is; a
+Invariants: manifests are copied byte for byte, so digests stay; the contents of a manifest reach the destination before it does; a
 blob is verified while it is downloaded; one blob at a time is on this machine's disk.
 """
 
@@ -55,7 +55,7 @@ class Copier:
         self._done: set[Digest] = set()
 
     async def copy(self) -> Digest:
-        """The digest of what was copied. Raises as `RegistryClient.download` and `RegistryClient.push`."""
+        """Returns the digest of the copy. Raises the errors of `RegistryClient.download` and `RegistryClient.push`."""
         return await self._manifest(self._source.reference, self._destination.reference, depth=0)
 
     async def _manifest(

@@ -1,7 +1,7 @@
-"""The logins of a person or a CI job, in the files and variables of Docker, podman, buildah and skopeo: found, kept and removed.
+"""Finds, keeps and removes the logins of a person or a CI job in the files and variables of Docker, podman, buildah and skopeo.
 
 For `wasmc` only. Not for the server, which reads Secrets (see `credentials.py`) and runs no programs named in a file.
-Invariants of a search: the search order depends on the environment and the user's home only, so a message can name every searched
+Invariants of a search: the order depends on the environment and the user's home only, so a message can name every searched
 place; the search ends at the first login; a credential helper (`docker-credential-NAME`) ends within
 `limits.credential_helper_timeout`; neither a password nor a helper's output, which holds it, is in a message.
 
@@ -67,7 +67,7 @@ class Place:
 
 
 def login_places(environment: Mapping[str, str]) -> tuple[Place, ...]:
-    """The places in the order in which they are searched; the first one with a login for the registry wins."""
+    """The places in search order; the first one with a login for the registry wins."""
     home = home_of(environment)
     places = (
         [Place(f"${AUTH_VARIABLE}", named=True, strict=True)]

@@ -1,7 +1,7 @@
 """The layouts in which an image holds a module, and the choice of the layers to search.
 
 One table serves the choice, `wasmc inspect` and docs/layouts.md. Other readers' rules are in `consumers.py`; tests compare
-the two. Invariants: a layer type stands in the rows of one packing only, so the type alone decides how a layer is opened;
+the two. Invariants: a layer type is in the rows of one packing only, so the type alone decides how a layer is opened;
 only layers whose media type is in the table are downloaded.
 
 Sources: solo.io's `spec.md` and `spec-compat.md`; the CNCF's "Wasm OCI Artifact layout"; engineerd/wasm-to-oci; and the

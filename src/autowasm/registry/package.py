@@ -1,6 +1,6 @@
-"""Packages: a module as the blobs and the manifest to push, in the layouts that others read.
+"""Packages: a module as the blobs and the manifest to push, in the layouts that other programs read.
 
-Not the upload (see `client.py`). Invariant: the same module, ABI and annotations give the same bytes, so the same digest: no
+Not the upload (see `client.py`). Invariant: the same module, ABI and annotations give the same bytes and so the same digest: no
 times, no user names, nothing of the machine; the order of the annotations has no effect.
 
 Sources: WASM OCI artifact specification of solo.io, `spec.md` (artifact: Istio and Envoy Gateway require exactly two layers,

@@ -1,8 +1,8 @@
-"""Rate limiter: requests a second to one host, and the pauses that a host requests (429, `Retry-After`).
+"""Rate limiter: limits the requests per second to a host, and observes the pauses that a host requests (429, `Retry-After`).
 
 Not a retry loop (see `client.py`). Not a limit of concurrent fetches (see `artifacts/fetchlimiter.py`). Invariants: a host gets
-at most `burst` requests at once and `rate` a second on average, for all callers together; a pause that a host requests of
-one credential holds for every repository with that credential, and for no other credential.
+at most `burst` requests at once and `rate` a second on average, for all callers together; a pause that a host requests for
+one credential applies to every repository with that credential, and to no other credential.
 
 Sources: RFC 6585 section 4 (429), RFC 9110 section 10.2.3 (Retry-After).
 """

@@ -1,7 +1,7 @@
 """Repository: the verbs of the OCI distribution specification for one repository, blocking.
 
 Retries, parsing and the choice of layers are in `client.py`, `manifest.py` and `layouts.py`. Invariants: a blob is verified
-while it is written, never after; every unexpected status becomes an error with an advice.
+while it is written, never after; every unexpected status becomes an error with advice.
 """
 
 import contextlib
@@ -191,7 +191,7 @@ class Repository:
         raise error_for(answer.status, answer.headers, answerer=answerer, message=answer.message())
 
     def _denied_hint(self, answer: RegistryResponse) -> str:
-        """Advice for a refused request: about the login that was sent, or how to configure one."""
+        """Advice for a refused request: about the sent login, or how to configure one."""
         if not self._transport.is_own(answer.url):
             return f"the registry redirected to {redact(answer.url)}, which refused the request; no login is sent to that host"
         credential = self._credential
@@ -257,7 +257,7 @@ def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
 
 
 def _upload_location(url: str, answer: RegistryResponse) -> str | None:
-    """The URL for the next request of the upload. A registry behind a proxy that ends TLS often writes `http://` and its own name.
+    """The URL for the next request of the upload. A registry behind a proxy that terminates TLS often writes `http://` and its own name.
 
     If the request went over https and the host is the same, the upload stays on https, as in oras-go
     (`registry/remote/repository.go`).

@@ -249,7 +249,7 @@ class _Container(oras.container.Container):  # type: ignore[misc]
 
 
 class _Session(requests.Session):
-    """A session that reads nothing from its environment: no proxies, no `.netrc`, no cookies, no redirects."""
+    """A session that ignores its environment: no proxies, no `.netrc`, no cookies, no redirects."""
 
     def __init__(self, adapter: DialedAdapter) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class _Session(requests.Session):
 
 
 class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
-    """Exchanges about one repository, with one credential."""
+    """Exchanges for one repository, with one credential."""
 
     def __init__(
         self,
@@ -338,7 +338,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return f"{self.prefix}://{self._container.tags_url()}"
 
     def base_url(self) -> str:
-        """The URL that tells whether a login is accepted."""
+        """The URL that shows whether a login is accepted."""
         return f"{self.prefix}://{self._container.registry}/v2/"
 
     @contextlib.contextmanager
@@ -536,7 +536,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         try:
             transfer.expect_nothing()
         except TransferEnded:
-            # The socket was shut down within the header: http.client accepts a truncated header as a whole one.
+            # The socket was shut down within the header: http.client accepts a truncated header as complete.
             response.close()
             raise
         self._rate_limiter.answered(host, self._fingerprint, response.status_code, response.headers)

@@ -1,7 +1,7 @@
 """Collectors of single parts: informers, requests to sources, the work queue, reconciles, Events, and AutoWasms by name.
 
-A part of `metrics.py`. Invariants: as there; gauges are read at the scrape, so a change costs a dictionary entry; at most
-`NAMED` objects are named, those first that are not Synced for the longest time, and all others are only counted.
+A part of `metrics.py`, with its invariants. Also: gauges are read at the scrape, so a change costs a dictionary entry; at most
+`NAMED` objects are named, starting with those that have not been Synced for the longest time, and all others are only counted.
 """
 
 import time
@@ -26,7 +26,7 @@ class InformerState(Protocol):
 
     @property
     def store(self) -> Sized:
-        """The objects that it holds."""
+        """The number of objects that it holds."""
 
     @property
     def last_event_age(self) -> float | None:
@@ -143,7 +143,7 @@ class WorkQueueMetrics:
         )
 
     def watch(self, queue: Queue) -> None:
-        """Read the values that the queue does not report from `queue`."""
+        """Read from `queue` the values that it does not report."""
         self._delayed.set_function(lambda: queue.delayed)
         self._longest_running.set_function(lambda: max(queue.running_times(), default=0.0))
 
@@ -217,7 +217,7 @@ class StagedRolloutMetrics:
             buckets=(5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21600, 86400),
             registry=registry,
         )
-        for result in ("passed", "aborted"):  # a series that begins at 1 shows no increase
+        for result in ("passed", "aborted"):  # a series that starts at 1 shows no increase
             self.step_seconds.labels(result)
         self.aborts = Counter(
             "autowasm_staged_rollout_aborts_total",
@@ -279,12 +279,12 @@ class ObjectMetrics(Collector):
             self._resolved[key] = (at, at)
 
     def confirmed(self, key: tuple[str, str], at: float) -> None:
-        """Its source was asked at `at` and names the same content. This holds until it is resolved again."""
+        """Its source was checked at `at` and names the same content. This holds until it is resolved again."""
         if key in self._resolved:
             self._resolved[key] = (self._resolved[key][0], at)
 
     def waiting(self, key: tuple[str, str], reason: str | None) -> None:
-        """Its staged rollout waits for something; None: it does not. Another reason does not reset the time."""
+        """Its staged rollout is waiting; None: it is not. A different reason does not reset the time."""
         if reason is None:
             self._waiting.pop(key, None)
             return

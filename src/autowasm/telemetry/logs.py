@@ -60,7 +60,7 @@ def configure(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
-    # Fields that no log line has need not be collected for each (logging cookbook, "Optimization").
+    # Fields that no log line contains need not be collected for each record (logging cookbook, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False

@@ -1,7 +1,7 @@
 """All Prometheus collectors, as one object bound to a registry that is passed in.
 
 Invariants: labels are bounded, and no tenant controls their values: never a digest, a Pod or a host of a spec; the exception
-is the names of the few objects in `collectors.py`; hosts have the names of `net/hosts.py`; units are base units; every
+applies to the names of the few objects in `collectors.py`; hosts have the names of `net/hosts.py`; units are base units; every
 collector is defined here or in `collectors.py`. `make reference` writes docs/metrics.md from them.
 """
 
@@ -328,7 +328,7 @@ class ReflectorMetrics:
 
 
 class LoopMetrics(Collector):
-    """Time for which the event loop was held. Counted by its selector, because a collector's method costs more than an iteration."""
+    """Time for which the event loop was blocked. Counted by its selector, because a collector's method costs more than an iteration."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.iterations = LoopTiming()

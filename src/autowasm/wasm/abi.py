@@ -158,7 +158,7 @@ _CALLED = {
 
 
 def called_functions(abi: str, exported: frozenset[str]) -> dict[str, str]:
-    """The exports that Envoy uses of a module of version `abi` that exports the functions `exported`: name to type.
+    """The exports that Envoy uses from a module of version `abi` that exports the functions `exported`: name to type.
 
     Envoy refuses a module that exports such a name with another type ("Bad function signature").
     """

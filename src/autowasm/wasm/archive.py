@@ -121,7 +121,7 @@ def _steps(packing: str) -> tuple[_Step, ...]:
 
 
 def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str:
-    """Remove one packing after the other until WebAssembly appears, from the file's start each time.
+    """Remove one packing after another until WebAssembly appears, each time from the start of the file.
 
     Rereading costs little (only the search of a tar reads the whole file) and keeps every stream forward only.
     """
@@ -165,7 +165,7 @@ def _choose(stream: Stream, *, limits: Limits) -> ArchiveMember:
 
 @contextmanager
 def _opened(source: Path, steps: Sequence[_Step], *, limits: Limits) -> Iterator[Stream]:
-    """The stream behind `steps` into the file."""
+    """The stream after `steps` into the file."""
     try:
         with source.open("rb") as file:
             output_limit = OutputLimit(limits)

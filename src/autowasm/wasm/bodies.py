@@ -161,7 +161,7 @@ def _instructions(reader: BinaryReader, wanted: Collection[int]) -> Iterator[tup
 
 
 def _integer(data: bytes, position: int) -> tuple[int, int]:
-    """A LEB128 integer, read as unsigned, and the position behind it."""
+    """A LEB128 integer, read as unsigned, and the position after it."""
     value = shift = 0
     for _ in range(_MAX_LEB_BYTES):
         byte = data[position]
@@ -174,7 +174,7 @@ def _integer(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _read_rare(reader: BinaryReader, code: int, form: int) -> tuple[int, int]:
-    """Read an instruction with a prefix or a list, behind its first byte. Returns the whole code and the operand."""
+    """Read an instruction with a prefix or a list, after its first byte. Returns the whole code and the operand."""
     if form == _LABELS:
         return code, max(reader.u32() for _ in range(reader.u32() + 1))
     if form == _TYPES:

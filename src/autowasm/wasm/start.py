@@ -1,11 +1,11 @@
-"""Start of a module: its active segments and its start functions, and whether they are sure to fail in Envoy.
+"""Start of a module: checks whether its active segments and its start functions are certain to fail in Envoy.
 
 A filter is a library (a WASI reactor, with `_initialize`). A program (a WASI command, with `_start`) that ends with
 `proc_exit` fails in Envoy with `restricted_callback`: during the start Envoy allows only a few host functions
 (proxy-wasm-cpp-host, src/wasm.cc `WasmBase::startVm`; `abi.ALLOWED_AT_START` is what Envoy 1.36.4 and 1.40.0 allow, each
 function tried). A module with `_start` that returns is fine: TinyGo, older Rust filters and AssemblyScript have one.
 
-The module is not run. Invariants: a segment is refused only if it is sure to trap: it is active, at a fixed offset, and
+The module is not run. Invariants: a segment is refused only if it is certain to trap: it is active, at a fixed offset, and
 ends beyond the initial size of its memory or table; a start is refused only if it is proven to fail: Go's linker left its
 mark in a program, or no path through the start function returns without a trap or a forbidden call.
 
@@ -41,7 +41,7 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """The offset behind its last byte or entry."""
+        """The offset after its last byte or entry."""
         return self.offset + self.size
 
 
@@ -143,7 +143,7 @@ def is_go(data: bytes) -> bool:
 def check_start(
     parts: StartParts, imports: Sequence[Import], exports: Sequence[Export], *, data: bytes
 ) -> None:
-    """Raise ContentRejected (`StartFails`) if the start of the module is sure to fail in Envoy. Blocks: milliseconds."""
+    """Raise ContentRejected (`StartFails`) if the start of the module is certain to fail in Envoy. Blocks: milliseconds."""
     functions = {
         each.name: each.index
         for each in exports
@@ -195,7 +195,7 @@ def _started(functions: Mapping[str, int]) -> Iterator[str]:
 
 
 class _Starts:
-    """Follows the code from the start functions on: which functions never return normally, and why.
+    """Follows the code from the start functions to find the functions that never return normally, and why.
 
     A body is followed block by block: `is_clean` is true while a path without a failing instruction reaches the current
     instruction. A call that is not followed counts as one that returns.

@@ -1,7 +1,7 @@
 """Validation of a module by wasmtime, above all of its function bodies, which the section readers do not decode.
 
 Nothing is compiled: that takes seconds and a lot of memory. Invariants: the engine has the features of Envoy's V8, so a
-module that passes here parses there; what could not be checked is returned, never ignored in silence; the interpreter lock
+module that passes here parses there; unchecked parts are returned, never silently ignored; the interpreter lock
 is released while wasmtime works.
 
 Features, each tried on Envoy 1.36.4 and 1.40.0: both run SIMD and relaxed SIMD, bulk memory, reference types, function
@@ -11,8 +11,8 @@ extended constants, exceptions both of the legacy form (`try`) and the new (`try
 arithmetic, custom page sizes, stack switching and compact imports (`sections.py` detects those).
 
 Legacy exception handling (`try`, `catch`) runs in Envoy's V8, but wasmtime does not support it: the bodies that use it are
-taken out of the module and not checked (ADR 0028). Invariant: no byte outside those bodies changes, so the positions in
-wasmtime's messages stay right.
+removed from the module and not checked (ADR 0028). Invariant: no byte outside those bodies changes, so the positions in
+wasmtime's messages stay correct.
 """
 
 import ctypes
