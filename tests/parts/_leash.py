@@ -1,7 +1,7 @@
 """`python _leash.py PROGRAM ARGUMENT...`: become PROGRAM, which then dies with the process that started this one.
 
 The first argument of a started process, which imports nothing of ours. Without it, a test run that is killed (or that
-pytest-timeout ends with `os._exit`) leaves its registries and proxies behind. Only Linux has the means; elsewhere
+pytest-timeout ends with `os._exit`) leaves its registries and proxies behind. Only Linux supports this; elsewhere
 PROGRAM just runs.
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
     command = sys.argv[2:]
     die_with_parent()
     if os.getppid() != parent:
-        # The parent went before the leash was on.
+        # The parent ended before the death signal was set.
         sys.exit(1)
     os.execv(command[0], command)
 

@@ -1,7 +1,7 @@
 """Requests to the API server, read from its audit log (`kubernetes.py` switches it on).
 
-Not a live feed: each read returns the requests that were answered until then. Invariant: a request is there once, with its
-final status; a watch that still runs has only its beginning.
+Not a live feed: each read returns the requests answered so far. Invariant: a request appears once, with its
+final status; for a watch that still runs, there is only its start.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def changed_nothing(self) -> bool:
-        """Whether the API server took an update and stored nothing: the object already was so."""
+        """Whether the API server accepted an update but stored nothing, because the object was unchanged."""
         before, after = (
             (document.get("metadata") or {}).get("resourceVersion")
             for document in (self.request, self.response)

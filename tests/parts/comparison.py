@@ -1,4 +1,4 @@
-"""The same filter with the same requests in a real Envoy and in the sandbox, and what each of them did.
+"""Runs the same filter with the same requests in a real Envoy and in the sandbox, and compares the results.
 
 Envoy runs once for many cases, with a listener, a service and a VM for each. The service and the client are raw sockets, so
 that headers are compared as they are on the wire, in order. Invariant: an `Observed` has nothing of the machine in it: what
@@ -119,7 +119,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class Observed:
-    """What became of a case: the requests that the service got whole, what the client got for each, and the filter's log."""
+    """The result of a case: the requests that the service received in full, the response to each, and the filter's log."""
 
     forwarded: tuple[Passed, ...]
     answers: tuple[Passed | None, ...]
@@ -260,7 +260,7 @@ class _Service:
 async def _read(
     reader: asyncio.StreamReader, *, is_request: bool, is_head: bool = False
 ) -> Passed | None:
-    """A message from the wire; None at the end of the connection. What breaks off is not complete."""
+    """A message from the wire; None at the end of the connection. A truncated message is not complete."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("utf-8", "surrogateescape")
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -388,7 +388,7 @@ async def in_envoy(
 
 
 def _answers(cases: Sequence[Case]) -> dict[str, HttpAnswer]:
-    """What the clusters of all cases answer."""
+    """The answers of the clusters of all cases."""
     found: dict[str, HttpAnswer] = {}
     for case in cases:
         for name, answer in case.clusters.items():
@@ -438,7 +438,7 @@ def _listener(case: Case, port: int, directory: Path) -> dict[str, Any]:
 
 
 def difference(real: object, ours: object) -> str:
-    """What differs between two observations, as a diff; empty if nothing does."""
+    """The differences between two observations, as a diff; empty if there are none."""
     before, after = (pformat(each, width=150).splitlines() for each in (real, ours))
     return "\n".join(unified_diff(before, after, "envoy", "sandbox", lineterm="", n=1))
 

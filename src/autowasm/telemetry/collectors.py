@@ -26,7 +26,7 @@ class InformerState(Protocol):
 
     @property
     def store(self) -> Sized:
-        """The number of objects that it holds."""
+        """The objects that it holds."""
 
     @property
     def last_event_age(self) -> float | None:
