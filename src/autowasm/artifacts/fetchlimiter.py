@@ -217,7 +217,9 @@ class CircuitBreakers:
         self._limits = limits
         self._clock = clock
         self._states: FIFOCache[SourceKey, _Circuit] = FIFOCache(_MAX_KEPT)
-        metrics.circuit_breakers_open.set_function(self._count_open)  # breakers close with time alone
+        metrics.circuit_breakers_open.set_function(
+            self._count_open
+        )  # breakers close with time alone
 
     def check(self, key: SourceKey) -> None:
         """Raises SourceUnavailable (`BackingOff`) while the key's breaker is open."""

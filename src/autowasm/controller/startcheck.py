@@ -267,7 +267,9 @@ class StartCheck:
         if preflight.status not in refuses.get(mode, set()):
             return StartDecision(condition, preflight)
         known = {one.value: one for one in Reason}
-        reason = known.get(preflight.reason, Reason.START_FAILED)  # another version may have other reasons
+        reason = known.get(
+            preflight.reason, Reason.START_FAILED
+        )  # another version may have other reasons
         return StartDecision(condition, preflight, AutoWasmError(preflight.message, reason=reason))
 
 

@@ -204,7 +204,9 @@ class _Delayed(Generic[K]):
             return
         self._times[key] = when
         heapq.heappush(self._heap, (when, next(self._sequence), key))
-        if len(self._heap) > 2 * len(self._times) + 64:  # entries that were replaced by an earlier time
+        if (
+            len(self._heap) > 2 * len(self._times) + 64
+        ):  # entries that were replaced by an earlier time
             self._heap = [entry for entry in self._heap if self._times.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
         self._arm()

@@ -161,7 +161,9 @@ class Dialer:
             for option in options:
                 sock.setsockopt(*option)
             sock.settimeout(self._limits.connect_timeout)
-            current_transfer().adopt(sock)  # first, so that the loop can also abort the connection attempt
+            current_transfer().adopt(
+                sock
+            )  # first, so that the loop can also abort the connection attempt
             sock.connect(address)
         except BaseException:
             sock.close()

@@ -101,7 +101,9 @@ class NamedHosts:
     def set(self, entries: Iterable[str]) -> None:
         """Set the operator's entries: `HOST`, `HOST:PORT`, `*.DOMAIN`. They replace the previous ones; `*` names no host."""
         named = [entry for entry in dict.fromkeys(one.lower() for one in entries) if entry != "*"]
-        named.sort(key=lambda entry: (entry.startswith(("*", ".")), -len(entry)))  # most exact first
+        named.sort(
+            key=lambda entry: (entry.startswith(("*", ".")), -len(entry))
+        )  # most exact first
         self._entries = (*named[:NAMED], *PUBLIC)
 
     def name_of(self, host: str) -> str:

@@ -168,7 +168,9 @@ class Server:
 
     def _kill(self, child: _Child, cause: str) -> None:
         child.cause = child.cause or cause
-        os.kill(child.pid, signal.SIGKILL)  # the child is not reaped yet, so the pid is still its own
+        os.kill(
+            child.pid, signal.SIGKILL
+        )  # the child is not reaped yet, so the pid is still its own
 
     def _reap(self) -> None:
         for child in list(self._children.values()):

@@ -246,7 +246,7 @@ class Connection(web.RequestHandler):
 
 
 def _what_is_wrong(error: HttpProcessingError) -> str:
-    """aiohttp's message without the client's bytes, which may be long, binary, or secret."""
+    """Aiohttp's message without the client's bytes, which may be long, binary, or secret."""
     if isinstance(error, LineTooLong):
         return "a line is too long"
     return error.message.strip().partition("\n")[0].partition(": ")[0].rstrip(":") or "bad request"

@@ -115,7 +115,9 @@ class BlobResponse(web.StreamResponse):
             socket = transport.get_extra_info("socket")
             wanted = min(end - self._position, chunk)
             if self._position + wanted == end and self._blob.was_written():
-                raise OSError(errno.EIO, "the file was modified")  # so the response is never complete
+                raise OSError(
+                    errno.EIO, "the file was modified"
+                )  # so the response is never complete
             try:
                 sent = os.sendfile(socket.fileno(), source, self._position, wanted)
             except BlockingIOError:

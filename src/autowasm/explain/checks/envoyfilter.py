@@ -83,7 +83,9 @@ def edited(facts: Facts) -> Iterator[Finding]:
     live, desired = facts.live, facts.desired
     if facts.planned or live is None or desired is None or not _is_ours(facts, live):
         return
-    if record_of(live) is None and digests_of(live):  # an aborted first rollout leaves no record and no filter
+    if record_of(live) is None and digests_of(
+        live
+    ):  # an aborted first rollout leaves no record and no filter
         what = (
             "its record is missing or does not match its spec: another client changed one of them"
         )
