@@ -161,7 +161,9 @@ async def measure(autowasms: int, pods_count: int) -> dict[str, float]:
         found["settle"] = used.seconds
         gc.collect()
         found["memory"] = _resident() - before
+        await _idle(server)
         found["event"] = await _pod_events(server, mode, pods_count)
+        await _idle(server)
         (of_autowasms,) = [one for one in mode.informers if one.name == "autowasms"]
         changed = 0
         numbers = [number % autowasms for number in range(_CHANGES)]
@@ -220,6 +222,16 @@ class _Processor:
 
 def _line(kind: str, item: object) -> bytes:
     return b'{"type":"%s","object":%s}\n' % (kind.encode(), json.dumps(item).encode())
+
+
+async def _idle(server: ApiServer) -> None:
+    """Wait for the reports on Pods that follow a list and changes: they would count for the next measure."""
+    async with asyncio.timeout(300):
+        while True:
+            with _Processor(server) as used:
+                await asyncio.sleep(0.2)
+            if used.seconds < 0.01:
+                return
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -128,5 +128,11 @@ def _chart(
         series[f"{sizes[0]} to {sizes[-1]} {what}{fitted}"] = [known.get(one) for one in shares]
     labels = [f"{100 * share:g}" for share in shares]
     return Chart(
-        f"growth-{name}", text, unit, labels, series, kind="line", label_unit="% of the largest"
+        f"growth-{name}",
+        text[0].upper() + text[1:],
+        unit,
+        labels,
+        series,
+        kind="line",
+        label_unit="% of the largest number",
     )
