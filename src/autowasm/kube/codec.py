@@ -355,9 +355,8 @@ class DocumentCodec(Codec[StoredDocument]):
             if loop.time() >= slice_ends:
                 await asyncio.sleep(0)
                 slice_ends = loop.time() + self._budget
-            known = _unchanged(raw, stored) if stored is not None else None
-            if known is not None:
-                items.append((document_meta(known)[0], known))
+            if stored is not None and (known := _unchanged(raw, stored)) is not None:
+                items.append((known.key, known.object))
                 continue
             item = await decode_bounded(bytes(raw), most=self._most)
             items.append((document_meta(item)[0], as_stored(item)))
@@ -379,17 +378,22 @@ class DocumentCodec(Codec[StoredDocument]):
         return WatchEvent(EVENT_TYPES[type_], key, as_stored(item), resource_version)
 
 
-def _unchanged(raw: msgspec.Raw, stored: Stored[StoredDocument]) -> StoredDocument | None:
-    """The stored object, if `raw` is the same version of it."""
+def _unchanged(
+    raw: msgspec.Raw, stored: Stored[StoredDocument]
+) -> WatchEvent[StoredDocument] | None:
+    """The stored object as if it was added, if `raw` is the same version of it."""
     try:
         found = _VERSION.decode(raw).metadata
-        document = stored(ObjectKey(found.namespace, found.name))
+        key = ObjectKey(found.namespace, found.name)
+        document = stored(key)
         if document is None or not found.resourceVersion:
             return None
         known = version_of(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # the decoder of the whole object reports it
-    return document if known == (found.uid, found.resourceVersion) else None
+    if known != (found.uid, found.resourceVersion):
+        return None
+    return WatchEvent("ADDED", key, document, found.resourceVersion)
 
 
 def _unchanged_event(
@@ -399,11 +403,7 @@ def _unchanged_event(
         event = _RAW_EVENT.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    document = _unchanged(event.object, stored) if event.type == "ADDED" else None
-    if document is None:
-        return None
-    key, resource_version = document_meta(document)
-    return WatchEvent("ADDED", key, document, resource_version)
+    return _unchanged(event.object, stored) if event.type == "ADDED" else None
 
 
 async def decode_document(body: Text) -> Document:
