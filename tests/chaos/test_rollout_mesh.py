@@ -55,9 +55,7 @@ async def settle_on(mesh: StagedMesh, filter_: str, **fields: Any) -> str:
     image = await mesh.image(filter_)
     await mesh.apply(mesh.staged(image, annotations={"wasm.tcm.io/rollout": "promote"}, **fields))
     plugin = target_of(await mesh.wait_rollout("Succeeded"))
-    async with asyncio.timeout(30):
-        while await mesh.with_plugin(plugin) != mesh.names():
-            await asyncio.sleep(0.1)
+    await mesh.only_on(plugin, mesh.names())
     return plugin
 
 
@@ -200,9 +198,7 @@ async def test_module_that_traps_stops_at_the_first_pod_and_the_previous_filter_
         await mesh.wait_rollout("Progressing", step=1)
         (canary,) = (await mesh.rollout())["pods"]
         found = await mesh.wait_rollout("Aborted")
-        async with asyncio.timeout(RESTORED_WITHIN):
-            while await mesh.with_plugin(old) != mesh.names():
-                await asyncio.sleep(0.02)
+        await mesh.only_on(old, mesh.names(), timeout=RESTORED_WITHIN)
     rollout = found["status"]["rollout"]
     assert (rollout["step"], rollout["reason"]) == (1, "FailureRatio"), described(found)
     found = await mesh.wait_phase("Degraded")
@@ -251,9 +247,7 @@ async def test_configuration_that_an_envoy_with_the_module_rejects_is_named_at_t
 
 async def serve_again(mesh: StagedMesh, plugin: str) -> None:
     """All matched Pods have this filter again, and the status says that the rollout failed."""
-    async with asyncio.timeout(10):
-        while await mesh.with_plugin(plugin) != mesh.names():
-            await asyncio.sleep(0.05)
+    await mesh.only_on(plugin, mesh.names(), timeout=10)
     await mesh.wait_phase("Degraded")
 
 
@@ -305,9 +299,7 @@ async def test_successor_of_a_leader_that_was_killed_at_its_verdict_restores_the
         await mesh.wait_rollout("Aborted")
         await mesh.wasmer.process.kill()
         await mesh.wasmer.start()
-        async with asyncio.timeout(30):
-            while await mesh.with_plugin(old) != mesh.names():
-                await asyncio.sleep(0.05)
+        await mesh.only_on(old, mesh.names())
     found = await mesh.wait_phase("Degraded")
     assert found["status"]["rollout"]["phase"] == "Aborted", described(found)
     await mesh.wasmer.process.kill()
@@ -351,13 +343,6 @@ async def looked(mesh: StagedMesh) -> None:
             await asyncio.sleep(0.1)
 
 
-async def only_on(mesh: StagedMesh, plugin: str, names: set[str]) -> None:
-    """Wait until exactly these Pods have the filter."""
-    async with asyncio.timeout(30):
-        while await mesh.with_plugin(plugin) != names:
-            await asyncio.sleep(0.05)
-
-
 async def test_successor_carries_out_each_command_that_came_while_there_was_no_leader(
     mesh: StagedMesh,
 ) -> None:
@@ -375,7 +360,7 @@ async def test_successor_carries_out_each_command_that_came_while_there_was_no_l
         await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="1m"))
         chosen = await rollout("Progressing", step=1, has=1)
         new = target_of(await mesh.get())
-        await only_on(mesh, new, chosen)
+        await mesh.only_on(new, chosen)
 
         async with killed_leader(mesh):
             given = await command(mesh, "pause")
@@ -397,19 +382,19 @@ async def test_successor_carries_out_each_command_that_came_while_there_was_no_l
         await rollout("Aborted", step=1, has=0, given=given)
         async with killed_leader(mesh):  # maybe before the previous filter is back
             pass
-        await only_on(mesh, old, mesh.names())
+        await mesh.only_on(old, mesh.names())
         await looked(mesh)
         await rollout("Aborted", step=1, has=0, given=given)
 
         async with killed_leader(mesh):
             given = await command(mesh, "retry")
         chosen = await rollout("Progressing", step=1, has=1, given=given)
-        await only_on(mesh, new, chosen)
+        await mesh.only_on(new, chosen)
 
         async with killed_leader(mesh):
             given = await command(mesh, "promote")
         await rollout("Succeeded", step=3, has=0, given=given)
-        await only_on(mesh, new, mesh.names())
+        await mesh.only_on(new, mesh.names())
     for report in reports.values():
         assert report.failed == 0, report
 
@@ -422,7 +407,7 @@ async def test_successor_of_a_leader_that_was_killed_without_the_previous_filter
     await mesh.wait_rollout("Progressing", step=1)
     new = target_of(await mesh.get())
     (canary,) = (await mesh.rollout())["pods"]
-    await only_on(mesh, new, {canary["name"]})
+    await mesh.only_on(new, {canary["name"]})
     async with killed_leader(mesh):
         # Another client changes the previous filter: no leader remembers it, and nothing else has it.
         document = await mesh.envoyfilter()
@@ -445,7 +430,7 @@ async def test_successor_of_a_leader_that_was_killed_without_the_previous_filter
     async with killed_leader(mesh):
         await command(mesh, "promote")
     await mesh.wait_rollout("Succeeded")
-    await only_on(mesh, new, mesh.names())
+    await mesh.only_on(new, mesh.names())
 
 
 async def test_successor_begins_the_first_rollout_of_an_object_that_the_killed_leader_did_not(
@@ -461,9 +446,9 @@ async def test_successor_begins_the_first_rollout_of_an_object_that_the_killed_l
     async with killed_leader(mesh):
         pass
     await mesh.wait_rollout("Succeeded", name="first")
-    await only_on(mesh, new, mesh.names())
+    await mesh.only_on(new, mesh.names())
     await mesh.cluster.request("DELETE", autowasms("default", "first"))
-    await only_on(mesh, new, set())
+    await mesh.only_on(new, set())
 
 
 async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh) -> None:
@@ -494,9 +479,7 @@ async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh
         ClientError, match="Aborted: AbortedByCommand: step 1 of 3: aborted by command"
     ):
         await wasmc("status", "test", "-w", "--timeout", "60s")
-    async with asyncio.timeout(10):
-        while await mesh.with_plugin(old) != mesh.names():
-            await asyncio.sleep(0.05)
+    await mesh.only_on(old, mesh.names(), timeout=10)
     await wasmc("retry", "test")
     await mesh.wait_rollout("Progressing", step=1)
     watching = asyncio.create_task(wasmc("status", "test", "--watch"))
@@ -530,9 +513,7 @@ async def test_pods_whose_port_is_closed_wait_or_count_by_time(
             found = await mesh.wait_rollout("Succeeded")
             assert found["status"]["rollout"]["verdict"]["byTime"] is True
             wanted = target_of(found)
-        async with asyncio.timeout(20):
-            while await mesh.with_plugin(wanted) != mesh.names():
-                await asyncio.sleep(0.05)
+        await mesh.only_on(wanted, mesh.names(), timeout=20)
     finally:
         for one in mesh.matched:
             await mesh.move_pod(one.name, address=one.address)
@@ -546,12 +527,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     (canary,) = (await mesh.rollout())["pods"]
     first = target_of(await mesh.get())
 
-    async def only(plugin: str, names: set[str]) -> None:
-        async with asyncio.timeout(30):
-            while await mesh.with_plugin(plugin) != names:
-                await asyncio.sleep(0.05)
-
-    await only(first, {canary["name"]})
+    await mesh.only_on(first, {canary["name"]})
     # Its Pod is gone: another one takes its place, and its proxy gets the previous filter.
     gone = mesh.sidecar(canary["name"])
     await mesh.remove_pod(gone.name)
@@ -564,7 +540,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
 
     names = await replaced()
     assert len(names) == 1
-    await only(first, names)
+    await mesh.only_on(first, names)
     await mesh.add_pod(gone.name, {**SELECTED, "pod": gone.name}, address=gone.address)
     # A new Pod has the previous filter.
     added = await mesh.add_staged("added")
@@ -575,8 +551,8 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     await mesh.wait_rollout("Progressing", step=1)
     second = target_of(await mesh.get())
     assert second != first
-    await only(first, set())
-    await only(second, {one["name"] for one in (await mesh.rollout())["pods"]})
+    await mesh.only_on(first, set())
+    await mesh.only_on(second, {one["name"] for one in (await mesh.rollout())["pods"]})
     await mesh.remove_pod("added")
     mesh.matched.remove(added)
     # The object is deleted: so are its filters, of both kinds.

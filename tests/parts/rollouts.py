@@ -228,6 +228,12 @@ class StagedMesh(Mesh):
             one.name for one, plugins in zip(self.matched, found, strict=True) if plugin in plugins
         }
 
+    async def only_on(self, plugin: str, names: set[str], *, timeout: float = 30) -> None:
+        """Return once exactly these of the matched Pods have this plugin. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while await self.with_plugin(plugin) != names:
+                await asyncio.sleep(0.05)
+
     @asynccontextmanager
     async def load(self, *, path: str = "/") -> AsyncIterator[dict[str, LoadReport]]:
         """A steady load on each matched Pod; the reports by the Pods' names."""
