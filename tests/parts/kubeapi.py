@@ -144,20 +144,23 @@ class KubeApi:
         return [
             await self.request(
                 "PATCH",
-                f"{await self.path_of(document)}?fieldManager={_FIELD_MANAGER}&force=true"
-                "&fieldValidation=Strict",
+                await self._apply_path(document),
                 body=document,
                 content_type=_APPLY_PATCH,
             )
             for document in documents
         ]
 
+    async def _apply_path(self, document: Mapping[str, Any]) -> str:
+        path = await self.path_of(document)
+        return f"{path}?fieldManager={_FIELD_MANAGER}&force=true&fieldValidation=Strict"
+
     async def dry_run(self, document: Mapping[str, Any]) -> str:
         """`apply` without storing anything; the warning of the API server, empty if there is none. Raises as `apply`."""
-        path = f"{await self.path_of(document)}?fieldManager={_FIELD_MANAGER}&force=true"
+        path = f"{await self._apply_path(document)}&dryRun=All"
         answer = await self.call(
             "PATCH",
-            f"{path}&fieldValidation=Strict&dryRun=All",
+            path,
             body=json.dumps(document).encode(),
             content_type=_APPLY_PATCH,
         )
