@@ -1,9 +1,19 @@
-"""FakeClocks: clocks that do what a test says: jump by years, boot. No machine can be made to on demand."""
+"""Clocks that do what a test says: stand still, jump by years, boot. No machine can be made to on demand."""
 
 import time
 from dataclasses import dataclass, field
 
 from autowasm.blobs.lastuse import ClockState
+
+
+@dataclass
+class FakeClock:
+    """A clock that stands still until a test sets it."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass

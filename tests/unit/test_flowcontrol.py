@@ -5,21 +5,15 @@ import random
 import pytest
 
 from autowasm.flowcontrol import Backoff, TokenBucket
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes.clocks import FakeClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
-def test_a_burst_is_free_and_then_one_token_comes_after_another(clock: Clock) -> None:
+def test_a_burst_is_free_and_then_one_token_comes_after_another(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=3, clock=clock)
     assert [bucket.try_acquire() for _ in range(5)] == [True] * 3 + [False] * 2
     clock.now += 0.125
@@ -28,14 +22,14 @@ def test_a_burst_is_free_and_then_one_token_comes_after_another(clock: Clock) ->
     assert [bucket.try_acquire() for _ in range(2)] == [True, False]
 
 
-def test_a_rest_fills_the_bucket_and_no_more(clock: Clock) -> None:
+def test_a_rest_fills_the_bucket_and_no_more(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=3, clock=clock)
     for rest in (0.0, 0.75, 3600.0):
         clock.now += rest
         assert [bucket.try_acquire() for _ in range(4)] == [True] * 3 + [False]
 
 
-def test_reservations_queue_behind_each_other(clock: Clock) -> None:
+def test_reservations_queue_behind_each_other(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=2, clock=clock)
     assert [bucket.reserve() for _ in range(4)] == [0.0, 0.0, 0.25, 0.5]
     assert not bucket.try_acquire()
@@ -45,14 +39,14 @@ def test_reservations_queue_behind_each_other(clock: Clock) -> None:
     assert bucket.reserve() == 0.0
 
 
-def test_a_bucket_without_a_burst_lets_each_wait(clock: Clock) -> None:
+def test_a_bucket_without_a_burst_lets_each_wait(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=0, clock=clock)
     assert [bucket.reserve() for _ in range(2)] == [0.25, 0.5]
     clock.now += 3600.0
     assert bucket.reserve() == 0.25
 
 
-def test_those_who_did_not_wait_hold_up_no_later_ones(clock: Clock) -> None:
+def test_those_who_did_not_wait_hold_up_no_later_ones(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=1, clock=clock)
     for _ in range(10):
         bucket.reserve()
@@ -60,7 +54,7 @@ def test_those_who_did_not_wait_hold_up_no_later_ones(clock: Clock) -> None:
     assert bucket.reserve() == 0.25
 
 
-def test_tokens_that_are_there_stay_when_waits_are_cancelled(clock: Clock) -> None:
+def test_tokens_that_are_there_stay_when_waits_are_cancelled(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=2, clock=clock)
     bucket.cancel_waits()
     assert [bucket.reserve() for _ in range(3)] == [0.0, 0.0, 0.25]

@@ -10,6 +10,7 @@ from autowasm.artifacts.source import SourceKey
 from autowasm.errors import ContentRejected, SourceDenied, SourceNotFound, SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
+from tests.fakes.clocks import FakeClock
 
 
 async def settle() -> None:
@@ -288,20 +289,13 @@ KEY = SourceKey("r.example", "team/filter", "alice")
 DOWN = SourceUnavailable("connection refused")
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def breakers(metrics: Metrics, clock: Clock) -> CircuitBreakers:
+def breakers(metrics: Metrics, clock: FakeClock) -> CircuitBreakers:
     limits = FetchLimits(breaker_failures=3, breaker_open=60.0, retry_maximum=300.0)
     return CircuitBreakers(limits, metrics=metrics, clock=clock)
 
@@ -311,7 +305,7 @@ def opened(metrics: Metrics) -> float | None:
 
 
 def test_opens_after_enough_failures_in_a_row(
-    breakers: CircuitBreakers, clock: Clock, metrics: Metrics
+    breakers: CircuitBreakers, clock: FakeClock, metrics: Metrics
 ) -> None:
     for _ in range(2):
         breakers.failed(KEY, DOWN)
@@ -361,7 +355,7 @@ def test_missing_image_or_bad_content_says_nothing_about_the_source(
 
 
 def test_what_the_server_asks_for_is_kept_from_the_first_time(
-    breakers: CircuitBreakers, clock: Clock
+    breakers: CircuitBreakers, clock: FakeClock
 ) -> None:
     breakers.failed(KEY, SourceUnavailable("slow down", retry_after=20.0))
     with pytest.raises(SourceUnavailable):
@@ -371,7 +365,7 @@ def test_what_the_server_asks_for_is_kept_from_the_first_time(
 
 
 def test_no_server_stops_us_for_longer_than_the_maximum(
-    breakers: CircuitBreakers, clock: Clock
+    breakers: CircuitBreakers, clock: FakeClock
 ) -> None:
     breakers.failed(KEY, SourceUnavailable("go away", retry_after=1e9))
     clock.now += 300.0
@@ -379,7 +373,7 @@ def test_no_server_stops_us_for_longer_than_the_maximum(
 
 
 def test_message_does_not_change_while_the_state_does_not(
-    breakers: CircuitBreakers, clock: Clock
+    breakers: CircuitBreakers, clock: FakeClock
 ) -> None:
     """It goes into statuses, and a status that changes is written."""
     messages = set()

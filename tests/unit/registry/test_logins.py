@@ -13,18 +13,11 @@ from autowasm.net.pools import Pools
 from autowasm.net.transfer import Transfer, run_transfer
 from autowasm.registry.auth import LoginThrottle
 from autowasm.registry.credentials import Credential
+from tests.fakes.clocks import FakeClock
 
 LIMITS = Limits(login_refusals=2, login_pause=300, max_login_pause=600)
 BOB = Credential("bob", "s3cret")
 ROTATED = Credential("bob", "n3w")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def show(logins: LoginThrottle, *, taken: bool, credential: Credential | None = BOB) -> None:
@@ -36,7 +29,7 @@ def show(logins: LoginThrottle, *, taken: bool, credential: Credential | None = 
 
 
 def test_a_refused_login_is_left_alone_and_longer_each_time() -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     logins = LoginThrottle(LIMITS, clock=clock)
     for _ in range(2):
         show(logins, taken=False)
@@ -49,7 +42,7 @@ def test_a_refused_login_is_left_alone_and_longer_each_time() -> None:
 
 
 def test_a_rotated_secret_another_host_and_no_login_are_not_held_back() -> None:
-    logins = LoginThrottle(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=FakeClock(0.0))
     for _ in range(2):
         show(logins, taken=False)
     show(logins, taken=True, credential=ROTATED)
@@ -59,13 +52,13 @@ def test_a_rotated_secret_another_host_and_no_login_are_not_held_back() -> None:
 
 
 def test_success_forgets_refusals() -> None:
-    logins = LoginThrottle(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=FakeClock(0.0))
     for taken in (False, True, False, True, False, True):
         show(logins, taken=taken)
 
 
 def test_a_login_that_was_taken_may_be_refused_later() -> None:
-    logins = LoginThrottle(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=FakeClock(0.0))
     show(logins, taken=True)
     for _ in range(2):
         logins.refused("r.example", BOB)
@@ -74,7 +67,7 @@ def test_a_login_that_was_taken_may_be_refused_later() -> None:
 
 
 def test_an_attempt_without_outcome_counts_as_none() -> None:
-    logins = LoginThrottle(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=FakeClock(0.0))
     for _ in range(5):
         with logins.attempt("r.example", BOB):
             pass
@@ -108,7 +101,7 @@ async def test_a_login_that_nobody_took_yet_is_shown_by_one_at_a_time() -> None:
 
 
 def test_number_of_logins_that_are_remembered_is_bounded() -> None:
-    logins = LoginThrottle(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=FakeClock(0.0))
     for number in range(10_001):
         for _ in range(2):
             with logins.attempt(f"r{number}.example", BOB) as login:

@@ -5,17 +5,17 @@ import pytest
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.registry.ratelimiter import HostRateLimiter
-from tests.unit.registry.test_logins import Clock
+from tests.fakes.clocks import FakeClock
 
 LIMITS = Limits(attempt_wait=5, attempt_backoff=0.5, max_rate_pause=60)
 
 
-def rate_limiter(clock: Clock, *, rate: float = 10, burst: int = 5) -> HostRateLimiter:
+def rate_limiter(clock: FakeClock, *, rate: float = 10, burst: int = 5) -> HostRateLimiter:
     return HostRateLimiter(rate=rate, burst=burst, limits=LIMITS, clock=clock)
 
 
 def test_a_burst_is_free_and_then_the_rate_holds() -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     made = rate_limiter(clock)
     assert [made.reserve("h", "a") for _ in range(5)] == [0.0] * 5
     assert [made.reserve("h", "b") for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
@@ -25,12 +25,12 @@ def test_a_burst_is_free_and_then_the_rate_holds() -> None:
 
 
 def test_no_rate_means_no_limit() -> None:
-    made = rate_limiter(Clock(), rate=0)
+    made = rate_limiter(FakeClock(0.0), rate=0)
     assert {made.reserve("h", "a") for _ in range(1000)} == {0.0}
 
 
 def test_retry_after_holds_for_this_host_and_credential_only() -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     made = rate_limiter(clock)
     made.answered("h", "a", 429, {"Retry-After": "120"})
     with pytest.raises(SourceUnavailable) as caught:
@@ -44,7 +44,7 @@ def test_retry_after_holds_for_this_host_and_credential_only() -> None:
 
 
 def test_429_without_a_time_pauses_longer_each_time_until_an_answer_is_good() -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     made = rate_limiter(clock)
     pauses = []
     for _ in range(4):
@@ -60,7 +60,7 @@ def test_429_without_a_time_pauses_longer_each_time_until_an_answer_is_good() ->
 
 
 def test_503_pauses_only_if_it_says_how_long() -> None:
-    made = rate_limiter(Clock())
+    made = rate_limiter(FakeClock(0.0))
     made.answered("h", "a", 503, {})
     assert made.reserve("h", "a") == 0.0
     made.answered("h", "a", 503, {"Retry-After": "4"})
@@ -68,7 +68,7 @@ def test_503_pauses_only_if_it_says_how_long() -> None:
 
 
 def test_number_of_hosts_that_are_remembered_is_bounded() -> None:
-    made = rate_limiter(Clock(), rate=1, burst=0)
+    made = rate_limiter(FakeClock(0.0), rate=1, burst=0)
     for number in range(10_001):
         made.reserve(f"h{number}", "a")
     assert made.reserve("h0", "a") == pytest.approx(1.0), "it was forgotten"

@@ -3,15 +3,9 @@
 from prometheus_client import CollectorRegistry
 
 from autowasm.telemetry.collectors import NAMED, ObjectMetrics
+from tests.fakes.clocks import FakeClock
 
 SINCE = "autowasm_not_synced_since_timestamp_seconds"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def labels(name: str, phase: str, reason: str = "SourceNotFound") -> dict[str, str]:
@@ -19,7 +13,7 @@ def labels(name: str, phase: str, reason: str = "SourceNotFound") -> dict[str, s
 
 
 def test_time_goes_on_through_phases_and_ends_when_synced() -> None:
-    registry, clock = CollectorRegistry(), Clock()
+    registry, clock = CollectorRegistry(), FakeClock()
     objects = ObjectMetrics(registry, clock)
     objects.unsynced(("default", "a"), phase="Fetching", reason="")
     clock.now = 1100.0
@@ -31,7 +25,7 @@ def test_time_goes_on_through_phases_and_ends_when_synced() -> None:
 
 
 def test_names_are_bounded_and_the_longest_unsynced_come_first() -> None:
-    registry, clock = CollectorRegistry(), Clock()
+    registry, clock = CollectorRegistry(), FakeClock()
     objects = ObjectMetrics(registry, clock)
     for number in reversed(range(3 * NAMED)):
         clock.now = 1000.0 + number
@@ -44,7 +38,7 @@ def test_names_are_bounded_and_the_longest_unsynced_come_first() -> None:
 
 
 def test_tags_are_counted_by_age() -> None:
-    registry, clock = CollectorRegistry(), Clock()
+    registry, clock = CollectorRegistry(), FakeClock()
     objects = ObjectMetrics(registry, clock)
     clock.now = 10_000.0
     objects.resolved(("default", "young"), 9_990.0)
@@ -62,7 +56,7 @@ def test_tags_are_counted_by_age() -> None:
 
 
 def test_a_confirmed_tag_is_young_until_it_is_resolved_anew() -> None:
-    registry, clock = CollectorRegistry(), Clock()
+    registry, clock = CollectorRegistry(), FakeClock()
     objects = ObjectMetrics(registry, clock)
     clock.now = 10_000.0
     place = ("default", "test")
