@@ -1,4 +1,4 @@
-"""Resender: changes an EnvoyFilter so that sidecars which could not get its module fetch it once more (ADR 17).
+"""Resender: changes an EnvoyFilter so that sidecars which could not get its module fetch it again (ADR 17).
 
 A sidecar requests a module a limited number of times and then answers 503 (or bypasses the filter) until its configuration
 changes; neither metadata nor a restart of istiod changes it. So the URI gets `?r=<n+1>`. This drains connections in every sidecar

@@ -3,7 +3,7 @@
 `runtracker.py` keeps one for each AutoWasm and decides when to read. A rollout that needs its own times and Pods creates its own
 RunWatch: `await read(pods)` before a step, `change(...)` with the plug-in's new name, and `await read(pods)` as often as needed.
 Invariants: the baseline of a Pod is its last reading before the change, if that is recent enough to show the effect of the
-change; a name without a digest proves nothing by itself (`Acceptance`); nothing here reads by itself.
+change; a name without a digest alone proves nothing (`Acceptance`); it reads only when `read` is called.
 """
 
 import math
