@@ -158,13 +158,23 @@ async def test_a_fork_server_that_hangs_is_replaced(metrics: Metrics) -> None:
         assert not alive(first)
 
 
-async def test_a_fork_server_that_cannot_start_is_reported_in_time(metrics: Metrics) -> None:
-    limits = PreflightLimits(start_seconds=1.0)
+async def test_a_fork_server_that_cannot_start_is_reported_and_started_again(
+    metrics: Metrics,
+) -> None:
+    limits = PreflightLimits(restart_base=0.01)
     async with forkserver.running(limits, metrics, module="tests.fakes.clocks") as server:
         with pytest.raises(NoVerdict) as caught:
             await ask(server, "echo")
         assert caught.value.unknown.reason is Reason.NOT_STARTED
-        assert metrics.preflight_restarts._value.get() >= 1
+        await until(lambda: metrics.preflight_restarts._value.get() >= 2)
+
+
+async def test_nobody_waits_longer_than_the_time_of_a_start(metrics: Metrics) -> None:
+    limits = PreflightLimits(start_seconds=0.0, restart_base=1000.0)  # ready or not, it is over
+    async with forkserver.running(limits, metrics) as server:
+        with pytest.raises(NoVerdict) as caught:
+            await ask(server, "echo")
+        assert caught.value.unknown.reason is Reason.NOT_STARTED
 
 
 async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: Metrics) -> None:
