@@ -341,7 +341,7 @@ class PreflightLimits:
     """Writable memory that a child may allocate, whether it uses it or not: the 1 GiB that Envoy gives a module, and the rest of the
     child. If less were given, a module that reserves much would fail here and not in Envoy."""
     code_bytes: int = 160 * MIB
-    """Compiled code of one module; it is 2.3 times as large as the module, up to 5 times for some."""
+    """Compiled code of one module; it is 3 times as large as the module, up to 5 times for some."""
     request_bytes: int = 8 * MIB
     """A configuration of 1 MiB, quoted."""
     log_bytes: int = 32 * 1024
