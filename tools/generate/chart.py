@@ -27,7 +27,7 @@ _README = """\
 
 {description}. See the [documentation]({home}).
 
-This page is written by `make manifests`.
+`make manifests` writes this page.
 
 ## Install
 
@@ -35,21 +35,21 @@ This page is written by `make manifests`.
 helm install oci://ghcr.io/autowasm/charts/wasmer --generate-name --set image.repository=…
 ```
 
-wasmer is in the namespace `istio-system` under the name `wasmer`, whatever the release's name and namespace are: sidecars fetch modules from
-`wasmer.istio-system`. [Installing wasmer]({home}install.html) has upgrades, several meshes and other ways.
+wasmer runs in the namespace `istio-system` under the name `wasmer`, independent of the release's name and namespace: sidecars fetch modules
+from `wasmer.istio-system`. [Installing wasmer]({home}install.html) describes upgrades, several meshes and other ways of installation.
 
 `helm test RELEASE` downloads a published module from wasmer's Service and verifies it.
 
 ## Values
 
-Values that are misspelt or of a wrong type are refused. The flags in `config` are those of
+Helm rejects values with a misspelt name or a wrong type. The flags in `config` are those of
 [`wasmer controller`]({home}cli.html).
 
 """
 
 
 def descriptions(text: str) -> dict[Path, str]:
-    """By the path of the key, in the order of the file."""
+    """The descriptions by the path of the key, in the order of the file."""
     found: dict[Path, str] = {}
     parents: list[tuple[int, str]] = []
     said: list[str] = []
@@ -73,7 +73,7 @@ def descriptions(text: str) -> dict[Path, str]:
 
 
 def described(values: Mapping[str, Any], texts: Mapping[Path, str]) -> Iterator[tuple[Path, Any]]:
-    """The values that have a description, with their defaults. Raises ValueError for one that is not within such a value."""
+    """The values that have a description, with their defaults. Raises ValueError for a value outside of them."""
     yield from _described(values, texts, ())
 
 
@@ -103,7 +103,7 @@ def readme() -> str:
 
 
 def describe(schema: dict[str, Any]) -> None:
-    """Put the descriptions into the schema of the values. Raises KeyError for a value that it lacks."""
+    """Put the descriptions into the schema of the values. Raises KeyError for a value that the schema lacks."""
     for path, text in descriptions(VALUES.read_text()).items():
         node = schema
         for name in path:

@@ -1,9 +1,9 @@
-"""`python -m tools.generate.manifests`: write the parts that the chart and the plain manifests have in common.
+"""`python -m tools.generate.manifests`: write the parts that the chart and the plain manifests share.
 
-The chart (manifests/helm/wasmer) is written by hand but for what comes from elsewhere: its copies of crd.yaml and of
-dashboards and rules (helm reads no file outside of a chart), the schema of `config`, which is the table of flags, and its README
-with the descriptions in the schema (`chart.py`).
-install.yaml is the chart with its default values, without what only helm needs.
+The chart (manifests/helm/wasmer) is written by hand, except for these files: its copies of crd.yaml and of
+dashboards and rules (helm reads no file outside of a chart), the schema of `config`, which is the table of flags,
+and its README with the descriptions in the schema (`chart.py`). install.yaml is the chart with its default values,
+without the parts that only helm needs.
 """
 
 import json
@@ -52,11 +52,11 @@ _PATTERNS = {
     "SIZE": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|K|M|G|T)?B?$",
 }
 _HEADER = """\
-# wasmer in istio-system, two replicas: one leads, both serve. Apply crd.yaml first, then this; both again for an upgrade.
+# wasmer in istio-system, two replicas: one leads, both serve. Apply crd.yaml first, then this file; for an upgrade both again.
 #
-# The image is not published anywhere yet: build it with the Dockerfile, push it to a registry of yours, and put its name
-# below. The namespace is Istio's and has to be there. This file is the Helm chart (helm/wasmer) with its default values,
-# written by `make manifests`. Istio's dashboards and telemetry go by the label `app`.
+# The image is not published yet: build it with the Dockerfile, push it to your own registry, and put its name below. The
+# namespace is Istio's and must exist. This file is the Helm chart (helm/wasmer) with its default values, written by
+# `make manifests`. Istio's dashboards and telemetry use the label `app`.
 """
 _OF_HELM = r"^ +(helm\.sh/chart|app\.kubernetes\.io/(managed-by|instance)): .*\n"
 
@@ -113,7 +113,7 @@ def schema() -> str:
 
 
 def copies() -> dict[Path, Path]:
-    """File of the chart to what it is a copy of."""
+    """Each copied file of the chart, and its original."""
     files = CHART / "files"
     return {
         files / "crd.yaml": MANIFESTS / "crd.yaml",
@@ -129,13 +129,13 @@ def install() -> str:
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     rendered = re.sub(r"^# Source: .*\n", "", rendered, flags=re.MULTILINE)
     rendered = re.sub(_OF_HELM, "", rendered, flags=re.MULTILINE)
-    # The comment about an object that helm has moved stays with it; empty lines come from conditions.
+    # A comment stays with its object, which helm may move; empty lines come from conditions.
     rendered = re.sub(r"\n\s*\n", "\n", rendered)
     return _HEADER + rendered
 
 
 def main() -> None:
-    """Write all of it."""
+    """Write all files."""
     SCHEMA.write_text(schema())
     chart.README.write_text(chart.readme())
     shutil.rmtree(CHART / "files")

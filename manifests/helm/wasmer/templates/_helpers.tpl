@@ -1,4 +1,4 @@
-{{- /* Sidecars know wasmer by name and namespace, so neither follows from the release's. */}}
+{{- /* Name and namespace are in every EnvoyFilter, so neither depends on the release's. */}}
 {{- define "wasmer.name" -}}
 {{ .Values.fullnameOverride | default .Values.nameOverride | default .Values.name }}
 {{- end }}
@@ -13,7 +13,7 @@ app.kubernetes.io/name: {{ include "wasmer.name" . }}
 
 {{- /*
 metadata of an object. root: $. Optional: name, or suffix of the usual name; namespace; cluster: true for an object without one;
-app: value of the labels app and app.kubernetes.io/name; labels, annotations: further ones, which win over the common ones.
+app: value of the labels app and app.kubernetes.io/name; labels, annotations: additional ones, which take precedence over the common ones.
 */}}
 {{- define "wasmer.metadata" -}}
 {{- $root := .root }}
@@ -37,7 +37,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{- /* Those of the values, and of the parent chart's global: objects with a name, or only the name. */}}
+{{- /* The pull secrets in the values, and in the parent chart's global: objects with a name, or only the name. */}}
 {{- define "wasmer.imagePullSecrets" -}}
 {{- $found := .Values.imagePullSecrets }}
 {{- range (.Values.global | default dict).imagePullSecrets }}
@@ -75,7 +75,7 @@ ipFamilies:
 {{- else }}{{ printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) }}{{ end }}
 {{- end }}
 
-{{- /* [., a securityContext]. seccompProfile is a field since Kubernetes 1.19; Helm refuses fields that the API server does not know. */}}
+{{- /* [., a securityContext]. seccompProfile exists since Kubernetes 1.19; Helm refuses fields that the API server does not know. */}}
 {{- define "wasmer.securityContext" -}}
 {{- $context := index . 1 }}
 {{- if and (kindIs "map" $context) (semverCompare "<1.19.0-0" (index . 0).Capabilities.KubeVersion.Version) }}
@@ -92,7 +92,7 @@ ipFamilies:
 {{ .Values.policy.configMap | default (ternary (printf "%s-policy" (include "wasmer.name" .)) "" (not (empty .Values.policy.namespaces))) }}
 {{- end }}
 
-{{- /* What the schema cannot say. */ -}}
+{{- /* Checks that the schema cannot express. */ -}}
 {{- define "wasmer.check" -}}
 {{- if and (gt (int .Values.replicas) 1) (eq (toString .Values.config.leaderElect) "false") }}
 {{- fail "config.leaderElect: false is for one replica: all of them would write. Set replicas: 1, or leave leaderElect out." }}

@@ -1,6 +1,6 @@
 {{- /*
-A Job of a hook that runs a command of wasmer, with the right to list AutoWasms. root: $; hook: the hook; name: of all objects, and what
-helm shows when the command fails; command and args: of wasmer.
+A Job of a hook that runs a command of wasmer, with the right to list AutoWasms. root: $; hook: the hook; name: of all objects;
+helm shows it if the command fails; command and args: of wasmer.
 */}}
 {{- define "wasmer.hook" -}}
 {{- $root := .root }}
@@ -11,9 +11,9 @@ apiVersion: {{ get (dict "ServiceAccount" "v1" "Job" "batch/v1") $kind | default
 kind: {{ $kind }}
 metadata:
   {{- $weight := ternary "0" "-1" (eq $kind "Job") }}
-  {{- /* After a failure they stay, with what the Job's Pod said, until the next try. */}}
+  {{- /* After a failure they stay until the next attempt, with the log of the Job's Pod. */}}
   {{- $annotations := dict "helm.sh/hook" $.hook "helm.sh/hook-weight" $weight "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" }}
-  {{- /* app is not the Service's: it would send sidecars to it. */}}
+  {{- /* app differs from the Service's: otherwise the Service would route sidecars to the Job. */}}
   {{- include "wasmer.metadata" (dict "root" $root "name" $name "app" $name "cluster" (hasPrefix "ClusterRole" $kind) "annotations" $annotations) | nindent 2 }}
 {{- if eq $kind "ServiceAccount" }}
 automountServiceAccountToken: false
@@ -37,7 +37,7 @@ subjects:
     namespace: {{ include "wasmer.namespace" $root }}
 {{- else }}
 spec:
-  backoffLimit: 0 # a failure is no accident
+  backoffLimit: 0 # a retry would fail, too
   activeDeadlineSeconds: 240
   template:
     metadata:

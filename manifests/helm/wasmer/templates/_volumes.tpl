@@ -2,7 +2,7 @@
 {{- if not .Values.cache.persistent }}
 - name: cache
   emptyDir:
-    # More than --disk-budget (4Gi) and what 32 fetches may stage meanwhile (3Gi): a full emptyDir evicts the Pod.
+    # More than --disk-budget (4Gi) plus the files that 32 fetches stage (3Gi): a Pod with a full emptyDir is evicted.
     sizeLimit: {{ .Values.cache.size }}
 {{- end }}
 {{- range $index, $ca := .Values.registryCa }}
