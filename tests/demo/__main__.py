@@ -15,14 +15,14 @@ from tests.parts.process import ProcessError
 
 @contextlib.contextmanager
 def _interrupted_quietly() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the demo in order, without a traceback."""
+    """Ctrl-C and SIGTERM end the demo properly, without a traceback."""
     try:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nEnded. All processes of the demo have ended.")
         raise SystemExit(130) from None
     except (PartError, ProcessError, TimeoutError) as error:
-        raise SystemExit(f"\nThe demo cannot go on: {error}") from None
+        raise SystemExit(f"\nThe demo cannot continue: {error}") from None
 
 
 async def _run(*, mesh: bool, keep: bool) -> None:

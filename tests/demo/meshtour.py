@@ -1,8 +1,8 @@
-"""`make demo ARGS=--mesh`: staged rollouts on a real control plane without a cluster, in words that a newcomer can follow.
+"""`make demo ARGS=--mesh`: staged rollouts on a real control plane without a cluster, explained for newcomers.
 
-Starts etcd, kube-apiserver, istiod, a registry, `wasmer controller` with the shipped rights, and four Pods: objects at the API
-server, each with a real Envoy that a real istio-agent started. Then does with kubectl and wasmc what the owner of a filter does. Not
-a test, but nothing here is staged: every answer shown was received. Its processes end with it.
+Starts etcd, kube-apiserver, istiod, a registry, `wasmer controller` with the shipped RBAC, and four Pods: objects at the API server,
+each with a real Envoy that a real istio-agent started. Then uses kubectl and wasmc like the owner of a filter. Not a test, but
+nothing here is simulated: every answer shown was received. Its processes end with it.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _PROPERTY = """(import "env" "proxy_get_property"
 
 
 def bad(source: str) -> str:
-    """The filter, which now refuses to start in a sidecar whose node metadata have no REGION."""
+    """The filter, changed so that it refuses to start in a sidecar whose node metadata have no REGION."""
     if source.count(_CONFIGURE) != 1 or source.count(_MEMORY) != 1:
         raise AssertionError(f"{FILTER} has another form than the demo expects")
     return source.replace(_CONFIGURE, _REFUSES).replace(_MEMORY, _PROPERTY)
@@ -50,7 +50,7 @@ def bad(source: str) -> str:
 
 @dataclass(slots=True)
 class Stage:
-    """What runs, and the clients of the reader."""
+    """The running parts, and the clients of the reader."""
 
     folder: Path
     mesh: StagedMesh
@@ -59,7 +59,7 @@ class Stage:
 
     @property
     def pods(self) -> list[StagedSidecar]:
-        """Those that the AutoWasm selects."""
+        """The Pods that the AutoWasm selects."""
         return self.mesh.matched
 
     def document(self, tag: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ async def push(stage: Stage, tag: str, source: str) -> None:
 
 
 async def ask_all(stage: Stage) -> dict[str, str]:
-    """The header `hello` of an answer of each Pod; also shown."""
+    """Show and return the header `hello` of an answer of each Pod."""
     found = {}
     for pod in stage.pods:
         answer = await wire.request("GET", f"http://{pod.host}/")
@@ -114,7 +114,7 @@ async def follow_rollout(stage: Stage) -> int:
 
 @asynccontextmanager
 async def load(stage: Stage) -> AsyncIterator[dict[str, LoadReport]]:
-    """Requests to all Pods, without retries; the reports by Pod."""
+    """Send requests to all Pods, without retries; yields the reports by Pod."""
     async with AsyncExitStack() as stack:
         reports = {}
         for pod in stage.pods:
@@ -124,7 +124,7 @@ async def load(stage: Stage) -> AsyncIterator[dict[str, LoadReport]]:
 
 
 def told(reports: dict[str, LoadReport]) -> int:
-    """Show what the load got. Returns the number of requests without a 200."""
+    """Show the results of the load. Returns the number of requests without a 200."""
     failed = 0
     for name, report in reports.items():
         good = report.by_status[200]
@@ -139,7 +139,7 @@ def told(reports: dict[str, LoadReport]) -> int:
 
 @asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[Stage]:
-    """Everything up."""
+    """Start all parts."""
     async with composed(folder, authority=True) as found:
         mesh = StagedMesh(**found.parts)
         print(
@@ -177,7 +177,7 @@ async def tell(stage: Stage) -> None:
     show(yaml.safe_dump(stage.document("v1"), sort_keys=False))
     await apply(stage, "v1")
     say(
-        "First one Pod, then half of them, then all. wasmer goes on when Envoy itself shows that the filter runs:"
+        "First one Pod, then half of them, then all. wasmer continues when Envoy itself shows that the filter runs:"
     )
     _expect(await follow_rollout(stage), 0)
     _expect_values(await ask_all(stage), "world")
@@ -192,12 +192,12 @@ async def tell(stage: Stage) -> None:
         )
     say("The load, which never retries:")
     if told(reports):
-        raise SystemExit("That is not as it should be.")
+        raise SystemExit("This is not the expected result.")
 
     step("Roll out a bad version")
     say(
-        """The third version reads REGION from the metadata of its sidecar, and refuses to start without it. It did start where it
-        was written. Here no Pod has a REGION, which nothing can know but the Envoys."""
+        """The third version reads REGION from the metadata of its sidecar, and refuses to start without it. It did start where its
+        author tested it. Here no Pod has a REGION, and only the Envoys can know that."""
     )
     await push(stage, "v3", bad(source.replace('"world"', '"mars!"')))
     versions = {pod.name: await pod.listener_version() for pod in stage.pods}
@@ -208,8 +208,8 @@ async def tell(stage: Stage) -> None:
             *(Load(pod.host, header="hello").wait_for("earth") for pod in stage.pods)
         )
     say(
-        """Stopped at the first Pod, and taken back. The load saw no failure: with failStrategy FAIL_OPEN, requests pass where a
-        filter cannot run."""
+        """The rollout stopped at the first Pod, which has the previous filter again. No request failed: with
+        failStrategy FAIL_OPEN, requests pass if a filter cannot run."""
     )
     failed = told(reports)
     changed = [pod.name for pod in stage.pods if await pod.listener_version() != versions[pod.name]]
@@ -218,7 +218,7 @@ async def tell(stage: Stage) -> None:
     )
     _expect_values(await ask_all(stage), "earth")
     if failed or len(changed) != 1:
-        raise SystemExit("That is not as it should be.")
+        raise SystemExit("This is not the expected result.")
 
     step("What happened, and what to do")
     await run(stage.kubectl, "get", "autowasm", "hello")
@@ -230,7 +230,7 @@ async def tell(stage: Stage) -> None:
 
 
 async def explain(stage: Stage) -> None:
-    """What `wasmc explain` says of the object, its module's start and the rollout; it asks for more than a cluster without nodes has."""
+    """The findings of `wasmc explain` on the object, its module's start and the rollout; the others need a cluster with nodes."""
     shown_command("wasmc", ["explain", "hello"])
     done = await stage.wasmc.run("explain", "hello", "--no-source", check=False)
     findings = re.split(r"\n(?=\w)", done.stdout)
@@ -239,7 +239,7 @@ async def explain(stage: Stage) -> None:
     ]
     show("\n".join([*wanted, "..."]))
     if not any("Aborted" in one and "Rollout" in one for one in wanted):
-        raise SystemExit(f"wasmc explain does not know the rollout.\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"wasmc explain does not report the rollout.\n{done.stdout}{done.stderr}")
 
 
 def _expect(status: int, wanted: int) -> None:
@@ -256,7 +256,7 @@ def what_next(stage: Stage, *, kept: bool) -> None:
     """Where to go from here."""
     step("What to try next")
     if not kept:
-        say("make demo ARGS='--mesh --keep' leaves all this running until Ctrl-C, to play with.")
+        say("make demo ARGS='--mesh --keep' leaves everything running until Ctrl-C.")
     else:
         wasmc, kubectl = stage.wasmc.program, stage.kubectl.program
         print(
@@ -268,13 +268,13 @@ def what_next(stage: Stage, *, kept: bool) -> None:
             {kubectl} get events
             curl -i http://{stage.pods[0].host}/""")
         )
-    say("docs/how-to/roll-out-carefully.md tells the rest.")
+    say("docs/how-to/roll-out-carefully.md explains staged rollouts.")
 
 
 async def main(*, keep: bool) -> None:
-    """Set up, tell, tidy up."""
+    """Set up, run the tour, clean up."""
     say(
-        """A changed filter reaches the Pods of a mesh in steps, and goes on only if it runs. Getting the real parts (once; ten
+        """A changed filter reaches the Pods of a mesh in steps, and the next step begins only if it runs. Getting the real parts (once; ten
         minutes on two cores) ..."""
     )
     await get_parts("demo-mesh")

@@ -1,6 +1,6 @@
-"""How the demos tell their story: paragraphs, counted steps, commands with their output.
+"""The output of the demos: paragraphs, numbered steps, commands with their output.
 
-Invariant: what is shown after a command is what it printed.
+Invariant: the text shown after a command is what the command printed.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ def say(text: str) -> None:
 
 
 def step(title: str) -> None:
-    """The heading of a step, counted."""
+    """The numbered heading of a step."""
     print(f"\n{_BOLD}{next(_NUMBERS)}. {title}{_PLAIN}", flush=True)
 
 
 def show(text: str) -> None:
-    """What a command printed, or what a file holds."""
+    """The output of a command, or the content of a file."""
     for line in text.rstrip().splitlines():
         print(f"   {_DIM}|{_PLAIN} {line}", flush=True)
 
@@ -44,7 +44,7 @@ def shown_command(program: str, arguments: Sequence[str]) -> None:
 async def run(
     client: Client, *arguments: str, stdin: str = "", statuses: Sequence[int] = (0,)
 ) -> str:
-    """Run a command as a person would, and show it. Raises SystemExit for another exit status than `statuses`."""
+    """Run a command as a person would, and show it. Raises SystemExit for an exit status not in `statuses`."""
     shown_command(client.program.name, arguments)
     done = await client.run(*arguments, stdin=stdin.encode(), check=False)
     show(done.stdout + done.stderr)
@@ -54,7 +54,7 @@ async def run(
 
 
 async def follow(client: Client, *arguments: str) -> int:
-    """Run a command that shows something live: on a terminal in place, else line by line. Returns its exit status."""
+    """Run a command with live output: on a terminal it updates in place, else line by line. Returns its exit status."""
     shown_command(client.program.name, arguments)
     is_live = sys.stdout.isatty()
     process = await asyncio.create_subprocess_exec(
@@ -88,7 +88,7 @@ async def get_parts(group: str) -> None:
     begun = time.monotonic()
     names = provision.GROUPS[group]
     if missing := provision.absent(names):
-        print(f"   to get, one after another: {', '.join(missing)}", flush=True)
+        print(f"   to install, one after another: {', '.join(missing)}", flush=True)
     for name in names:
         await asyncio.to_thread(provision.PARTS[name])
-    print(f"   all parts are there ({time.monotonic() - begun:.1f} s)", flush=True)
+    print(f"   all parts are installed ({time.monotonic() - begun:.1f} s)", flush=True)

@@ -1,7 +1,7 @@
-"""`make demo`: the main job on real parts, in words that a newcomer can follow.
+"""`make demo`: the main workflow on real parts, explained for newcomers.
 
 Starts a real registry, a real Envoy, a service behind it and `wasmer standalone`, all on free ports of this machine; then
-does with the real commands what a filter author does. Not a test, but nothing here is staged: every answer shown was
+runs the real commands like the author of a filter. Not a test, but nothing here is simulated: every answer shown was
 received. Its processes end with it.
 """
 
@@ -28,14 +28,14 @@ FILTER = Path(__file__).parents[2] / "examples/hello.wat"
 
 @dataclass(slots=True)
 class Stage:
-    """What runs, and where the reader finds it."""
+    """The running parts, and their addresses."""
 
     folder: Path
     registry: str
     wasmer: Wasmer
     envoy: Envoy
     web: str
-    """Where Envoy listens."""
+    """The address of Envoy's listener."""
 
 
 async def wasmc(stage: Stage, *arguments: str) -> None:
@@ -69,7 +69,7 @@ def autowasm(stage: Stage, *, tag: str, port: int) -> dict[str, object]:
 
 
 async def start(stack: AsyncExitStack, folder: Path) -> tuple[Stage, int]:
-    """Everything up, each on a free port."""
+    """Start all parts, each on a free port."""
     web = await stack.enter_async_context(upstream())
     store = await stack.enter_async_context(registry.crane(folder / "registry"))
     port = ports.free_port()
@@ -109,7 +109,7 @@ async def tell(stage: Stage, port: int) -> None:
     image = f"{stage.registry}/demo/hello"
     await wasmc(stage, "push", f"{image}:v1", "-f", "hello.wasm")
 
-    step("Apply an AutoWasm: which module, on which port")
+    step("Apply an AutoWasm, which names the module and the port")
     document = autowasm(stage, tag="v1", port=port)
     show(yaml.safe_dump(document, sort_keys=False))
     load = Load(stage.web, header="hello")
@@ -122,7 +122,7 @@ async def tell(stage: Stage, port: int) -> None:
     )
     await curl(stage)
     status = await stage.wasmer.wait_phase("hello", "Synced")
-    say(f"wasmer says: {status['phase']}: {status['message']}")
+    say(f"wasmer reports: {status['phase']}: {status['message']}")
 
     step("Roll out a second version while requests keep coming")
     await compiled(stage.folder / "earth.wasm", source.replace('"world"', '"earth"'))
@@ -142,14 +142,14 @@ async def tell(stage: Stage, port: int) -> None:
         beginning and {after.uptime_seconds} s now, restart epoch {after.epoch}."""
     )
     if report.failed or after.epoch or after.uptime_seconds < before.uptime_seconds:
-        raise SystemExit(f"That is not as it should be.\n{report}")
+        raise SystemExit(f"This is not the expected result.\n{report}")
 
 
 def what_next(stage: Stage, *, kept: bool) -> None:
     """Where to go from here."""
     step("What to try next")
     if not kept:
-        say("make demo ARGS=--keep leaves all this running until Ctrl-C, to play with.")
+        say("make demo ARGS=--keep leaves everything running until Ctrl-C.")
     else:
         config = stage.wasmer.config
         print(
@@ -157,16 +157,16 @@ def what_next(stage: Stage, *, kept: bool) -> None:
             curl -i http://{stage.web}/                       the service through Envoy
             {wasmer.program("wasmc")} push {stage.registry}/demo/mine:v1 -f your.wasm
             edit {config}/hello.yaml         another image, ports, pluginConfig, failStrategy
-            cat {stage.wasmer.directory}/envoy/status/default.hello.yaml       what wasmer says of it
-            curl http://{stage.wasmer.admin}/metrics            what wasmer counts
-            curl http://{stage.envoy.admin}/stats?filter=wasm   what Envoy counts
+            cat {stage.wasmer.directory}/envoy/status/default.hello.yaml       its status
+            curl http://{stage.wasmer.admin}/metrics            the metrics of wasmer
+            curl http://{stage.envoy.admin}/stats?filter=wasm   the statistics of Envoy
             tail -f {stage.wasmer.process.log}""")
         )
     say("README.md has a tour of five minutes, docs/architecture.md the packages of the code.")
 
 
 async def main(*, keep: bool) -> None:
-    """Set up, tell, tidy up."""
+    """Set up, run the tour, clean up."""
     say(
         "AutoWasm puts a WebAssembly filter into a running Envoy. Getting the real parts (once) ..."
     )

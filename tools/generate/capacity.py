@@ -12,7 +12,7 @@ PAGE: Final = DOCS / "capacity.md"
 _PODS: Final = (1_000, 10_000, 100_000, 1_000_000)
 _MODULES: Final = (0.3 * MB, 2 * MB, 20 * MB)
 _HALF: Final = 0.5
-"""Of the timeout: what a plan leaves for what it does not know."""
+"""The share of the timeout that a plan leaves as a reserve."""
 
 
 def tables() -> dict[str, str]:
@@ -46,7 +46,7 @@ def _sizes() -> str:
 
 
 def _too_few() -> str:
-    """10 000 Pods, 2 MB: what more and fewer replicas, networks, ports do."""
+    """10 000 Pods, 2 MB: the effect of more and fewer replicas, networks, ports."""
     base = Rollout(10_000, 2 * MB)
     plans = [
         ("as above", base),
@@ -71,7 +71,7 @@ def _too_few() -> str:
 
 
 def _spread() -> str:
-    """2 MB: replicas where sidecars hear of the module over a while."""
+    """2 MB: replicas if the module's URL reaches the sidecars over a period."""
     spreads = (0.0, 15.0, 60.0, 300.0)
     header = [f"{one:g} s" if one else "at once" for one in spreads]
     rows = []

@@ -1,4 +1,4 @@
-"""Markdown that several generators write: tables, and blocks in pages whose other text is written by hand."""
+"""Markdown for several generators: tables, and generated blocks in pages that are otherwise written by hand."""
 
 from collections.abc import Iterable, Sequence
 

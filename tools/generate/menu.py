@@ -1,6 +1,7 @@
-"""A hook of mkdocs: completes the menu of mkdocs.yml with what comes and goes.
+"""A hook of mkdocs: adds pages to the menu of mkdocs.yml.
 
-All decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed. The search puts decisions last, and the page of reasons before those that mention one.
+It adds all decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed. The search ranks decisions
+last, and the page of reasons before the pages that mention one.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """A hook of mkdocs: names in code never break in the middle of a word.
 
-A short name stays in one line. A long one may go on in the next line after a separator; what is copied has no break in it.
+A short name stays on one line. A long one may break after a separator; copied text contains no break.
 Invariant: only inline code is changed, and its text stays the same.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 _CODE: Final = re.compile(r"(<pre\b.*?</pre>)|<code>([^<]*)</code>", re.DOTALL)
 _LONGEST: Final = 36
-"""Characters that fit into the line of a phone."""
+"""Characters that fit on a line of a phone."""
 _SEPARATOR: Final = re.compile(r"([/_.=,:@]+|--?)(?=\w)")
 
 

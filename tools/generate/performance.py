@@ -1,7 +1,7 @@
 """`python -m tools.generate.performance`: write the figures that `make bench` left in build/bench/ into docs/performance.md.
 
-Only the blocks of figures; the text around them is written by hand. Invariant: no figure is on the page that no run gave, and
-none of a run with SIZE=small.
+Only the blocks of figures; the text around them is written by hand. Invariant: every figure on the page is from a run, and
+none is from a run with SIZE=small.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PICTURES: Final = "pictures"
 MEASURED: Final = Path("build/bench")
 
 KIND: Final = "figures"
-"""Of the blocks of the page."""
+"""The kind of the blocks of the page."""
 _SUMMARY: Final = "summary"
 _HEADER: Final = "| what | ours | rival | ratio | budget | |"
 
@@ -28,7 +28,7 @@ Found = Mapping[str, Mapping[str, Any]]
 
 
 def read(directory: Path) -> dict[str, dict[str, Any]]:
-    """What was measured, by row; runs that only tried the benchmark are left out."""
+    """The measured results, by row, without runs that only tried the benchmark."""
     found = {}
     for row in ROWS:
         file = directory / f"{row}.json"

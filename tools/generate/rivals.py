@@ -1,6 +1,7 @@
-"""`python -m tools.generate.rivals`: write the tables of swaps beside Istio's WasmPlugin into docs/comparison.md.
+"""`python -m tools.generate.rivals`: write the tables that compare swaps with Istio's WasmPlugin into docs/comparison.md.
 
-From the rows `wasmplugin` and `datapath` that `make bench` left. Invariant: each number is a figure of a full run, as docs/performance.md has it.
+The data are the rows `wasmplugin` and `datapath` of `make bench`. Invariant: each number is a figure of a full run, as in
+docs/performance.md.
 """
 
 import argparse

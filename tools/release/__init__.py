@@ -1,1 +1,1 @@
-"""What a release consists of: the files of `make dist`, and the checks before a tag is published."""
+"""The files of a release (`make dist`), and the checks before a tag is published."""

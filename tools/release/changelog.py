@@ -12,7 +12,7 @@ CHANGELOG: Final = Path(__file__).parents[2] / "CHANGELOG.md"
 
 
 def section(text: str, version: str) -> str:
-    """What stands below `## [VERSION] - YYYY-MM-DD`. Raises ValueError if there is no such heading, no date, or no text."""
+    """The text below `## [VERSION] - YYYY-MM-DD`. Raises ValueError if there is no such heading, no date, or no text."""
     parts = re.split(r"^## \[([^\]]+)\](.*)\n", text, flags=re.MULTILINE)
     sections = {parts[i]: (parts[i + 1], parts[i + 2]) for i in range(1, len(parts), 3)}
     if version not in sections:

@@ -1,7 +1,7 @@
 """`python -m tools.release.check TAG REPOSITORY`: whether the tag may be published, before anything is.
 
 The version is that of pyproject.toml; the chart, the image and the changelog have it, too. The repository is the one that
-pyproject.toml names, to which pages, labels and packages link. Needs nothing but the standard library. Invariant: every problem
+pyproject.toml names, to which pages, labels and packages link. Needs only the standard library. Invariant: every problem
 is reported, not only the first.
 """
 
@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 def problems(tag: str, repository: str, *, root: Path = ROOT) -> list[str]:
-    """What has to be put right first; empty if the tag may be published."""
+    """The problems to fix first; empty if the tag may be published."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     version = project["version"]
     found = []

@@ -1,7 +1,7 @@
 """`make dist`: the source distribution, the wheel, and `wasmc` as a single file, into one folder.
 
-The wheel is built from the source distribution, and the single file from the wheel: what users of one get, users of all get.
-The single file has Python and all libraries in it (PyInstaller); docs/contributing/release.md has the figures behind the choice.
+The wheel is built from the source distribution, and the single file from the wheel: users of all three get the same code.
+The single file contains Python and all libraries (PyInstaller); docs/contributing/release.md has the figures behind the choice.
 Invariant: the folder holds exactly these three files afterwards.
 """
 
@@ -22,7 +22,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 
 _EXCLUDED: Final = ("zstandard._cffi", "zstandard.backend_cffi", "sqlite3", "tkinter", "unittest")
-"""Modules that libraries import only where another one is absent."""
+"""Modules that libraries import only if another one is absent."""
 
 
 def single_file_name() -> str:
@@ -60,14 +60,14 @@ def _build_single_file(wheel: Path, target: Path, scratch: Path) -> None:
         environment={
             "PYTHONPATH": str(unpacked),
             "PYTHONHASHSEED": "0",
-            # Of its cache in the home, --clean removes what another build at the same time still reads.
+            # --clean removes files from its cache in the home folder that a concurrent build still reads.
             "PYINSTALLER_CONFIG_DIR": str(scratch / "cache"),
         },
     )
 
 
 def _foreign_modules() -> list[str]:
-    """What this environment has for tests and tools: a library of ours would import some of it if it is there."""
+    """The packages of this environment for tests and tools: a library of ours would import some of them if present."""
     requirements = (ROOT / "requirements.txt").read_text()
     ours = {_normal(name) for name in re.findall(r"^([\w.-]+)==", requirements, re.MULTILINE)}
     return [

@@ -1,1 +1,1 @@
-"""The Grafana dashboard and Prometheus' rules: definitions, and the files made of them."""
+"""The Grafana dashboard and Prometheus' rules: definitions, and the files generated from them."""

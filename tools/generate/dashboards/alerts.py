@@ -12,7 +12,7 @@ from tools.generate.dashboards.durations import Durations
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """`expression` is made for given durations. `summary` and `description` are Prometheus templates."""
+    """`expression` is a function of the durations. `summary` and `description` are Prometheus templates."""
 
     name: str
     expression: Callable[[Durations], str]
@@ -23,18 +23,18 @@ class Alert:
 
 
 def _grows(counter: str, window: str) -> Callable[[Durations], str]:
-    """More than before, within the window."""
+    """Whether the counter has increased within the window."""
     return lambda d: f"sum(increase({counter}[{d.text(window)}])) > 0"
 
 
 def _grows_or_was_born(counter: str, window: str) -> str:
-    """The same for a counter of many short lives: a Pod that fails as it starts has failed before its first scrape."""
+    """The same for a counter of short-lived processes: a Pod that fails at its start has failed before its first scrape."""
     born = f"sum({counter} unless {counter} offset {window}) > 0"
     return f"sum(increase({counter}[{window}])) > 0 or {born}"
 
 
 _OF_THE_MODULE = "CannotCompile|OutOfMemory|TooLarge"
-"""Reasons of pre-flights without a verdict that one module may have, while others get theirs."""
+"""Reasons for a missing pre-flight verdict that affect only one module."""
 
 ALERTS: tuple[Alert, ...] = (
     Alert(

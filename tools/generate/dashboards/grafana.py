@@ -1,6 +1,6 @@
 """wasmer.json: the panels in Grafana's form, by Grafana's own library.
 
-Not what they show (`panels.py`). Invariant: no data source and no cluster is written into it; both are chosen in Grafana.
+The content of the panels is in `panels.py`. Invariant: the file names no data source and no cluster; users choose both in Grafana.
 """
 
 from typing import Final
@@ -61,11 +61,11 @@ COLOURS: Final = {
     "damaged": "red",
     "budget": "red",
 }
-"""Of series whose name says whether they are good; all others have colours by their name, the same in every panel."""
+"""Colours of series whose name says whether they are good; all others get a colour by their name, the same in every panel."""
 _OF_LABELS: Final = ("{{phase}}", "{{state}}", "{{outcome}}")
-"""Legends whose series are called by values of `COLOURS`."""
+"""Legends whose series have names in `COLOURS`."""
 STATUS: Final = {"2..": "green", "4..": "orange", "5..": "red"}
-"""Of responses, by their status."""
+"""Colours of responses, by their status."""
 NAMESPACES: Final = (
     "group by (autowasm_namespace) ("
     "last_over_time(autowasm_not_synced_since_timestamp_seconds[$__range]) or "
@@ -157,7 +157,7 @@ def _panel(panel: Panel) -> _Built:
     built = built.title(panel.title).description(panel.description).unit(panel.unit)
     built = built.datasource(_SOURCE).span(panel.width).height(_HEIGHT[panel.kind])
     built = built.links([_link(f"Runbook: {name}", address(name)) for name in panel.alerts])
-    # Without steps of its own Grafana takes 80 for red, whatever the number is.
+    # Without steps Grafana shows any number from 80 on in red.
     steps = [Threshold(value, colour) for value, colour in panel.steps or ((None, "blue"),)]
     built = built.thresholds(
         dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
@@ -223,5 +223,5 @@ def render() -> str:
 
 
 def encoded(board: Dashboard) -> str:
-    """As JSON in a form that changes as little as possible."""
+    """The dashboard as JSON in a stable form."""
     return JSONEncoder(sort_keys=True, indent=2).encode(board) + "\n"

@@ -1,4 +1,4 @@
-"""What the dashboard shows, as values: rows of panels with their queries.
+"""The content of the dashboard, as values: rows of panels with their queries.
 
 Not Grafana's form of it (`grafana.py`). Invariant: every query has data while wasmer and Envoy run and are scraped, without
 recording rules; windows are Grafana's own.

@@ -1,6 +1,6 @@
 """docs/pictures/dashboard.svg: the main panels, drawn from the data of a run's Prometheus. `make picture`.
 
-Not Grafana's own drawing. Invariant: the queries are the dashboard's, and nothing is drawn that was not measured.
+Not drawn by Grafana. Invariant: the queries are the dashboard's, and only measured values are drawn.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _SHADES = {
 }
 """Grafana's names of colours."""
 _ALIKE = {"#d1242f": "#c2410c", "#d98e04": "#b58900"}
-"""Shades, and the colour of a chart that is hard to tell from them."""
+"""Shades, and the colour of a chart that is hard to distinguish from them."""
 _UNITS = {"s": "seconds", "bytes": "MiB", "reqps": "per second", "ops": "per second", "short": ""}
 _SCALES = {"bytes": 1024.0 * 1024.0}
 _STEP = 2
@@ -108,7 +108,7 @@ def draw(data: Path, target: Path) -> None:
             margin_bottom=40,
             disable_xml_declaration=True,
         )
-        chart.uuid = f"panel-{place}"  # not another one for each drawing
+        chart.uuid = f"panel-{place}"  # the same one for each drawing
         for name, points in series:
             chart.add(name, points)
         row, column = divmod(place, _COLUMNS)
@@ -124,7 +124,7 @@ def draw(data: Path, target: Path) -> None:
 
 
 def _colours(names: Sequence[str]) -> list[str]:
-    """Those of the dashboard, where it gives the name one; the others are free."""
+    """The dashboard's colours, if it gives the name one; the others are free."""
     fixed = {name: _SHADES.get(_fixed(name)) for name in names}
     taken = {*fixed.values(), *(_ALIKE.get(colour or "", "") for colour in fixed.values())}
     free = iter(colour for colour in pictures.COLOURS if colour not in taken)
@@ -137,7 +137,7 @@ def _fixed(name: str) -> str:
 
 
 def _name(legend: str, labels: Mapping[str, str]) -> str:
-    """As Grafana replaces `{{label}}` in a legend."""
+    """The legend with each `{{label}}` replaced, as Grafana does it."""
     return re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), legend)
 
 

@@ -1,13 +1,13 @@
-"""What panels are made of: queries, and short ways to write them.
+"""The elements of panels: queries, and short forms for them.
 
-Not the panels (`panels.py`). Invariant: the selector of the chosen replicas is in every query of what replicas count for themselves.
+Not the panels (`panels.py`). Invariant: every query of a metric that each replica counts has the selector of the chosen replicas.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 S = 'instance=~"$replica"'
-"""Of the replicas chosen."""
+"""The selector of the chosen replicas."""
 N = 'autowasm_namespace=~"$namespace"'
 W = "$__rate_interval"
 
@@ -29,7 +29,7 @@ def high_is_bad(*, orange_from: float, red_from: float) -> Steps:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An expression and how its series are called."""
+    """An expression and the names of its series."""
 
     expression: str
     legend: str = ""
@@ -37,7 +37,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """`width` in Grafana's 24 columns. `steps` colour a number, and draw a line in a graph. `alerts` are those whose runbooks help."""
+    """`width` in Grafana's 24 columns. `steps` colour a number, and draw a line in a graph. `alerts` are those with helpful runbooks."""
 
     title: str
     queries: tuple[Query, ...]
@@ -50,13 +50,13 @@ class Panel:
 
 
 def rate(counter: str, by: str = "", selector: str = "") -> str:
-    """Growth a second, of all chosen replicas together, by labels."""
+    """Increase per second, summed over all chosen replicas, by labels."""
     inside = ", ".join(part for part in (S, selector) if part)
     return f"sum{f' by ({by}) ' if by else ''}(rate({counter}{{{inside}}}[{W}]))"
 
 
 def quantile(share: float, histogram: str, by: str = "", selector: str = "") -> str:
-    """The `share` of observations (0 to 1) is at most this, by labels."""
+    """The value that the `share` (0 to 1) of the observations does not exceed, by labels."""
     buckets = rate(f"{histogram}_bucket", ", ".join(filter(None, ("le", by))), selector)
     return f"histogram_quantile({share}, {buckets})"
 
@@ -91,6 +91,6 @@ def graph(
     steps: Steps = (),
     alerts: tuple[str, ...] = (),
 ) -> Panel:
-    """A panel with curves: expressions and how they are called."""
+    """A panel with curves: expressions and their names."""
     curves = tuple(Query(*query) for query in queries)
     return Panel(title, curves, description, unit=unit, steps=steps, alerts=alerts)

@@ -1,4 +1,4 @@
-"""Where the runbooks of alerts are read: a page of the site, with a section for each alert.
+"""The addresses of the alerts' runbooks: a page of the site, with a section for each alert.
 
 The address of the site is that of pyproject.toml.
 """
@@ -16,5 +16,5 @@ RUNBOOK: Final = f"{SITE}operations.html"
 
 
 def address(alert: str, page: str = RUNBOOK) -> str:
-    """Of the alert's section."""
+    """The address of the alert's section."""
     return f"{page}#{alert.lower()}"

@@ -1,1 +1,1 @@
-"""The pages of docs/ that are generated whole, each as a function that returns its text."""
+"""The pages of docs/ that are completely generated, each as a function that returns its text."""

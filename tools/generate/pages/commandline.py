@@ -15,7 +15,7 @@ made by `make reference`.
 
 def render() -> str:
     """The whole page."""
-    os.environ["COLUMNS"] = "100"  # argparse wraps to the terminal
+    os.environ["COLUMNS"] = "100"  # argparse wraps text to the terminal's width
     parts = [_INTRODUCTION]
     for parser in (wasmer.build_parser(), wasmc.build_parser()):
         parts.append(_section(parser, level=2))

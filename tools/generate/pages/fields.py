@@ -1,6 +1,6 @@
 """docs/reference/autowasm.md: the fields of the schema in manifests/crd.yaml, each with an anchor and an example.
 
-Anchors are those that GitHub and mkdocs both make of a heading: `spec.filter.priority` is at `#specfilterpriority`.
+Anchors are those that both GitHub and mkdocs derive from a heading: `spec.filter.priority` is at `#specfilterpriority`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ _LIMITS = {
     "maximum": "to {}",
 }
 _LONGEST = 120
-"""Characters of an example in one line; of a longer object the first fields are shown."""
+"""Maximum characters of an example on one line; of a longer object only the first fields are shown."""
 
 
 def schema() -> Mapping[str, Any]:
@@ -50,7 +50,7 @@ def fields(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, bool, Mapp
 
 
 def examples() -> list[Mapping[str, Any]]:
-    """AutoWasms that have every field between them."""
+    """AutoWasms that together have every field."""
     return list(yaml.safe_load_all(EXAMPLES.read_text()))
 
 
@@ -92,7 +92,7 @@ def _example(path: str, documents: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _shortened(line: str) -> str:
-    """The line, or its beginning up to a comma, with `…` and the brackets that are then open."""
+    """The line, or its beginning up to a comma, with `…` and the closing brackets that are missing then."""
     if len(line) <= _LONGEST:
         return line
     kept = line[:_LONGEST].rpartition(", ")[0]

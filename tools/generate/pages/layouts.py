@@ -1,4 +1,4 @@
-"""docs/layouts.md: the table of layouts, in a page that is written by hand otherwise."""
+"""docs/layouts.md: the table of layouts, in a page that is otherwise written by hand."""
 
 from autowasm.registry import layouts
 from tools.generate import markdown
