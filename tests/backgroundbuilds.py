@@ -1,10 +1,10 @@
 """Missing real parts are built in the background while tests that do not need them run.
 
 A pytest plugin. `tests/durations.json` has the parts that each file used when it was recorded. The main process
-gets those of the selected files, one after another (`python -m tests.parts.provision`), and shows its progress; the scheduler
-(`scheduling.py`) hands out the files that need none of them first. A file that is not recorded builds a part at its first use
-of it. Invariants: no time that a part takes counts as time of a test; a build that fails is tried once, and fails each test that
-needs it with the compiler's last lines; no build outlives the run.
+installs those of the selected files, one after another (`python -m tests.parts.provision`), and shows the
+progress; the scheduler (`scheduling.py`) first hands out the files that need none of them. A file that is not
+recorded builds a part at its first use. Invariants: build time does not count as test time; a failed build is
+not retried, and each test that needs it fails with the compiler's last lines; no build outlives the run.
 """
 
 import logging
@@ -40,7 +40,7 @@ class Missing:
         self._read = 0.0
 
     def of(self, files: Iterable[str]) -> list[str]:
-        """Of all `files` together, in the order in which they are got."""
+        """The missing parts of all `files` together, in the order in which they are built."""
         wanted = {part for file in files for part in self._parts.get(file, ())}
         now = time.monotonic()
         if self._absent is None:
@@ -55,13 +55,13 @@ class Missing:
         return [part for part in self._absent if part in wanted]
 
     def rank(self, file: str) -> int:
-        """0 where the parts of the file are all there; higher the later the last of them is got."""
+        """0 if all parts of the file are installed; otherwise higher the later the last of them is built."""
         missing = self.of([file])
         return 1 + list(provision.PARTS).index(missing[-1]) if missing else 0
 
 
 class Provisioner:
-    """In the process that the person started: at most one background process, and the lines that show its progress."""
+    """In the main process: at most one background process, and the lines that show its progress."""
 
     def __init__(self, missing: Missing) -> None:
         self._missing = missing
@@ -83,7 +83,7 @@ class Provisioner:
         self._reader.start()
 
     def start(self, files: Iterable[str]) -> None:
-        """Get the missing parts of these files; returns at once."""
+        """Start to build the missing parts of these files; returns at once."""
         missing = self._missing.of(files)
         if not missing or self._process:
             return
@@ -96,12 +96,12 @@ class Provisioner:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A group of its own: the compilers are ended with it.
+                # A process group of its own, so the compilers end with it.
                 start_new_session=True,
             )
 
     def end(self) -> None:
-        """Nothing is being built any more."""
+        """Stop the build."""
         if self._process:
             if self._process.poll() is None:
                 with suppress(ProcessLookupError):
@@ -133,7 +133,7 @@ class Provisioner:
 
 
 class Uses:
-    """In a process that runs tests: which parts each test uses, itself or by a fixture that an earlier one has set up."""
+    """In a process that runs tests: records the parts that each test uses, itself or by a fixture that an earlier test has set up."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -146,7 +146,7 @@ class Uses:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Getting the recorded parts beforehand (`Waiting`) is no use of them."""
+        """The wait for recorded parts before a test (`Waiting`) does not count as a use."""
         self._seen = set()
 
     @pytest.hookimpl(wrapper=True)
@@ -161,7 +161,7 @@ class Uses:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
-        """Before the last report of the test is made."""
+        """Runs before the last report of the test is created."""
         try:
             return (yield)
         finally:
@@ -185,7 +185,7 @@ def _key(fixture: pytest.FixtureDef[object]) -> tuple[str, str]:
 
 
 class Waiting:
-    """In a process that runs tests: no build and no waiting for one counts as time of a test."""
+    """In a process that runs tests: excludes builds, and waits for builds, from the time of a test."""
 
     def __init__(self, parts: Mapping[str, tuple[str, ...]]) -> None:
         self._parts = parts
@@ -198,7 +198,7 @@ class Waiting:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The timer of pytest-timeout stands still. Several threads may wait at once."""
+        """Stop the timer of pytest-timeout. Several threads may wait at once."""
         with self._lock:
             test = self._test
             self._threads += 1
@@ -208,7 +208,7 @@ class Waiting:
             yield
         finally:
             with self._lock:
-                # A thread may outlast its test; the timer is the next one's then.
+                # A thread may outlast its test; then the timer belongs to the next test.
                 if test == self._test:
                     self._threads -= 1
                     if self._threads == 0 and self._left:
@@ -216,7 +216,7 @@ class Waiting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Before the test, its fixtures and its timer: the parts that its file is known to need."""
+        """Before the test, its fixtures and its timer: wait for the parts that its file is known to need."""
         for name in self._parts.get(item.nodeid.partition("::")[0], ()):
             get = provision.PARTS.get(name)
             if get and name not in self._got:
@@ -247,7 +247,7 @@ def log_of_the_run() -> str | None:
 
 
 class Progress:
-    """In every process of the run: its messages about parts go to the log of the run."""
+    """In every process of the run: sends its messages about parts to the log of the run."""
 
     def __init__(self, file: str) -> None:
         self._handler = logging.FileHandler(file)
@@ -259,7 +259,7 @@ class Progress:
         self._logger.setLevel(logging.INFO)
 
     def close(self) -> None:
-        """No longer."""
+        """Stop sending them."""
         self._logger.removeHandler(self._handler)
         self._logger.setLevel(self._level)
         self._handler.close()

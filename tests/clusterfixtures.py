@@ -1,4 +1,4 @@
-"""Shared by the tests of one worker process: a control plane, and one `wasmer controller` on it.
+"""Fixtures that the tests of one worker process share: a control plane, and one `wasmer controller` on it.
 
 Both are started by the first test that uses them and run on the loop of the session, so a test that uses them is marked
 `pytest.mark.asyncio(loop_scope="session")`. Invariants: see `tests/parts/controlplane.py`.
@@ -40,13 +40,13 @@ def kubectl(control_plane: ControlPlane) -> Client:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def installation(control_plane: ControlPlane) -> Installation:
-    """A registry and a running `wasmer controller` with default flags, shared; Istio's resources are there, no istiod."""
+    """A registry and a running `wasmer controller` with default flags, shared; with Istio's resources but without istiod."""
     return await control_plane.installation()
 
 
 @pytest.fixture(scope="session")
 def private_installation(control_plane: ControlPlane) -> PrivateInstallation:
-    """Starts a `wasmer controller` with flags of its own; the shared one does not run meanwhile.
+    """Starts a `wasmer controller` with other flags; the shared one does not run meanwhile.
 
     `async with private_installation(directory, arguments=(...)) as installation`, in a test or in a fixture of a module.
     """
@@ -59,7 +59,7 @@ def private_installation(control_plane: ControlPlane) -> PrivateInstallation:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def namespace(control_plane: ControlPlane, installation: Installation) -> AsyncIterator[str]:
-    """One for the test alone, with the pull secret; its AutoWasms and EnvoyFilters go at the end."""
+    """A namespace for one test, with the pull secret; its AutoWasms and EnvoyFilters are deleted at the end."""
     name = await control_plane.add_namespace()
     await installation.add_pull_secret(name)
     yield name

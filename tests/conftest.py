@@ -1,4 +1,4 @@
-"""Fixtures of every test: no blocking calls of our own code on the loop, no event loop left over, metrics of its own."""
+"""Fixtures of every test: no blocking calls of our own code on the loop, no leftover event loop, separate metrics."""
 
 import asyncio
 import gc
@@ -20,11 +20,11 @@ from autowasm.telemetry.metrics import Metrics
 
 pytest_plugins = ["tests.scheduling", "tests.clusterfixtures"]
 
-# pytest-asyncio on Python 3.11 leaves an event loop unclosed where a test without a loop ran first.
+# pytest-asyncio on Python 3.11 leaves an event loop unclosed if a test without a loop ran first.
 asyncio.set_event_loop(None)
 
 # Without stored bytecode, each worker rewrites the assertions of every file, and each command that a test starts compiles
-# all of ours: seconds a worker and half a second a command.
+# all our modules: seconds per worker and half a second per command.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -33,9 +33,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Hypothesis measures each example; on a busy machine 200 ms mean nothing for the code. pytest-timeout ends a test that hangs.
+# Hypothesis measures each example; on a busy machine 200 ms say nothing about the code. pytest-timeout ends a hanging test.
 hypothesis.settings.register_profile("autowasm", deadline=None)
-# `make unit` runs fewer examples than `make test`, others each time, and stores none.
+# `make unit` runs fewer examples than `make test`, different ones each time, and stores none.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20, database=None)
 hypothesis.settings.load_profile("autowasm")
 
@@ -48,7 +48,7 @@ looptime_plugin._should_patch = lambda fixturedef, _: (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Objects that the collection of tests creates live as long as the run: the garbage collector need not visit them."""
+    """Objects from the collection of tests live until the run ends: the garbage collector need not visit them."""
     gc.disable()
     try:
         yield
@@ -82,7 +82,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that runs a command in this process sets logging up. The next one must find it as if none had."""
+    """A test that runs a command in this process configures logging. This fixture resets it for the next test."""
     configure, root = structlog.configure, logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

@@ -1,11 +1,11 @@
-"""`python -m tests.instructions [--record]`: bytecode instructions of fixed work, beside those in `tests/instructions.json`.
+"""`python -m tests.instructions [--record]`: compares the bytecode instructions of fixed work with those in `tests/instructions.json`.
 
-A guard against code that becomes slower, for a machine that other work shares: the same code executes the same instructions,
-however long they take. It ends with 1 if a kind of work needs more than a tenth more than the file has; `--record` writes
-the file. It counts on the Python of the image (`tests/parts/pythons.py`), with sys.monitoring, as each Python compiles to
-instructions of its own.
+A guard against slower code on a machine with other load: the same code executes the same instructions, regardless of their
+duration. The exit status is 1 if a kind of work exceeds the count in the file by more than a tenth; `--record` writes the
+file. It counts on the Python of the image (`tests/parts/pythons.py`), with sys.monitoring, because each Python compiles to
+different instructions.
 
-Not seen: time within C (decoding, hashing, copies, system calls), which `make bench` measures. Invariant: the counted part
+Not counted: time in C code (decoding, hashing, copies, system calls), which `make bench` measures. Invariant: the counted part
 uses one thread, no wall clock and no order of hashes, so two counts are equal.
 """
 
@@ -30,9 +30,9 @@ from tests.parts import cache, pythons
 _ROOT = Path(__file__).parents[1]
 RECORDED: Final = Path(__file__).with_suffix(".json")
 MARGIN: Final = 1.1
-"""More instructions by this factor are a failure."""
+"""More instructions than the record times this factor are a failure."""
 _TIMES: Final = 100
-"""How often each kind of work runs, after as many times that are not counted."""
+"""How often each kind of work runs, after the same number of uncounted runs."""
 
 
 class Counter:
@@ -43,7 +43,7 @@ class Counter:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Add what is executed in the block."""
+        """Add the instructions executed in the block."""
         tool, monitoring = 4, sys.monitoring  # type: ignore[attr-defined,unused-ignore]
 
         def executed(_code: CodeType, _offset: int) -> None:
@@ -88,7 +88,7 @@ def parse() -> float:
 
 
 def get() -> float:
-    """One plain GET of a module over a kept connection, from the loop's call on."""
+    """One plain GET of a module over a kept connection, from the loop's call to the protocol."""
     from autowasm.blobs.blob import Blob  # noqa: PLC0415
     from autowasm.digest import Sha256Hex, Signature  # noqa: PLC0415
     from autowasm.limits import ServeLimits  # noqa: PLC0415
@@ -232,7 +232,7 @@ async def _pod_event() -> float:
 
 @dataclass
 class _WatchServer:
-    """A KubeClient: an empty list, then a watch of which the second part is counted."""
+    """A KubeClient: an empty list, then a watch, whose second part is counted."""
 
     before: Sequence[bytes]
     counted: Sequence[bytes]
@@ -296,7 +296,7 @@ WORK: Final[Mapping[str, Callable[[], float]]] = {
 
 
 def slower(found: Mapping[str, float], recorded: Mapping[str, float]) -> list[str]:
-    """A line for each kind of work that needs more than `MARGIN` times what is recorded, or is not recorded."""
+    """A line for each kind of work that exceeds `MARGIN` times its recorded count, or is not recorded."""
     return [
         f"{name}: {count:.0f} instructions, {recorded.get(name, 0):.0f} recorded"
         for name, count in found.items()
@@ -305,7 +305,7 @@ def slower(found: Mapping[str, float], recorded: Mapping[str, float]) -> list[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 1 if something needs more than a tenth more."""
+    """The exit status: 1 if a count exceeds its record by more than a tenth."""
     parser = ArgumentParser(
         prog="python -m tests.instructions", description=__doc__.partition("\n")[0]
     )
@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _count() -> dict[str, float]:
-    """In a process of its own, on the image's Python, and with the same order of hashes each time. Raises PartError."""
+    """Count in a process of its own, on the image's Python, with a fixed order of hashes. Raises PartError."""
     folder = _ROOT / "build" / f"python{pythons.IMAGE}"
     program = pythons.environment(pythons.IMAGE, folder, project=_ROOT)
     environment = {

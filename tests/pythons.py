@@ -1,8 +1,8 @@
 """`python -m tests.pythons [VERSION...]`: the unit and property tests on every Python that does not run the whole suite.
 
-On the Python of the image the integration tests run, too, and with every generated example. The whole suite runs on the
-Python of .venv; with COVERAGE=1 on the Python that measures (`--measuring` prints its path). Invariant: it ends with 0 only
-if every version that was named, or without names every one that can be had, has passed.
+On the Python of the image it also runs the integration tests, with all generated examples. The whole suite runs on the
+Python of .venv; with COVERAGE=1 on the Python that measures (`--measuring` prints its path). Invariant: it ends with 0
+only if every named version has passed, or every available one if none is named.
 """
 
 import logging
@@ -22,7 +22,7 @@ _ROOT = Path(__file__).parents[1]
 _SUITES = ("tests/unit", "tests/property")
 _INTEGRATION = "tests/integration"
 _MEASURING = "3.14"
-"""From here on, coverage measures branches with sys.monitoring: a fifth more processor time, where older ones need twice."""
+"""From this version on, coverage measures branches with sys.monitoring: a fifth more processor time; older versions take twice the time."""
 _LONGEST = 1800
 """Seconds for one version: one to three minutes on two idle cores."""
 
@@ -76,7 +76,7 @@ def _environment(version: str) -> Path:
 
 
 def _measuring() -> str:
-    """The version that measures: the running one where the better one cannot be had."""
+    """The version that measures: the running one if the better one is not available."""
     try:
         _environment(_MEASURING)
     except cache.PartError as error:

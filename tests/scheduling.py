@@ -1,4 +1,4 @@
-"""Which test file runs next, on which worker: the longest first, and files that share a control plane on the same workers.
+"""Decides which test file runs next on which worker: the longest first, and files that share a control plane on the same workers.
 
 A pytest plugin. `tests/durations.json` has the record of `make durations` for each file that takes a second or more or uses parts: its
 length, whether it uses the control plane that files on one worker share, and the real parts it uses (`parts/provision.py`). Invariant: the
@@ -23,9 +23,9 @@ from tests.backgroundbuilds import Missing, Progress, Provisioner, Uses, Waiting
 RECORD = Path("tests/durations.json")
 """The file of `make durations`, relative to the root."""
 _LONG = 3.0
-"""Seconds from which a file is placed by its length. Shorter ones keep the shuffled order and fill the gaps."""
+"""Seconds from which a file is scheduled by its length. Shorter ones keep the shuffled order and fill the gaps."""
 _WORKERS_PER_CONTROL_PLANE = 2
-"""One of so many workers takes the files that use a control plane, while other files are left."""
+"""One in this many workers takes the files that use a control plane, while other files are left."""
 
 
 _CONTROL_PLANE_FIXTURES = frozenset({"control_plane"})
@@ -58,16 +58,16 @@ class Plan:
 
     known: Mapping[str, Recorded]
     wait: Callable[[str], int] = lambda _: 0
-    """0 where all parts of a file are there already; higher the later the last of them will be."""
+    """0 if all parts of a file are installed; otherwise higher the later the last of them will be built."""
 
     def choose(self, waiting: Sequence[str], *, worker: int, busy: float) -> str:
-        """The file of `waiting` for this worker, which still has `busy` seconds of work before it."""
+        """The file of `waiting` for this worker, which still has `busy` seconds of work left."""
         waits = {file: self.wait(file) for file in waiting}
         soonest = min(waits.values())
         ready = [file for file in waiting if waits[file] == soonest]
         mine = [file for file in ready if self._takes(worker, file)] or ready
         short = [file for file in mine if self.seconds(file) < _LONG]
-        # pytest-xdist hands out a file before the last test of the former one: a long file would wait behind a long test.
+        # pytest-xdist hands out a file before the last test of the previous one: a long file would wait behind a long test.
         if short and busy >= _LONG:
             return short[0]
         return max(mine, key=lambda file: max(self.seconds(file), _LONG))
@@ -82,7 +82,7 @@ class Plan:
 
 
 class LongestFirst(LoadFileScheduling):
-    """pytest-xdist's scheduler of whole files, with another choice of the next one."""
+    """pytest-xdist's scheduler of whole files, with a different choice of the next file."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Recorder:
         self._parts: defaultdict[str, set[str]] = defaultdict(set)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Of each phase of each test, in any process."""
+        """Called for each phase of each test, in any process."""
         file = _file(report.nodeid)
         self._seconds[file] += report.duration
         for name, value in report.user_properties:
@@ -164,7 +164,7 @@ _missing = pytest.StashKey[Missing]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The process that the person started gets the parts and all reports; without workers it runs the tests as well."""
+    """In the main process, which builds the parts and gets all reports; without workers it also runs the tests."""
     record = config.rootpath / RECORD
     known = config.stash[_known] = recorded(record)
     parts = {file: found.parts for file, found in known.items() if found.parts}
@@ -191,7 +191,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LongestFirst | None:
-    """With `--dist loadfile`; None leaves every other way to pytest-xdist."""
+    """With `--dist loadfile`; None leaves every other mode to pytest-xdist."""
     if config.option.dist != "loadfile":
         return None
     plan = Plan(config.stash[_known], wait=config.stash[_missing].rank)

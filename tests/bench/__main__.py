@@ -24,7 +24,7 @@ ROWS: Final = (
     "serve", "herd", "slow", "list", "watch", "match", "fetch", "reconcile", "memory", "startup",
     "preflight", "growth", "wasmplugin", "datapath", "cores",
 )  # fmt: skip
-"""Each is a module with `async def run(plan) -> Result`; imported when it runs, as libraries of rivals are heavy."""
+"""Each is a module with `async def run(plan) -> Result`, imported only when it runs, as the rivals' libraries are large."""
 
 _SOURCE: Final = Path(autowasm.__file__).parent
 
@@ -38,13 +38,13 @@ def main() -> int:
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}", file=sys.stderr)
         return 2
-    # As an installation leaves it; with PYTHONDONTWRITEBYTECODE each start would compile all of it.
+    # As in an installation; with PYTHONDONTWRITEBYTECODE each start would compile every module.
     compileall.compile_dir(_SOURCE, quiet=1)
     failed = []
     for name in names:
         try:
             _run(name, arguments)
-        except Exception:  # supervised edge: an hour of other rows must not be lost
+        except Exception:  # supervised edge: an error must not lose an hour of other rows
             traceback.print_exc()
             failed.append(name)
     if failed:

@@ -1,10 +1,10 @@
-"""A rollout, simulated: how long until every sidecar has a module, and how many downloads fail on the way.
+"""Simulates a rollout: the time until every sidecar has a module, and the number of downloads that fail meanwhile.
 
-One replica is simulated, the one that got most downloads by chance; the others are done earlier. It shares its rate equally
-among all downloads under way (what many TCP connections through one network card come to), and the rate is the lesser of the
-card's and the processor's. Envoys end an attempt after its timeout and try again after a random back-off, as Envoy does.
-Not a model of the mesh: the time at which a sidecar receives the URL of the module is an input (`spread`). Invariant: the same input and seed give the
-same answer.
+It simulates one replica, the one that got the most downloads by chance; the others finish earlier. The replica shares its
+rate equally among all downloads under way (as many TCP connections through one network card do on average). The rate is the
+smaller of the card's and the processor's. Proxies end an attempt after its timeout and retry after a random back-off, as
+Envoy does. Not a model of the mesh: the time at which a sidecar receives the URL of the module is an input (`spread`).
+Invariant: the same input and seed give the same answer.
 """
 
 import heapq
@@ -26,12 +26,12 @@ class Rollout:
     replicas: int = 2
     ports: int = 1
     chains: int = 2
-    """Filter chains of a port: each fetches for itself. With mutual TLS Istio makes two, one for plain text."""
+    """Filter chains of a port: each fetches separately. With mutual TLS Istio creates two, one of them for plain text."""
     network: float = 10 * GBIT
-    """Of one replica's node, outgoing."""
+    """The outgoing bandwidth of one replica's node."""
     zones: int = 1
     spread: float = 0.0
-    """Time over which sidecars receive the URL of the module, evenly."""
+    """Time over which sidecars receive the URL of the module, evenly distributed."""
     timeout: float = 30.0
     retries: int = 10
     request_cpu: float = 0.000_45
@@ -40,12 +40,12 @@ class Rollout:
 
     @property
     def downloads(self) -> int:
-        """Of all Pods."""
+        """Number of downloads of all Pods."""
         return self.pods * self.ports * self.chains
 
     @property
     def rate(self) -> float:
-        """Bytes a second that one replica sends of such modules."""
+        """Bytes a second of such modules that one replica can send."""
         return self.module / max(
             self.module / self.network, self.request_cpu + self.module * self.byte_cpu
         )
@@ -59,14 +59,14 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`seconds` until the last download ended well; `lost`: downloads that gave up for good, on that replica."""
+    """`seconds` until the last download succeeded; `lost`: downloads from that replica that failed in every attempt."""
 
     seconds: float
     median: float
     retried: int
     lost: int
     concurrent: int
-    """Downloads under way at once, at most, on that replica."""
+    """Maximum number of concurrent downloads on that replica."""
     downloads: int
     """On that replica."""
 
@@ -78,7 +78,7 @@ def simulate(rollout: Rollout, *, seed: int = 1) -> Outcome:
 
 
 def replicas_needed(rollout: Rollout, *, within: float) -> int:
-    """The number with which the last download ends within this time after the last sidecar received its configuration. At least 2, and one a zone."""
+    """The number of replicas that finish all downloads this soon after the last sidecar got its configuration. At least 2, and one per zone."""
     mean = rollout.downloads * rollout.module / (rollout.rate * (within + rollout.spread))
     needed = max(2, rollout.zones, math.ceil(mean))
     while _most_loaded(_with(rollout, needed)) * rollout.module > rollout.rate * (
@@ -95,7 +95,7 @@ def _with(rollout: Rollout, replicas: int) -> Rollout:
 
 
 def _most_loaded(rollout: Rollout) -> int:
-    """Downloads of the replica that chance gave most: connections go to replicas at random."""
+    """Downloads of the replica that gets the most by chance: connections go to replicas at random."""
     mean = rollout.downloads / rollout.replicas
     if rollout.replicas == 1:
         return rollout.downloads
@@ -103,9 +103,9 @@ def _most_loaded(rollout: Rollout) -> int:
 
 
 class _Replica:
-    """Equal sharing in virtual time: `served` is what each download under way has got since the start.
+    """Equal sharing in virtual time: `served` is the number of bytes that each download under way has got since the start.
 
-    All downloads are of one size and one patience, so both ends come in the order in which downloads began.
+    All downloads have the same size and timeout, so they complete and time out in the order in which they began.
     """
 
     def __init__(self, rollout: Rollout, downloads: int, rng: random.Random) -> None:
@@ -114,7 +114,7 @@ class _Replica:
         self._downloads = downloads
         step = rollout.spread / max(downloads, 1)
         self._arrivals = [(number * step, number, 0) for number in range(downloads)]
-        # (bytes served at its end, when it is given up, number, attempt)
+        # (bytes served at its end, time of its timeout, number, attempt)
         self._running: deque[tuple[float, float, int, int]] = deque()
         self._now = 0.0
         self._served = 0.0
@@ -145,7 +145,7 @@ class _Replica:
         return Outcome(last, middle, retried, lost, most, self._downloads)
 
     def _advance(self) -> None:
-        """To when something happens next: set to exactly that, because a sum of floats may never reach it."""
+        """Advance to the next event. The time is set to exactly that, because a sum of floats may never reach it."""
         until = self._arrivals[0][0] if self._arrivals else math.inf
         if not self._running:
             self._now = max(self._now, until)
@@ -161,5 +161,5 @@ class _Replica:
             self._now = until
 
     def _back_off(self, attempt: int) -> float:
-        """Envoy: anything up to 1 s × 2^attempt, at most 5 s (ADR 0006)."""
+        """Envoy's back-off: a random time up to 1 s × 2^attempt, at most 5 s (ADR 0006)."""
         return self._rng.uniform(0, min(5.0, 2.0**attempt))

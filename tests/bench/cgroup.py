@@ -1,4 +1,4 @@
-"""A memory cgroup with the limit that the chart leaves to wasmer, where this machine allows it.
+"""A memory cgroup with the limit that the chart leaves to wasmer, if this machine allows it.
 
 Version 2 needs the controller in the parent's `cgroup.subtree_control`; version 1 a writable `memory` hierarchy. Invariant:
 the group is removed afterwards, and a limit that cannot be set is reported.
@@ -20,7 +20,7 @@ from autowasm.units import parse_size
 _ROOT = Path("/sys/fs/cgroup")
 _VALUES = Path(__file__).parents[2] / "manifests/helm/wasmer/values.yaml"
 FORK_SERVER = 40 * MIB
-"""What it takes at rest."""
+"""The memory that it uses at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Group:
 
     @property
     def peak(self) -> float:
-        """MiB that the group had at most, page cache and socket buffers that it was charged for included."""
+        """Peak memory of the group in MiB, including the page cache and socket buffers charged to it."""
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             with contextlib.suppress(OSError):
                 return int((self.directory / name).read_text()) / (1 << 20)
@@ -40,7 +40,7 @@ class Group:
 
     @property
     def killed(self) -> int:
-        """Processes that the kernel ended for want of memory."""
+        """Processes that the kernel killed for lack of memory."""
         for name in ("memory.events", "memory.oom_control"):
             with contextlib.suppress(OSError):
                 lines = (self.directory / name).read_text().splitlines()
@@ -49,7 +49,7 @@ class Group:
 
 
 def chart_limit() -> int:
-    """Bytes that the shipped chart allows the container, less what the fork server and two children may take meanwhile."""
+    """Bytes that the shipped chart allows the container, minus the memory that the fork server and two children may use meanwhile."""
     values = yaml.safe_load(_VALUES.read_text())
     limits = PreflightLimits()
     children = limits.run_memory + max(limits.run_memory, limits.compile_memory)
@@ -74,7 +74,7 @@ def _make(name: str, limit: int) -> Group | None:
             directory.mkdir()
         except OSError:
             continue
-        # A plain folder (version 1 has a tmpfs above its hierarchies), or a group without the controller, has no such file.
+        # A plain folder (version 1 has a tmpfs above its hierarchies) and a group without the controller lack this file.
         try:
             if (directory / file).exists():
                 (directory / file).write_text(str(limit))
@@ -89,7 +89,7 @@ async def _remove(directory: Path) -> None:
     for _ in range(100):
         try:
             directory.rmdir()
-        except OSError:  # the kernel takes a moment to let the last process go
+        except OSError:  # the kernel takes a moment to release the last process
             await asyncio.sleep(0.05)
         else:
             return

@@ -1,7 +1,7 @@
 """Serving blobs on all processors: wasmer's one process, nginx with a worker for each processor, and Go's file server.
 
-The load generator shares the processors with the server, so on a machine with two the figures are of both together; the ratios count. All serve
-the same files, in turns.
+The load generator shares the processors with the server, so on a machine with two processors the figures depend on both programs; only the
+ratios count. All serve the same files, in turns.
 """
 
 from tests.bench import load

@@ -1,7 +1,8 @@
-"""What filters cost in the data path, beside Istio's own WasmPlugin: the start of a sidecar with them, and requests around a swap.
+"""The cost of filters in the data path, compared with Istio's own WasmPlugin: the start of a sidecar with them, and requests around a swap.
 
-A start is from the process of the agent to the first answer that passed all filters, so it has the agent's certificate and all downloads in it. The
-sidecars and the registry are those of the row `wasmplugin`. Invariant: one system is measured at a time, and the order changes each time.
+A start lasts from the start of the agent's process to the first answer that passed all filters, so it includes the signing of the agent's
+certificate and all downloads. The sidecars and the registry are those of the row `wasmplugin`. Invariant: one system is measured at a time,
+and the order changes each time.
 """
 
 import asyncio
@@ -24,9 +25,9 @@ _PATIENCE = 60.0
 _PAUSE = 0.005
 """Between two requests of a worker; a sidecar has two workers."""
 _STARTS = 2
-"""Of each system with each number of filters, for each repeat: they are short."""
+"""Starts of each system with each number of filters, per repeat: they are short."""
 _FIRST = 90_000
-"""Numbers of the modules that are swapped: others than those of the starts."""
+"""Numbers of the swapped modules; different from those of the starts."""
 
 
 async def run(plan: Plan) -> Result:
@@ -64,7 +65,7 @@ def _header(number: int) -> str:
 
 
 async def _start(it: WasmMesh, system: str, name: str, count: int) -> float:
-    """Seconds. The sidecar is gone afterwards."""
+    """Seconds. Removes the sidecar afterwards."""
     mesh, kept = it.mesh, it.mesh.stack
     try:
         async with AsyncExitStack() as mesh.stack:

@@ -1,7 +1,7 @@
-"""Getting modules: 5 and 50 MB, one and eight at once, from a registry and as objects, beside oras-py and crane.
+"""Fetching modules: 5 and 50 MB, one and eight at once, from a registry and as objects, compared with oras-py and crane.
 
-The registry is distribution's, objects come from nginx, both on the other processor. Ours does more: it resolves the tag,
-validates the module, syncs it to the disk; the rivals have the digest and leave the file in the page cache.
+The registry is distribution's and nginx serves the objects, both on the other processor. Ours does more: it resolves the
+tag, validates the module and syncs it to the disk; the rivals get the digest and leave the file in the page cache.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ _AT_ONCE = 8
 class _Sources:
     images: list[str]
     layers: list[str]
-    """The same, by the digest of the layer."""
+    """The same images, by the digest of the layer."""
     urls: list[str]
 
 
 async def run(plan: Plan) -> Result:
-    """Megabytes a second, processor time, and how long the loop was held."""
+    """Megabytes a second, processor time, and the longest hold of the event loop."""
     figures: list[Figure] = []
     for size in plan.pick((5, 50), (5,)):
         async with _sources(plan.directory / f"{size}", size) as sources:
@@ -115,7 +115,7 @@ async def _sources(directory: Path, megabytes: int) -> AsyncIterator[_Sources]:
 
 
 def _modules(directory: Path, size: int) -> list[Path]:
-    """One more than are fetched at once."""
+    """One image more than are fetched at once."""
     directory.mkdir(parents=True)
     found = []
     for number in range(_AT_ONCE + 1):
@@ -125,7 +125,7 @@ def _modules(directory: Path, size: int) -> list[Path]:
 
 
 async def _push(url: str, tag: str, module: bytes) -> str:
-    """As an artifact of one plain layer; the reference to the layer. By HTTP: no tool pushes more than Envoy takes."""
+    """Push an artifact of one plain layer; returns the reference to the layer. By HTTP, as no tool pushes more than Envoy accepts."""
     base = f"{url}/v2/{_REPOSITORY}"
     digests = [await _upload(base, content) for content in (_CONFIG, module)]
     types = ("application/vnd.wasm.config.v0+json", "application/wasm")

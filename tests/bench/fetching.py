@@ -1,7 +1,7 @@
-"""`python -m tests.bench.fetching WHO --kind K --directory D REF...`: fetch all of these at once, and measure this process.
+"""`python -m tests.bench.fetching WHO --kind K --directory D REF...`: fetches all of these at once, and measures this process.
 
 WHO: `ours` (the controller's fetcher: resolve, download, verify, validate, fsync, store), `oras` (oras-py's download_blob in
-threads, then hashing, which it leaves out), `crane` (`crane blob`, which hashes; a process for each). REF is
+threads, then hashing, which it does not do itself), `crane` (`crane blob`, which hashes; one process each). REF is
 `HOST/REPOSITORY@sha256:DIGEST` for rivals, an image or URL for ours. One JSON line at the end.
 """
 
@@ -34,7 +34,7 @@ def _cpu() -> float:
 
 
 async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A fetcher as the runtime makes it, with room for modules of 50 MB and for all at once."""
+    """A fetcher with the runtime's settings, except for limits that allow modules of 50 MB and all of them at once."""
     from contextlib import AsyncExitStack  # noqa: PLC0415
 
     from autowasm.api.v1alpha1 import Source  # noqa: PLC0415
@@ -117,7 +117,7 @@ def _stages(metrics: Any) -> dict[str, float]:
 
 
 def oras(arguments: argparse.Namespace) -> dict[str, Any]:
-    """As its users do: one call in a thread for each."""
+    """Fetch like users of oras-py: one call per thread."""
     import oras.client  # noqa: PLC0415
 
     def get(numbered: tuple[int, str]) -> None:
@@ -138,7 +138,7 @@ def oras(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def crane(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A process for each: its start is some milliseconds."""
+    """One process each; its start takes some milliseconds."""
     import subprocess  # noqa: PLC0415
 
     from tests.parts import provision  # noqa: PLC0415

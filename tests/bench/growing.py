@@ -1,8 +1,8 @@
-"""`python -m tests.bench.growing --autowasms N --pods M`: what a controller keeps and follows, in this process, without a network.
+"""`python -m tests.bench.growing --autowasms N --pods M`: the state and the watches of a controller, in this process, without a network.
 
-The controller's own informers, observers and indexes (`controller/cluster.py`) over an API server in memory, which makes its
-answers as they are asked for; the time for that is not counted. All AutoWasms are `Synced`, as after a restart: nothing is
-written. One JSON line at the end.
+The controller's own informers, observers and indexes (`controller/cluster.py`) over an API server in memory, which creates
+its answers on demand; the time for that is not counted. All AutoWasms are `Synced`, as after a restart: nothing is written.
+One JSON line at the end.
 """
 
 import argparse
@@ -40,19 +40,19 @@ _GONE = (
 
 
 class ApiServer:
-    """The part of a KubeClient that the controller's watches use. `spent`: processor seconds for making answers."""
+    """The part of a KubeClient that the controller's watches use. `spent`: processor seconds for creating answers."""
 
     def __init__(self, autowasms: int, pods_count: int) -> None:
         self.limits = KubeLimits()
         self.spent = 0.0
         self.lists = 0
-        """Lists that were read to their end."""
+        """Lists that were read completely."""
         self._counts = {"autowasms": autowasms, "envoyfilters": autowasms, "pods": pods_count}
         self._applications = max(pods_count // pods.REPLICAS, 1)
         self._watches: dict[str, asyncio.Queue[bytes]] = {}
 
     def autowasm(self, number: int, *, version: int = 1, application: int | None = None) -> Any:
-        """One that is published, and selects one Deployment."""
+        """A published AutoWasm that selects one Deployment."""
         chosen = (number if application is None else application) % self._applications
         found = document(
             name=f"f{number}",
@@ -115,7 +115,7 @@ class ApiServer:
 
     @property
     def are_watched(self) -> bool:
-        """Whether all resources are."""
+        """Whether all resources are listed."""
         return self._watches.keys() == self._counts.keys()
 
 
@@ -183,7 +183,7 @@ async def measure(autowasms: int, pods_count: int) -> dict[str, float]:
             await asyncio.sleep(0.5)
         found["relist"] = used.seconds
         shares = []
-        for _ in range(_IDLE_SECONDS):  # reports on Pods are still due in the first ones
+        for _ in range(_IDLE_SECONDS):  # in the first ones, reports on Pods are still due
             with _Processor(server) as used:
                 await asyncio.sleep(1)
             shares.append(used.seconds)
@@ -225,7 +225,7 @@ def _line(kind: str, item: object) -> bytes:
 
 
 async def _idle(server: ApiServer) -> None:
-    """Wait for the reports on Pods that follow a list and changes: they would count for the next measure."""
+    """Wait for the reports on Pods that follow a list and changes: the next measurement would include them."""
     async with asyncio.timeout(300):
         while True:
             with _Processor(server) as used:

@@ -1,8 +1,8 @@
-"""Growth: what a controller keeps and follows, with 100 to 10 000 AutoWasms and 1 000 to 100 000 Pods.
+"""Growth of a controller's state and watches, with 100 to 10 000 AutoWasms and 1 000 to 100 000 Pods.
 
-In a process for each size, without a network (`growing.py`). The exponent is that of the power law that fits best: 1 is linear, 0
-does not grow. Of memory and lists, which have a part that does not depend on the size, it is that of what each size adds to the
-smallest. Time until AutoWasms are `Synced` at a real API server is in the row `reconcile`.
+Each size has a process of its own, without a network (`growing.py`). The exponent is that of the power law that fits best: 1 is
+linear, 0 is no growth. Memory and lists have a part that does not depend on the size, so their exponent is that of the increase
+over the smallest size. Time until AutoWasms are `Synced` at a real API server is in the row `reconcile`.
 """
 
 import math
@@ -73,7 +73,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def added_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent of what each size adds to the value of the first. Not a number if one of them adds nothing."""
+    """The exponent of the increase of each size over the first. Not a number if there is no increase at one of them."""
     added = [value - values[0] for value in values[1:]]
     if min(added) <= 0:
         return math.nan
@@ -92,7 +92,7 @@ def _figures(size: str, point: Point) -> list[Figure]:
 
 
 def _exponents(axis: str, sizes: Sequence[int], points: Sequence[Point]) -> list[Figure]:
-    """One for each repeat."""
+    """The exponents over the axis, each with one value for each repeat."""
     found = []
     for name, text, _, _, most in _WHAT:
         if most is None:
@@ -106,7 +106,7 @@ def _exponents(axis: str, sizes: Sequence[int], points: Sequence[Point]) -> list
 
 
 def charts(grown: Mapping[str, tuple[Sequence[int], Sequence[Point]]]) -> list[Chart]:
-    """One for each measure, on which a straight line is linear growth. `grown`: by what grows, the sizes and their points."""
+    """One chart for each measure, on which a straight line is linear growth. `grown`: by growing resource, the sizes and their points."""
     return [_chart(name, text, unit, factor, grown) for name, text, unit, factor, _ in _WHAT]
 
 
@@ -117,7 +117,7 @@ def _chart(
     factor: float,
     grown: Mapping[str, tuple[Sequence[int], Sequence[Point]]],
 ) -> Chart:
-    """What grows has other numbers, so each size is a share of the largest of its kind."""
+    """AutoWasms and Pods have different numbers, so each size is given as a share of the largest of its kind."""
     shares = sorted({size / sizes[-1] for sizes, _ in grown.values() for size in sizes})
     series: dict[str, list[float | None]] = {}
     for what, (sizes, points) in grown.items():

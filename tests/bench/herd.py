@@ -1,6 +1,6 @@
-"""A herd beside nginx: thousands of sidecars that receive a new module's URL at once, each with a connection of its own.
+"""A herd, compared with nginx: thousands of sidecars that receive a new module's URL at once, each with a connection of its own.
 
-Measured again with both in memory cgroups of what the chart's limit leaves to wasmer, where the machine allows that.
+If the machine allows it, measured again with both in memory cgroups of the size that the chart's limit leaves to wasmer.
 """
 
 from contextlib import AsyncExitStack
@@ -17,7 +17,7 @@ SIZE = 2 << 20
 
 
 async def run(plan: Plan) -> Result:
-    """5 000 clients of 2 MiB; how long, how long the slowest connect, how much memory, how long the loop was held."""
+    """5 000 clients of 2 MiB: the total time, the time of the slowest connect, the memory, and the longest hold of the event loop."""
     clients = plan.pick((500, 1000, 2000, 5000), (50, 200))
     times: dict[int, tuple[list[float], list[float]]] = {count: ([], []) for count in clients}
     figures: list[Figure] = []
@@ -47,7 +47,7 @@ async def run(plan: Plan) -> Result:
 
 
 def _simulated(times: dict[int, tuple[list[float], list[float]]]) -> Figure:
-    """The largest herd as the simulation has it, which knows only how fast the smallest one was served."""
+    """The simulation's result for the largest herd; its only measured input is the rate of the smallest one."""
     small, large = min(times), max(times)
     rate = small * SIZE / median(times[small][0])
     plan = capacity.Rollout(

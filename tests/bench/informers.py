@@ -1,8 +1,8 @@
-"""`python -m tests.bench.informers WHO --kubeconfig FILE --pods N [--events M] [--namespace NS]`: follow Pods, and measure this process.
+"""`python -m tests.bench.informers WHO --kubeconfig FILE --pods N [--events M] [--namespace NS]`: watches Pods, and measures this process.
 
 WHO: `ours` and `ours-paged` (autowasm.kube, streaming list or pages, with the matcher over it), `model` and `dict`
-(kubernetes_asyncio's list and Watch, to models or to dicts), `kopf` (an operator with an index over Pods). Each keeps what
-is needed to know which Pods have which labels. One JSON line at the end.
+(kubernetes_asyncio's list and Watch, to models or to dicts), `kopf` (an operator with an index over Pods). Each keeps the
+labels of all Pods. One JSON line at the end.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class Meter:
         self._begun, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self, **more: Any) -> dict[str, Any]:
-        """The printed result. `kept`: bytes more that are resident, after garbage was collected."""
+        """The printed result. `kept`: the increase of resident bytes, after garbage collection."""
         seconds, cpu = time.perf_counter() - self._begun, time.process_time() - self._cpu
         gc.collect()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -42,12 +42,12 @@ class Meter:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    """As the controller does it."""
+    """Watch Pods like the controller."""
     from autowasm.controller.pods.podindex import (  # noqa: PLC0415
         Pod,
         PodMatcher,
@@ -100,7 +100,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
             meter = Meter()
             await asyncio.sleep(
                 0
-            )  # its collection of garbage is a long iteration, and not the informer's
+            )  # the garbage collection is a long iteration that is not the informer's
             loop.timing.iterations = iterations = LoopTiming()
             running = tasks.create_task(informer.run(), name="informer")
             await enough.wait()
@@ -113,7 +113,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 async def rivals(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The same work, as others do it."""
+    """The same work, by the rivals."""
     wanted = arguments.events or arguments.pods
     if arguments.who == "kopf":
         return await follow_with_kopf(arguments.kubeconfig, arguments.namespace, wanted, Meter)

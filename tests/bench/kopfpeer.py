@@ -1,6 +1,6 @@
 """`python -m tests.bench.kopfpeer --kubeconfig FILE -n N`: a kopf operator that makes the writes of `crpeer`, and nothing else.
 
-One EnvoyFilter for each AutoWasm, then its status. Prints the seconds from start to the N-th status that it saw written.
+One EnvoyFilter for each AutoWasm, then its status. Prints the seconds from its start to the N-th written status that it saw.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _ISTIO = ("networking.istio.io", "v1alpha3")
 
 
 async def operate(kubeconfig: Path, count: int) -> float:
-    """Until `count` are Synced."""
+    """Run until `count` AutoWasms are Synced."""
     os.environ["KUBECONFIG"] = str(kubeconfig)
     kopf: Any = importlib.import_module("kopf")
     client: Any = importlib.import_module("kubernetes_asyncio.client")

@@ -1,7 +1,7 @@
-"""Listing Pods from the real API server: streaming and paged, with their peak memory and the memory that stays.
+"""Listing Pods from the real API server, streaming and paged, with the peak memory and the retained memory.
 
-The rivals follow one namespace of a tenth of the Pods: kubernetes_asyncio would take minutes and gigabytes for all;
-processor time for each Pod is compared.
+The rivals watch one namespace with a tenth of the Pods: kubernetes_asyncio would take minutes and gigabytes for
+all. The processor time per Pod is compared.
 """
 
 import sys
@@ -18,7 +18,7 @@ _RIVALS = "rivals"
 
 
 async def run(plan: Plan) -> Result:
-    """50 000 Pods, and a tenth of these again for the rivals."""
+    """50 000 Pods, and another tenth of that for the rivals."""
     count = plan.pick(50_000, 400)
     few = count // 10
     found: dict[str, list[dict[str, Any]]] = {}

@@ -1,6 +1,6 @@
 """The load generator as a coroutine, and its results.
 
-It drains bodies without copying them, so that the server is measured. One JSON line for a run.
+It discards bodies without copying them, so the server is the limit. One JSON line per run.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Load:
     slowest_connect: float
     cpu: float
     peak: float
-    """MiB of the server's memory at most during the run."""
+    """Peak memory of the server during the run, in MiB."""
 
     @property
     def lost(self) -> int:
@@ -41,7 +41,7 @@ class Load:
 async def keep_alive(
     server: Server, url: str, *, connections: int, seconds: float = 0.0, requests: int = 0
 ) -> Load:
-    """Each connection repeats the request, for `seconds` or until `requests` are done."""
+    """Each connection repeats the request for `seconds` or until `requests` are complete."""
     limit = ["-d", f"{seconds:g}"] if seconds else ["-n", str(requests), "-t", str(_LONGEST)]
     return await _run(server, url, ["-c", str(connections), *limit])
 

@@ -1,4 +1,4 @@
-"""The machine that figures are from: its processor and kernel, and whether other load disturbs the figures.
+"""The machine of the figures: its processor and kernel, and whether other load disturbs the figures.
 
 Not a correction of figures: they stay as they were. Invariant: a run on a machine with other load reports it.
 """
@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 NOISY = 0.15
-"""Spread of a fixed piece of work above which differences of a tenth mean nothing; a quiet virtual machine has 0.05 to 0.12."""
+"""Spread of a fixed piece of work above which differences of a tenth are not significant; a quiet virtual machine has 0.05 to 0.12."""
 BUSY = 0.25
-"""Share of the cores that others used while nothing of ours ran."""
+"""Share of the cores that other programs used while none of ours ran."""
 
 _ROUNDS, _WARM_UP = 25, 5
 _BLOCK = b"\0" * (1 << 20)
@@ -26,7 +26,7 @@ _LIBRARIES = ("aiohttp", "msgspec", "kubernetes-asyncio", "oras", "wasmtime", "k
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fixed piece of work, done again and again: `spread` is (90th percentile - median) / median of its times."""
+    """A fixed piece of work, repeated: `spread` is (90th percentile - median) / median of its times."""
 
     seconds: float
     spread: float
@@ -35,7 +35,7 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """Empty if figures can be trusted, else why not."""
+        """Empty if the figures are reliable, else the reason why not."""
         reasons = []
         if self.spread > NOISY:
             reasons.append(f"the same work takes {self.spread:.0%} longer now and then")
@@ -102,7 +102,7 @@ def _processor() -> str:
 
 
 def _tcp_memory() -> int:
-    """Megabytes that all TCP sockets of the machine may hold."""
+    """Megabytes that all TCP sockets of the machine may use."""
     pages = int(Path("/proc/sys/net/ipv4/tcp_mem").read_text().split()[2])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
 

@@ -23,7 +23,7 @@ _CHANGES = 20_000
 
 
 async def run(plan: Plan) -> Result:
-    """All in a thread: nothing here waits."""
+    """Everything runs in a thread: nothing here waits."""
     return await asyncio.to_thread(_run, plan)
 
 
@@ -72,7 +72,7 @@ def _run(plan: Plan) -> Result:
 
 
 class _World:
-    """50 000 Pods, 1 000 selectors: most of an application, some of a version, a tier, or a whole namespace."""
+    """50 000 Pods, 1 000 selectors: most select an application, some a version, a tier, or a whole namespace."""
 
     def __init__(self, rows: list[Pod], autowasms: int) -> None:
         self._rows = rows
@@ -81,7 +81,7 @@ class _World:
         self.matcher = matcher(rows, self._selectors)
 
     def changes_a_second(self) -> float:
-        """Pods that become something else that is selected by others, and back."""
+        """Pods whose labels change so that other AutoWasms select them, and back."""
         some = [self._random.choice(self._rows) for _ in range(_CHANGES // 2)]
         others = [self._random.choice(self._rows) for _ in range(_CHANGES // 2)]
 
@@ -93,7 +93,7 @@ class _World:
         return _CHANGES / _seconds(work)
 
     def changes_a_second_naively(self) -> float:
-        """Each selector is compared with each Pod that changed, as in an operator without an index."""
+        """Each selector is compared with each changed Pod, as in an operator without an index."""
         some = [self._random.choice(self._rows) for _ in range(200)]
         wanted = [(one.namespace, frozenset(one.labels)) for one in self._selectors.values()]
 
@@ -121,7 +121,7 @@ class _World:
 
 
 def matcher(rows: list[Pod], selectors: dict[ObjectKey, PodSelector]) -> PodMatcher:
-    """A matcher that knows them all."""
+    """A matcher with all Pods and selectors."""
     found = PodMatcher()
     for row in rows:
         found.pod_changed(None, row)
@@ -157,7 +157,7 @@ def _decode(codec: Codec[Pod], numbers: range, *, label: str) -> list[Pod]:
 
 
 def _relabel(codec: Codec[Pod], rows: list[Pod], count: int, autowasms: int) -> float:
-    """Seconds from the bytes of `count` events, each a changed label of a Pod, to the right counts."""
+    """Seconds from the bytes of `count` events, each a changed label of a Pod, to the correct counts."""
     found = matcher(rows[:count], _selectors(count, autowasms, random.Random(11)))
     store: ObjectStore[Pod] = ObjectStore()
     for row in rows[:count]:

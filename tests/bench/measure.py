@@ -1,6 +1,6 @@
 """Measurements of a process from outside: processor seconds, memory, and the pages of a file in the page cache.
 
-Linux only, by /proc. Not a profiler.
+Linux only, through /proc. Not a profiler.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Memory:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of all threads of the process."""
+    """Processor seconds of all threads of the process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -45,7 +45,7 @@ def forget_peak(pid: int) -> None:
 
 
 def drop_from_page_cache(file: Path) -> None:
-    """So that the next reader waits for the disk. Works for every user that may read the file."""
+    """Drop the file from the page cache, so the next reader waits for the disk. Works for every user that may read the file."""
     fd = os.open(file, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -55,7 +55,7 @@ def drop_from_page_cache(file: Path) -> None:
 
 
 def pinned(cpu: int | None, *, cgroup: Path | None = None) -> list[str | Path]:
-    """A command that becomes the one behind it, on one processor; the whole machine if it has but one, or `cpu` is None."""
+    """A command prefix that runs a command on one processor, or on all of them if there is only one or `cpu` is None."""
     which = [] if cpu is None else ["--cpu", str(cpu)]
     where: list[str | Path] = ["--cgroup", cgroup] if cgroup else []
     return [sys.executable, "-S", PIN, *which, *where, "--"]
@@ -88,7 +88,7 @@ async def json_of(
 
 
 def children(pid: int) -> list[int]:
-    """The processes that the threads of this one started and that run."""
+    """The running children of this process."""
     files = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for file in files for word in file.read_text().split()]
 

@@ -1,8 +1,8 @@
-"""Memory and processor time of the controller: after the start, with 1 000 AutoWasms and 50 000 Pods, after much churn, and idle.
+"""Memory and processor time of the controller: after its start, with 1 000 AutoWasms and 50 000 Pods, after much churn, and idle.
 
-An hour of churn is compressed: as many changes of Pods as an hour has, as fast as the API server takes them, but three minutes
-at most; the figure names how many they were. No rival: the budgets are absolute. Also how long a small blob takes while the
-process lists all Pods and fetches eight modules at once.
+An hour of churn is compressed: as many changes of Pods as in an hour, as fast as the API server accepts them, for at most
+three minutes; the figure has their number. No rival: the budgets are absolute. It also measures how long a small blob takes
+while the process lists all Pods and fetches eight modules at once.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ async def run(plan: Plan) -> Result:
 
 
 async def _all_told(installation: Installation) -> None:
-    """Return once no Event was written for a while: those of a thousand new objects take minutes, ten a second."""
+    """Return once no Event was written for a while: at ten a second, those of a thousand new objects take minutes."""
     path, told, since = "/api/v1/namespaces/default/events?limit=1", -1, time.monotonic()
     async with asyncio.timeout(600):
         while time.monotonic() - since < _QUIET_SECONDS:
@@ -80,7 +80,7 @@ async def _all_told(installation: Installation) -> None:
 
 
 async def _share(installation: Installation, seconds: float) -> float:
-    """Per cent of a core that it used over so many seconds."""
+    """Per cent of a core that it used over this many seconds."""
     pid = installation.wasmer.process.pid
     used, begun = measure.cpu_seconds(pid), time.monotonic()
     await asyncio.sleep(seconds)
@@ -98,7 +98,7 @@ async def _create_pods(installation: Installation, count: int) -> None:
     def calls() -> Iterator[Call]:
         for number in range(count):
             document = pods.document(number)
-            # Of nodes that do not exist: the controller manager deletes such Pods after a minute.
+            # The controller manager deletes Pods of nodes that do not exist, after a minute.
             document["spec"].pop("nodeName")
             document["spec"].pop("serviceAccountName")
             document["spec"].pop("serviceAccount", None)
@@ -109,7 +109,7 @@ async def _create_pods(installation: Installation, count: int) -> None:
 
 
 async def _churn(installation: Installation, pod_count: int, changes: int) -> int:
-    """So many changes of labels, over all Pods; fewer where the API server needs too long. Returns how many."""
+    """Change labels this many times, over all Pods; fewer if the API server is too slow. Returns the number of changes."""
     made, until = 0, time.monotonic() + _CHURN_SECONDS
 
     def calls() -> Iterator[Call]:
@@ -178,7 +178,7 @@ async def _busy(
             document = installation.autowasm(image, name=f"busy-{turn}-{number}")
             await installation.cluster.request("POST", autowasms(), body=document)
 
-        async def serves() -> bool:  # long before it is ready
+        async def serves() -> bool:  # long before wasmer is ready
             url = f"http://{wasmer.host}/wasm/{sha256}"
             return (await wire.request("HEAD", url, timeout=5)).status == 200
 

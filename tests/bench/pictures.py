@@ -10,14 +10,14 @@ from typing import Any, Final
 
 _WIDTH, _HEIGHT = 760, 420
 COLOURS: Final = ("#2f6fd6", "#c2410c", "#1a8a5a", "#8a5cc7", "#b58900", "#708090")
-"""Legible on white and on a dark page."""
+"""Legible on a white page and on a dark one."""
 TEXT: Final = {
     "title_font_size": 18,
     "label_font_size": 14,
     "major_label_font_size": 14,
     "legend_font_size": 15,
 }
-"""Sizes that are legible where the picture is as wide as the text of a page."""
+"""Sizes that are legible if the picture is as wide as the text of a page."""
 THEME: Final = """inline:
 svg { color: #1f2328; }
 .title, .legends text, .axis text, .axis text.major { fill: currentColor !important; }
@@ -36,7 +36,7 @@ _MARK: Final = """inline:
 
 
 def load_pygal() -> Any:
-    """pygal with its styles. Its hook for plug-ins has no `find_spec`, of which Python before 3.12 warns at each later import."""
+    """pygal with its styles. Its hook for plug-ins has no `find_spec`, so Python before 3.12 warns at each later import."""
     import pygal  # noqa: PLC0415  # only who draws needs it
     import pygal.style  # noqa: PLC0415
 
@@ -47,7 +47,7 @@ def load_pygal() -> Any:
 
 
 def draw(chart: Mapping[str, Any], directory: Path) -> Path:
-    """One chart, as `table.Chart` is kept, into `<name>.svg`."""
+    """Draw one chart (the JSON of a `table.Chart`) into `<name>.svg`."""
     pygal = load_pygal()
     highest = max(v for values in chart["series"].values() for v in values if v is not None)
     steps = ticks(highest)
@@ -94,11 +94,11 @@ def draw(chart: Mapping[str, Any], directory: Path) -> Path:
     for name, values in chart["series"].items():
         dashed = {"width": 2.5, "dasharray": "7, 5"} if name in chart.get("dashed", ()) else None
         points = list(values)
-        if is_line:  # a line goes over a value that is missing
+        if is_line:  # a line skips a missing value
             pairs = zip(numbers, values, strict=True)
             points = [(number, value) for number, value in pairs if value is not None]
         picture.add(name, points, stroke_style=dashed, dots_size=4)
-    picture.uuid = chart["name"]  # not another one for each drawing
+    picture.uuid = chart["name"]  # the same one for each drawing
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / f"{chart['name']}.svg"
     target.write_text(picture.render(is_unicode=True) + "\n")
@@ -114,6 +114,6 @@ def ticks(highest: float) -> list[float]:
         for factor in (1, 2, 2.5, 5):
             step = size * factor
             count = -(-highest // step)
-            if count <= 7:  # more labels touch each other
+            if count <= 7:  # more labels would touch each other
                 return [round(step * number, 9) for number in range(int(count) + 1)]
         size *= 10

@@ -1,6 +1,6 @@
-"""`python pin.py [--cpu N] [--cgroup DIRECTORY] -- PROGRAM ARGUMENT...`: become PROGRAM, on that processor and in that group.
+"""`python pin.py [--cpu N] [--cgroup DIRECTORY] -- PROGRAM ARGUMENT...`: becomes PROGRAM, on that processor and in that group.
 
-Not imported by anything.
+Not imported.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     if arguments.cpu is not None and (os.cpu_count() or 1) > arguments.cpu:
-        with contextlib.suppress(OSError):  # a container may have other processors than its first
+        with contextlib.suppress(OSError):  # a container need not have the first processor
             os.sched_setaffinity(0, {arguments.cpu})
     if arguments.cgroup:
         (arguments.cgroup / "cgroup.procs").write_text(str(os.getpid()))

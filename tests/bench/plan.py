@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`small` is for trying the benchmark itself: its figures mean nothing."""
+    """`small` is for trying the benchmark itself: its figures are meaningless."""
 
     directory: Path
     repeats: int

@@ -35,12 +35,12 @@ def document(number: int, *, namespace: str = "") -> dict[str, Any]:
 
 
 def namespace_of(number: int) -> str:
-    """All replicas of a Deployment are in one."""
+    """The namespace, the same for all replicas of a Deployment."""
     return f"team-{number // REPLICAS % NAMESPACES:03d}"
 
 
 def path_of(number: int) -> str:
-    """Where the API server has the Pod."""
+    """The path of the Pod at the API server."""
     name = f"{application(number)}-{number // REPLICAS:010x}-{number % REPLICAS:05d}"
     return f"/api/v1/namespaces/{namespace_of(number)}/pods/{name}"
 

@@ -1,7 +1,7 @@
-"""What starting modules before they are published costs: the child processes, wasmer meanwhile, and a change of a configuration.
+"""The cost of starting modules before they are published: the child processes, wasmer meanwhile, and a change of a configuration.
 
 The rival is the same wasmer with `--preflight off`. Processor seconds of a child are the kernel's count for that process
-alone. Invariant: a figure is of runs that gave the verdict `Starts`; another one is an error.
+alone. Invariant: all measured runs gave the verdict `Starts`; any other verdict is an error.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.parts.mesh import Mesh, composed
 
 MODES = ("enforce", "off")
 FILTER = "refuse-config"
-"""It accepts any configuration without the word `refuse`, and puts it into the header `x-configuration`."""
+"""A filter that accepts any configuration without the word `refuse`, and puts it into the header `x-configuration`."""
 TOOLCHAINS: Mapping[str, tuple[str, float]] = {"c": ("C", 0.5), "go": ("Go", 4.0)}
 """By toolchain: its name, and the budget of the first run, in processor seconds."""
 LABELS = {"app": "details"}
@@ -47,7 +47,7 @@ async def run(plan: Plan) -> Result:
 
 @dataclass(slots=True)
 class _Runs:
-    """Of one module, one value for each repeat."""
+    """The results of one module, one value for each repeat."""
 
     size: int
     processor: list[float] = field(default_factory=list)
@@ -121,7 +121,7 @@ async def _judge_often(judge: Judge, module: bytes, runs: _Runs, count: int) -> 
 
 
 async def _fork_server_runs(judge: Judge) -> None:
-    """As in a wasmer that has run for a second."""
+    """Wait until the fork server runs, as in a wasmer that has been running for a second."""
     other, sha256 = judge.store(b"no module")
     await judge.preflight.judge(namespace="bench", module=other, sha256=sha256, plugin=Plugin())
 
@@ -206,7 +206,7 @@ async def _change_all(installation: Installation, count: int, word: str) -> None
 
 
 async def _all_ready(installation: Installation, count: int) -> None:
-    """Until so many are Ready in their newest generation."""
+    """Wait until this many are Ready in their newest generation."""
     async with asyncio.timeout(_PATIENCE * 5):
         while True:
             items = (await installation.cluster.request("GET", autowasms(NAMESPACE)))["items"]
@@ -224,7 +224,7 @@ def _is_ready(item: Mapping[str, Any]) -> bool:
 
 
 async def _changes(plan: Plan) -> list[Figure]:
-    """From a configuration that the API server accepted to the header of an answer: wasmer, istiod and a sidecar."""
+    """From the API server's acceptance of a configuration to the header of an answer, through wasmer, istiod and a sidecar."""
     count = plan.pick(10, 3)
     known: dict[str, list[float]] = {mode: [] for mode in MODES}
     new: dict[str, list[float]] = {mode: [] for mode in MODES}
@@ -261,7 +261,7 @@ async def _change(mesh: Mesh, host: str, configuration: str) -> float:
 
 
 async def _answered(host: str, configuration: str) -> None:
-    """Until an answer comes from the filter with this configuration."""
+    """Wait for an answer from the filter with this configuration."""
     async with asyncio.timeout(_PATIENCE):
         while await _configuration(host) != configuration:
             await asyncio.sleep(0.002)
@@ -270,6 +270,6 @@ async def _answered(host: str, configuration: str) -> None:
 async def _configuration(host: str) -> str | None:
     try:
         answer = await wire.get(f"http://{host}/")
-    except OSError:  # an old filter chain ends with its connections
+    except OSError:  # an old filter chain closes its connections
         return None
     return answer.headers.get("x-configuration")

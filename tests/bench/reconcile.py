@@ -1,9 +1,9 @@
-"""AutoWasms of one image, from the start of the process to all `Synced`, beside a controller-runtime program that makes the
+"""AutoWasms of one image, from the start of the process to all `Synced`, compared with a controller-runtime program that makes the
 same writes and nothing else (`tests/assets/tools/crpeer`) and a kopf operator that does (`kopfpeer.py`); after a restart; and from
 "AutoWasm accepted" to "EnvoyFilter accepted". Growth must be linear, and is drawn.
 
-All are on the same API server, with the same number of workers where they have any, in turns; the API server's audit log has
-the times of ours. Its figures are with the start of the Python process, the rivals' without that of theirs.
+All run on the same API server, in turns, with the same number of workers if they have any; the times of ours are from the
+API server's audit log. Its figures include the start of the Python process, those of the rivals exclude their start.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class _Runs:
 
 
 async def run(plan: Plan) -> Result:
-    """1 000 and 5 000, and some in between for the picture."""
+    """1 000 and 5 000 AutoWasms, and some sizes in between for the picture."""
     main, largest = plan.pick((1000, 5000), (40, 80))
     sizes = plan.pick((500, 1000, 2000, 5000), (40, 80))
     async with installation_for(plan.directory) as installation:
@@ -112,9 +112,9 @@ def _growth(sizes: Sequence[int], runs: dict[int, _Runs]) -> Chart:
 async def installation_for(
     directory: Path, *, arguments: Sequence[str] = ()
 ) -> AsyncIterator[Installation]:
-    """An API server with the shipped CRD and RBAC, a registry, one `wasmer controller`; for other rows as well.
+    """An API server with the shipped CRD and RBAC, a registry, one `wasmer controller`; other rows use it, too.
 
-    The controller is a program of its own: a forked one has the memory of its parent, and starts without Python's start.
+    The controller is a program of its own: a forked one shares memory with its parent, and skips the start of Python.
     """
     flags = (f"--workers={WORKERS}", "--peers-service=", "--log-format=json", *arguments)
     async with (
@@ -125,7 +125,7 @@ async def installation_for(
 
 
 async def fill(installation: Installation, image: str, size: int) -> None:
-    """So many AutoWasms of this image."""
+    """Create this many AutoWasms of this image."""
     documents = (installation.autowasm(image, name=f"f{number}") for number in range(size))
     await installation.cluster.each(("POST", autowasms(NAMESPACE), one) for one in documents)
 
@@ -135,7 +135,7 @@ async def _empty(installation: Installation) -> None:
     async with asyncio.timeout(600):
         for path in (autowasms(NAMESPACE), envoyfilters(NAMESPACE)):
             while (await request("GET", f"{path}?limit=1"))["items"]:
-                # The API server ends a request after a minute; by then it has deleted some of 5 000.
+                # The API server ends a request after a minute, before it has deleted all of 5 000.
                 with suppress(OSError, ApiError):
                     await request("DELETE", path, timeout=90)
 
@@ -176,7 +176,7 @@ async def _ours(installation: Installation, image: str, size: int) -> tuple[floa
 
 
 async def synced(installation: Installation, size: int) -> None:
-    """Until so many are."""
+    """Wait until this many are Synced."""
     wanted = f'autowasm_autowasms{{phase="Synced"}} {float(size)}'
     async with asyncio.timeout(300):
         while True:

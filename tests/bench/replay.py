@@ -1,7 +1,7 @@
 """`python -m tests.bench.replay --pods N --events M [--rate R]`: an API server that serves only a watch of Pods.
 
-Its list is empty; the watch has N added Pods and M - N changes of them, as fast as they are read or R a second, each as a
-chunk of its own as the real one does. Prints its port. Not a fake for tests: no errors, no other resources.
+Its list is empty; the watch sends N added Pods and M - N changes of them, as fast as they are read or R a second, each in
+a chunk of its own, as the real one does. Prints its port. Not a fake for tests: no errors, no other resources.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Replay:
                 if "sendInitialEvents" in query:
                     writer.write(_chunk(_BOOKMARK))
                 await self._send(writer)
-                await reader.read()  # until the client has had enough
+                await reader.read()  # until the client disconnects
                 return
         except ConnectionError:
             return

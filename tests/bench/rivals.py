@@ -1,6 +1,6 @@
 """Rivals that follow Pods: kubernetes_asyncio's list and Watch, and a kopf operator with an index.
 
-Each keeps the same as ours: which Pods have which labels. Nothing is made slower than their documentation has it.
+Each keeps the same state as ours: the labels of all Pods. Each is used as its documentation shows.
 """
 
 import asyncio

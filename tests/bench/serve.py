@@ -1,4 +1,4 @@
-"""Serving blobs beside nginx and Go's file server: four sizes by up to 2 000 connections, from the page cache and from the disk.
+"""Serving blobs, compared with nginx and Go's file server: four sizes over up to 2 000 connections, from the page cache and from the disk.
 
 All serve the same files, in turns, on a processor of their own; the load generator has the other.
 """
@@ -17,7 +17,7 @@ CONNECTIONS = (1, 64, 512, 2000)
 _GO = "http.FileServer"
 _SECONDS = 1.5
 _BYTES_A_SECOND = 3.5e9
-"""More than loopback transfers: a cell with one round above `_SECONDS` at this rate runs exactly one round."""
+"""More than loopback transfers: a cell whose round takes longer than `_SECONDS` at this rate runs exactly one round."""
 
 
 async def run(plan: Plan) -> Result:

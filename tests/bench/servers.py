@@ -1,7 +1,7 @@
 """`wasmer`, nginx and Go's file server, serving the same files at the same paths, each alone on the server's processor or on all of them.
 
-Envoy Gateway serves modules with Go's `net/http` from its own process. Not Envoy's side: that is `load.py`. Invariant: all have
-every blob before the first request, and none logs requests.
+Envoy Gateway serves modules with Go's `net/http` from its own process. The clients are in `load.py`. Invariant: all have every
+blob before the first request, and none logs requests.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _SAMPLE = re.compile(r'^(\w+)(?:\{le="([^"]+)"\})? (\S+)$', re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that serves `/wasm/<sha256>`. `admin` is where `wasmer` shows its metrics; nginx has none."""
+    """A server of `/wasm/<sha256>`. `admin` is the address of `wasmer`'s metrics; nginx has none."""
 
     name: str
     pid: int
@@ -67,11 +67,11 @@ class Serving:
     files: Mapping[int, Path]
 
     def in_turn(self, round_number: int) -> Sequence[Server]:
-        """Ours and nginx, the other one first in every second round."""
+        """Ours and nginx; the order alternates from round to round."""
         return (self.ours, self.nginx) if round_number % 2 else (self.nginx, self.ours)
 
     def all_in_turn(self, round_number: int) -> Sequence[Server]:
-        """All, another one first in each round."""
+        """All servers; each round begins with another one."""
         servers = (self.ours, self.nginx, self.go)
         first = round_number % len(servers)
         return (*servers[first:], *servers[:first])
@@ -85,7 +85,7 @@ async def serving(
     cpu: int | None = measure.SERVER_CPU,
     cgroup: Path | None = None,
 ) -> AsyncIterator[Serving]:
-    """Run all. `cgroup`: the group that `wasmer` and nginx are put into (v1 or v2). `cpu` None: on all processors, nginx with a worker for each."""
+    """Run all. `cgroup`: the group of `wasmer` and nginx (v1 or v2). `cpu` None: on all processors, nginx with a worker for each."""
     blobs = directory / "wasmer/cache/blobs"
     files = await asyncio.to_thread(_make_blobs, blobs, sizes)
     async with AsyncExitStack() as stack:
@@ -98,7 +98,7 @@ async def serving(
         go = await stack.enter_async_context(_fileserver(directory / "fileserver", www, cpu))
         urls = {size: f"/wasm/{file.name}" for size, file in files.items()}
         for server in (ours, theirs, go):
-            for url in urls.values():  # the first request has the file hashed
+            for url in urls.values():  # on the first request the server hashes the file
                 await wire.request("HEAD", f"http://{ports.LOOPBACK}:{server.port}{url}")
         yield Serving(ours, theirs, go, urls, files)
 
@@ -141,7 +141,7 @@ async def nginx(
 
     async def ready() -> bool:
         answer = await wire.get(f"http://{ports.LOOPBACK}:{port}/", timeout=2)
-        return answer.status in (200, 403, 404)  # without an index it refuses
+        return answer.status in (200, 403, 404)  # without an index it refuses to start
 
     async with process:
         await process.start(ready=ready)
@@ -150,7 +150,7 @@ async def nginx(
 
 @asynccontextmanager
 async def _fileserver(directory: Path, root: Path, cpu: int | None) -> AsyncIterator[Server]:
-    """Go's, over the files in `root`."""
+    """Go's file server, over the files in `root`."""
     port = ports.free_port()
     program = await asyncio.to_thread(provision.fileserver)
     address = f"{ports.LOOPBACK}:{port}"

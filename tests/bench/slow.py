@@ -1,6 +1,6 @@
 """Slow and aborting clients: a thousand that read at 10 KB/s, hundreds that disconnect, and a small blob requested meanwhile.
 
-The rival in the last is the same server with nothing else to do.
+The rival of the last one is the same server without other load.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.parts import ports
 
 SMALL, LARGE = 64 << 10, 5 << 20
 _RATE = 10_000
-"""Bytes a second that a slow client takes."""
+"""Bytes a second that a slow client reads."""
 _STEP = 0.5
 _RECEIVE_BUFFER = 16 << 10
 _RESET = struct.pack("ii", 1, 0)
@@ -76,7 +76,7 @@ async def _p99(plan: Plan, server: Server, url: str) -> float:
 
 
 class _Readers:
-    """Sockets that are read slowly, all by one task."""
+    """Sockets that one task reads slowly."""
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self.open = sockets
@@ -132,7 +132,7 @@ async def _asked(server: Server, url: str, buffer: int) -> socket.socket:
 
 
 async def _abort(server: Server, url: str, count: int) -> None:
-    """Disconnect after the first bytes: every second time with a reset, else with a plain end."""
+    """Disconnect after the first bytes, alternately with a reset and with a normal close."""
     loop = asyncio.get_running_loop()
 
     async def one(number: int) -> None:

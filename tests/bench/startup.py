@@ -1,6 +1,6 @@
-"""How long a person waits for a command, and a cluster for a new replica.
+"""The time that a person waits for a command, and a cluster for a new replica.
 
-The rival of the commands is an interpreter that does nothing, and `crane`, which is no Python.
+The rivals of the commands are an interpreter that does nothing, and `crane`, which is not written in Python.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ async def _standalone(directory: Path) -> float:
 
 
 async def _controller(plan: Plan) -> tuple[list[float], list[float]]:
-    """Without and with AutoWasms that were published before."""
+    """Without and with previously published AutoWasms."""
     count = plan.pick(1000, 20)
     async with installation_for(plan.directory / "cluster") as installation:
         wasmer = installation.wasmer

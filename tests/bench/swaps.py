@@ -1,7 +1,7 @@
-"""What swaps of a module took, and what they cost: the arithmetic of the rows that compare with Istio's own WasmPlugin.
+"""The duration and cost of module swaps: the arithmetic of the rows that compare with Istio's own WasmPlugin.
 
-Invariant: a percentile is a value that was measured (nearest rank), and a sidecar that did not get the module in time is counted as
-missing and is in no time.
+Invariant: a percentile is a measured value (nearest rank), and a sidecar that did not get the module in time counts as missing and
+is in no percentile.
 """
 
 import math
@@ -16,7 +16,7 @@ OURS, THEIRS = "AutoWasm", "WasmPlugin"
 
 _ACCESS = re.compile(r'"(?:GET|HEAD|POST|PUT|PATCH) \S+ HTTP/[\d.]+" \d{3} (\d+) "[^"]*" "([^"]*)"')
 _CLIENT = "autowasm"
-"""The name of wasmer as a client. Istio's agent has two: of its HTTP library, and of that of the registry."""
+"""The name of wasmer as a client. Istio's agent has two: that of its HTTP library, and that of its registry library."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -28,16 +28,16 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a registry answered: requests, and bytes of their bodies."""
+    """The answers of a registry: the number of requests, and the bytes of the bodies."""
 
     requests: int = 0
     size: int = 0
 
 
 def usage(lines: Iterable[str], system: str) -> Usage:
-    """Of the system's lines of distribution's access log (Apache's combined format), by the name of the client; other lines are left out.
+    """Count the system's lines of distribution's access log (Apache's combined format), by the name of the client; other lines are left out.
 
-    A download that an agent gave up is in the log when the registry notices, which may be during the other system's next swap.
+    A download that an agent aborted is logged when the registry notices, which may be during the other system's next swap.
     """
     found = [match for line in lines if (match := _ACCESS.search(line))]
     own = [match for match in found if match[2].startswith(_CLIENT) == (system == OURS)]
@@ -51,7 +51,7 @@ class Swap:
     took: Sequence[float]
     """Seconds from the apply to the first answer of the new module, for each sidecar that gave one in time."""
     missing: int
-    """Sidecars that gave none in time."""
+    """Sidecars without such an answer in time."""
     previous: float
     """Seconds from the apply to the last answer of the previous module, on any connection to any sidecar."""
     requests: int
@@ -60,7 +60,7 @@ class Swap:
 
     @property
     def last(self) -> float:
-        """Until the last of the sidecars that got it."""
+        """Seconds until the last sidecar that got the module."""
         return max(self.took, default=math.nan)
 
 
@@ -81,7 +81,7 @@ PULLS, PULLED = "requests to the registry for a swap", "from the registry for a 
 def figures(
     what: str, ours: Sequence[Swap], theirs: Sequence[Swap], *, within: float | None = None
 ) -> list[Figure]:
-    """The lines of one cell. Both have the swaps in the order in which they alternated. `within`: the budget of our median, in seconds."""
+    """The lines of one cell. Both lists have the swaps in the order in which they alternated. `within`: the budget of our median, in seconds."""
 
     def line(
         name: str,

@@ -1,7 +1,7 @@
-"""Figures of a row, and how they are judged, printed and stored.
+"""Figures of a row: their evaluation, output and storage.
 
-Invariant: a ratio is of alternating runs, pair by pair; without a rival there is none. A budget that lies within the
-variation of the runs is neither met nor missed.
+Invariant: a ratio compares alternating runs, pair by pair; without a rival there is none. A budget that lies within
+the variation of the runs is neither met nor missed.
 """
 
 import json
@@ -27,7 +27,7 @@ class Budget:
         return f"{sign} {self.limit:g}{'×' if self.of == 'ratio' else ''}"
 
     def judge(self, runs: Sequence[float]) -> Verdict:
-        """One run of several beyond the limit is noise when the median is within, and the other way round."""
+        """One run of several beyond the limit is noise if the median is within it, and vice versa."""
         kept = [one <= self.limit if self.kind == "most" else one >= self.limit for one in runs]
         if all(kept):
             return "met"
@@ -35,12 +35,12 @@ class Budget:
 
 
 def ratio_at_least(limit: float) -> Budget:
-    """Ours is to be at least so many times the rival's."""
+    """Our value must be at least this many times the rival's."""
     return Budget(limit, "least", "ratio")
 
 
 def ratio_at_most(limit: float) -> Budget:
-    """Ours is to be at most so many times the rival's."""
+    """Our value must be at most this many times the rival's."""
     return Budget(limit, "most", "ratio")
 
 
@@ -67,7 +67,7 @@ class Figure:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours to theirs, of runs that followed each other."""
+        """Ratios of our value to theirs, of consecutive runs."""
         if len(self.ours) != len(self.theirs):
             return [median(self.ours) / median(self.theirs)] if self.theirs else []
         pairs = zip(self.ours, self.theirs, strict=True)
@@ -80,7 +80,7 @@ class Figure:
 
     @property
     def noise(self) -> float:
-        """How far apart runs of the same are: (max - min) / median, the worse of both."""
+        """The variation between runs: (max - min) / median, the larger of ours and theirs."""
         runs = [one for one in (self.ours, self.theirs) if len(one) > 1 and median(one)]
         return max(((max(one) - min(one)) / median(one) for one in runs), default=0.0)
 
@@ -97,7 +97,7 @@ class Figure:
 class Chart:
     """A picture: one value for each of `labels` in each of `series`. `unit` is that of the values. Labels of a line are numbers.
 
-    `dashed` names the series of a rival or a comparison; `mark` is the value at which a rival stands, with its name.
+    `dashed` names the series of a rival or a comparison; `mark` is the value of a rival, with its name.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a row. `notes` have measurements that were impossible here, and remarks for readers."""
+    """The result of a row. `notes` list measurements that were impossible here, and remarks for readers."""
 
     figures: Sequence[Figure]
     charts: Sequence[Chart] = ()
@@ -166,13 +166,13 @@ def document(result: Result) -> dict[str, Any]:
 
 
 def keep(found: Mapping[str, Any], path: Path) -> None:
-    """As JSON."""
+    """Store the results as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 def spread(runs: Sequence[float]) -> str:
-    """Median, and from where to where."""
+    """Median, minimum and maximum."""
     if len(runs) == 1:
         return _short(runs[0])
     return f"{_short(median(runs))} ({_short(min(runs))}–{_short(max(runs))})"

@@ -1,6 +1,6 @@
-"""Programs that only the benchmarks need: nginx, the load generator, a C compiler where the machine has none.
+"""Programs that only the benchmarks need: nginx, the load generator, and a C compiler if the machine has none.
 
-Kept like all other parts (`tests/parts/cache.py`): a folder that is whole or absent. Versions are pinned here.
+Stored like all other parts (`tests/parts/cache.py`): a folder is complete or absent. Versions are pinned here.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ def nginx() -> Path:
 
 
 def nginx_version() -> str:
-    """For readers of the figures."""
+    """The version, for readers of the figures."""
     return f"nginx {_NGINX.version}"
 
 
 def blobload() -> Path:
-    """The load generator, compiled where it is absent. Raises PartError."""
+    """The load generator, compiled if it is absent. Raises PartError."""
     key = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
 
     def fill(target: Path) -> None:

@@ -1,6 +1,6 @@
-"""A mesh for AutoWasm and Istio's own WasmPlugin: one istiod, one registry with TLS and a password, and sidecars for each of both.
+"""A mesh for AutoWasm and Istio's own WasmPlugin: one istiod, one registry with TLS and a password, and sidecars for each system.
 
-Every sidecar is a real agent that started its Envoy, with a folder of its own for modules, as in a Pod. Invariants: a sidecar belongs to one
+Every sidecar is a real agent that starts its Envoy, with its own folder for modules, as in a Pod. Invariants: a sidecar belongs to one
 system, so the load, the failures and the memory are that system's; both pull the same image with the same Secret from the same address.
 """
 
@@ -49,7 +49,7 @@ class WasmMesh:
     )
 
     async def add_sidecars(self, system: str, count: int) -> None:
-        """Until the system has so many."""
+        """Add sidecars until the system has this many."""
         free = asyncio.Semaphore(_AT_ONCE)
         there = len(self.sidecars[system])
 
@@ -61,7 +61,7 @@ class WasmMesh:
         self.sidecars[system] += found
 
     async def add_sidecar(self, system: str, name: str) -> StagedSidecar:
-        """One that is in no list. Returns once its Envoy is ready."""
+        """Start a sidecar that is in no list. Returns once its Envoy is ready."""
         environment = {"SSL_CERT_FILE": str(self.authority)}
         return await self.mesh.add_staged(
             name,
@@ -72,7 +72,7 @@ class WasmMesh:
         )
 
     async def push(self, tag: str, module: bytes) -> None:
-        """As `tag` of the one repository."""
+        """Push the module as `tag` of the only repository."""
         file = self.mesh.directory / f"{tag}.wasm"
         await asyncio.to_thread(file.write_bytes, module)
         words = ["push", f"{self.registry.host}/{_REPOSITORY}:{tag}", "-f", str(file), "-q"]
@@ -81,7 +81,7 @@ class WasmMesh:
         await asyncio.to_thread(file.unlink)
 
     async def apply(self, system: str, tag: str, *, host: str = "", name: str = "bench") -> None:
-        """Let the system's sidecars run this image; `host` is the registry's address, unless it is pulled directly."""
+        """Let the system's sidecars run this image; `host` is the address of the registry, unless they pull from it directly."""
         image = f"{host or self.registry.host}/{_REPOSITORY}:{tag}"
         document = self._autowasm(image, name) if system == OURS else self._wasmplugin(image, name)
         await self.mesh.apply(document)
@@ -114,17 +114,17 @@ class WasmMesh:
         await self.mesh.cluster.client.delete(path)
 
     def log_position(self) -> int:
-        """Where the registry's log ends now. Blocks."""
+        """The current end of the registry's log. Blocks."""
         return self.registry.process.log.stat().st_size
 
     def usage(self, system: str, since: int) -> Usage:
-        """What the registry answered to the system after this position of its log. Blocks."""
+        """The registry's answers to the system after this position of its log. Blocks."""
         with self.registry.process.log.open("rb") as log:
             log.seek(since)
             return usage(log.read().decode(errors="replace").splitlines(), system)
 
     def memory(self) -> Mapping[str, Sequence[float]]:
-        """Resident MiB of each process, by what it is: `agents` and `Envoys` of each system, istiod, wasmer. Blocks."""
+        """Resident MiB of each process, by kind: `agents` and `Envoys` of each system, istiod, wasmer. Blocks."""
         found: dict[str, Sequence[float]] = {}
         for system, sidecars in self.sidecars.items():
             agents = [one.envoy.process.pid for one in sidecars]
@@ -154,7 +154,7 @@ def value(number: int) -> str:
 @asynccontextmanager
 async def wasm_mesh(directory: Path) -> AsyncIterator[WasmMesh]:
     """Run one without sidecars, with all files in `directory`. Raises ProcessError with the log of what failed."""
-    # Of 127.0.0.1 Istio's agent assumes that it has no TLS.
+    # Istio's agent assumes that a registry at 127.0.0.1 has no TLS.
     address = ports.free_address()
     tls = await asyncio.to_thread(Authority().issue, directory / "tls", addresses=[address])
     images = directory / "images"
@@ -191,7 +191,7 @@ async def wasm_mesh(directory: Path) -> AsyncIterator[WasmMesh]:
 
 
 async def _page(directory: Path) -> Path:
-    """What the service behind the sidecars answers with."""
+    """The answer of the service behind the sidecars."""
     root = directory / "www"
 
     def write() -> None:

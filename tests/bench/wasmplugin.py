@@ -1,8 +1,8 @@
-"""Swaps of a module beside Istio's own WasmPlugin: same istiod, same registry, same module, real agents, one system after the other.
+"""Swaps of a module, compared with Istio's own WasmPlugin: same istiod, same registry, same module, real agents, one system after the other.
 
-Both have as many sidecars of their own, under a steady load while theirs are swapped. A swap begins with the API server's apply; a sidecar has the module when the first answer
-carries the new value of the header. The registry is as it is, 200 ms away, or behind a link of 1 MB/s that all share. Parameters:
-`SIDECARS` (counts) and `SWAPS` (of each system) in the environment.
+Both systems have the same number of sidecars, which are under a steady load during their swaps. A swap begins with the apply at the API
+server; a sidecar has the module when the first answer carries the new value of the header. The registry is local, 200 ms away, or behind a
+shared link of 1 MB/s. Parameters: `SIDECARS` (counts) and `SWAPS` (of each system) in the environment.
 """
 
 import asyncio
@@ -26,29 +26,29 @@ from tests.parts.rollouts import StagedSidecar
 log = logging.getLogger(__name__)
 
 SIZE = 1 << 20
-"""Of the module: as filters from Rust or TinyGo have."""
+"""Bytes of the module, as of filters from Rust or TinyGo."""
 PATIENCE = 45.0
 """Seconds for a swap: more than the agent's deadline for a download, 30 s."""
 
 _REQUESTS_A_SECOND = 800
-"""To all sidecars of a system together, at most."""
+"""Maximum rate to all sidecars of a system together."""
 _BEFORE, _AFTER = 0.3, 1.0
 """Seconds of load around the swap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """How far away the registry is. Seconds, bytes a second (0: as fast as it is)."""
+    """The link to the registry. Seconds, bytes a second (0: unlimited)."""
 
     name: str
     round_trip: float = 0.0
     rate: float = 0.0
     share: float = 1.0
-    """Of the swaps that are made: they take long."""
+    """The share of the swaps that are run: they take long."""
 
     @property
     def is_slow(self) -> bool:
-        """Whether a link stands before it."""
+        """Whether there is a link in front of the registry."""
         return bool(self.round_trip or self.rate)
 
     def rounds(self, swaps: int) -> int:
@@ -62,7 +62,7 @@ REGISTRIES = (
     Registry(", registry at 1 MB/s", rate=1e6, share=1 / 6),
 )
 _WITHIN = 0.25
-"""The budget for one sidecar at an undisturbed registry, in seconds; 0.1 of them istiod waits for further changes."""
+"""The budget for one sidecar with an undisturbed registry, in seconds; it includes 0.1 s that istiod waits for further changes."""
 
 
 async def run(plan: Plan) -> Result:

@@ -1,7 +1,7 @@
-"""Watching Pods: how many events a second, how long the loop is held, beside kubernetes_asyncio's Watch.
+"""Watching Pods: the events per second and the longest hold of the event loop, compared with kubernetes_asyncio's Watch.
 
-A replaying server on the other processor sends Pods of 12 KB that come and change: as fast as they are read, and at 40 000
-a second. It measures the controller's own informer with the matcher over it.
+A replaying server on the other processor sends Pods of 12 KB that appear and change: as fast as they are read, and at 40
+000 a second. It measures the controller's own informer with the matcher over it.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _RATE = 40_000
 
 
 async def run(plan: Plan) -> Result:
-    """Rate, processor time of an event, longest iteration."""
+    """Rate, processor time per event, longest iteration."""
     events = plan.pick(200_000, 6_000)
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(plan.repeats):

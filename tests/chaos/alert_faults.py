@@ -1,6 +1,6 @@
-"""The faults that alerts of one replica report, in groups that run side by side: real Prometheus, real wasmer, real Envoy.
+"""The faults that the alerts of one replica report, in groups that run side by side: real Prometheus, real wasmer, real Envoy.
 
-Not the tests: each group has a file. Invariant: a fault returns once its alerts have fired, and it is over by then.
+The tests of each group are in a file of their own. Invariant: a fault ends and returns once its alerts have fired.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from tests.parts.upstream import upstream
 from tools.generate.dashboards.alerts import ALERTS
 
 _POLL_SECONDS = 31.0
-"""After so long the next poll is due."""
+"""Seconds until the next poll is due."""
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 
 
@@ -52,7 +52,7 @@ class TimedScene(Scene):
 
 @asynccontextmanager
 async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
-    """A small budget, little patience, and one module in Envoy."""
+    """A small disk budget, short timeouts, and one module in Envoy."""
     arguments = ["--disk-budget", "1Mi", "--namespace-disk-budget", "4Mi", "--blob-grace", "20s"]
     arguments += ["--envoy-fetch-timeout", "2s", "--envoy-fetch-retries", "1"]
     clock = VirtualTime(directory / "time")
@@ -73,7 +73,7 @@ async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
         proxied = await stack.enter_async_context(
             envoys.envoy(directory / "envoy", lds=server.lds, clusters=clusters)
         )
-        proxy: Any = None  # nothing stands between Envoy and wasmer here
+        proxy: Any = None  # there is no proxy between Envoy and wasmer here
         result = TimedScene(
             directory, stack, store, server, proxied, proxy, port, clusters, time=clock
         )
@@ -84,7 +84,7 @@ async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
 
 
 Fault = Callable[[TimedScene, Prometheus], Awaitable[tuple[str, ...]]]
-"""Makes its alerts fire, ends, and returns their names."""
+"""Makes its alerts fire, ends the fault, and returns the alerts' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,18 @@ class Group:
     panels: tuple[str, ...] = ()
 
     def wants(self, query: str) -> bool:
-        """Whether the query, named as in `alerting.queries`, has to have a value in a run of the group."""
+        """Whether the query, named as in `alerting.queries`, must have a value in a run of the group."""
         elsewhere: tuple[str, ...] = (*alerting.CLUSTER_PANELS, *alerting.POD_PANELS)
         elsewhere += tuple(one for group in GROUPS.values() for one in group.panels)
         return query.startswith(self.panels) or not query.startswith(elsewhere)
 
 
 Measured = Callable[[Prometheus, float, float], Awaitable[None]]
-"""Gets the scraped data, its begin and its end (seconds since the epoch)."""
+"""Gets the scraped data, its beginning and its end (seconds since the epoch)."""
 
 
 async def run(directory: Path, *groups: Group, then: Measured | None = None) -> None:
-    """The groups' alerts fire in their faults and resolve after; every panel that the groups want has data."""
+    """The groups' alerts fire during their faults and resolve afterwards; every panel that the groups list has data."""
     rules = alerting.quick_rules()
     async with (
         timed_scene(directory) as scene,
@@ -147,14 +147,14 @@ async def _wait_scraped(watcher: Prometheus) -> None:
 
 
 async def _wait_scraped_often(watcher: Prometheus) -> None:
-    """Several scrapes, in which nothing is to fire."""
+    """Several scrapes during which no alert may fire."""
     async with asyncio.timeout(60):
         while (await watcher.value("count_over_time(autowasm_build_info[1m])") or 0) < 6:
             await asyncio.sleep(0.2)
 
 
 async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Tags that are not there; then they are."""
+    """Tags that do not exist at first."""
     alerts = ("AutoWasmFailed", "AutoWasmNotSynced", "AutoWasmSourcesFail")
     server, asked = scene.wasmer, 0
     server.apply(scene.autowasm(scene.image("v1"), name="older"))
@@ -182,7 +182,7 @@ async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _polls(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Sources are polled every half minute, the shortest interval, while the registry is down and time passes at once."""
+    """wasmer polls the sources every half minute, the shortest interval, while the registry is down and time passes at once."""
     server, names = scene.wasmer, [f"polled-{number}" for number in range(6)]
     for name in names:
         image = await scene.push_header(name, name=name)
@@ -216,7 +216,7 @@ async def _unknown(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _damaged(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """A byte of the stored file is another."""
+    """A byte of the stored file is changed."""
     digest = scene.wasmer.status("test")["module"]["sha256"]
     file = disks.blob_file(scene.wasmer, digest)
     content = bytearray(file.read_bytes())
@@ -228,7 +228,7 @@ async def _damaged(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _full(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Published modules take the budget, and one more comes."""
+    """Published modules use up the budget, and one more is published."""
     alerts = ("AutoWasmBudgetNearlyPinned", "AutoWasmStorageFull")
     server = scene.wasmer
     for name, size in (("large", 870_000), ("more", 200_000)):  # an eighth is for compiled code
@@ -243,7 +243,7 @@ async def _full(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Writes fail: a file has the place of the folder."""
+    """Writes fail: there is a file in place of the folder."""
     server, asked = scene.wasmer, 0
     folder = server.directory / "envoy/status"
     aside = folder.with_name("aside")
@@ -278,7 +278,7 @@ async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
             os.killpg(pid, signal.SIGCONT)
 
     async with AsyncExitStack() as stack:
-        for _ in range(8):  # so that it is computing when it is stopped
+        for _ in range(8):  # so it is computing when it is stopped
             ask = again_and_again(lambda: wire.get(f"http://{scene.wasmer.admin}/metrics"), 0.0)
             await stack.enter_async_context(ask)
         await stack.enter_async_context(again_and_again(hold, 0.08))
@@ -287,7 +287,7 @@ async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _lost(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Cache and registry are gone when a proxy starts; then the registry is back."""
+    """The cache is empty and the registry is down when a proxy starts; then the registry returns."""
     alerts = ("AutoWasmModulesNotServed", "AutoWasmSidecarsCannotFetch", "AutoWasmRequestsFail")
     await scene.registry.stop()
     await scene.wasmer.process.stop()
@@ -305,7 +305,7 @@ async def _lost(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _preflight(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """The fork server is killed again and again, while an AutoWasm gets other configurations."""
+    """The fork server is killed repeatedly while an AutoWasm gets other configurations."""
     server, asked = scene.wasmer, 0
     name = "configured"
 
@@ -363,7 +363,7 @@ _FETCHING = (
     "Fetch duration A",
     "Fetch duration B",
 )
-"""Panels that have data once something is fetched, and in vain."""
+"""Panels that have data once a fetch has succeeded and one has failed."""
 GROUPS = {
     "sources": Group(
         (_sources, _polls),

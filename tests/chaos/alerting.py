@@ -1,6 +1,6 @@
-"""Shared by the tests of alerts: rules with short durations, the panels' queries, and faults that last until they are ended.
+"""Shared by the tests of alerts: rules with short durations, the panels' queries, and faults that last until the test ends them.
 
-It does not prove the faults. Invariant: the rules are the shipped ones except for their durations.
+It does not test the faults themselves. Invariant: the rules are the shipped ones except for their durations.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tools.generate.dashboards.durations import Durations
 from tools.generate.paths import BOARD
 
 QUICK = Durations(scale=1 / 60, least=4.0)
-"""A minute is a second, and nothing is shorter than four scrapes."""
+"""A minute becomes a second, and no duration is shorter than four scrapes."""
 WINDOW = "10s"
 CLUSTER_ALERTS = {
     "AutoWasmNoLeader",
@@ -57,7 +57,7 @@ def queries() -> dict[str, str]:
 async def without_data(
     server: Prometheus, begin: float, end: float, *, but: Collection[str] = ()
 ) -> set[str]:
-    """Queries that had no value at any moment. A quantile of nothing, NaN, is none."""
+    """Queries that had no value at any moment. NaN, the quantile of no observations, is no value."""
     missing = set()
     for name, text in queries().items():
         if any(name.startswith(prefix) for prefix in but):
@@ -72,7 +72,7 @@ async def without_data(
 async def again_and_again(
     act: Callable[[], Awaitable[object]], pause: float
 ) -> AsyncIterator[None]:
-    """Do it for as long as the context lasts; a connection that fails is a part of the fault."""
+    """Repeat it until the context ends; a failed connection is a part of the fault."""
 
     async def run() -> None:
         while True:

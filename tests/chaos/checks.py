@@ -1,4 +1,4 @@
-"""Assertions of every row."""
+"""Assertions that all cases share."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ class Audited:
 
     @classmethod
     async def begin(cls, world: Fleet) -> Self:
-        """From now on."""
+        """Writes from now on."""
         return cls(world, await world.installation.audit.position())
 
     async def _taken(self) -> list[Entry]:
@@ -52,5 +52,5 @@ class Audited:
         return twice
 
     async def changed_nothing(self) -> list[str]:
-        """Updates that the API server took and that changed nothing."""
+        """Updates that the API server accepted but that changed nothing."""
         return [str(one) for one in await self._taken() if one.changed_nothing]

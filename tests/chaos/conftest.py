@@ -1,4 +1,4 @@
-"""One fleet for each file of rows, on the control plane of the worker process; every row finds it as at the start."""
+"""One fleet for each file of cases, on the control plane of the worker process; every case starts from the same state."""
 
 from collections.abc import AsyncIterator
 

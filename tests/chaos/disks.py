@@ -1,6 +1,6 @@
 """Faults of the disks and sources of replicas, and a client that stops in the middle of a download.
 
-It has no assertions of a row. Invariant: each fault reports whether it had an effect.
+The assertions are in the tests. Invariant: each fault reports whether it had an effect.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ BLOCKED_AFTER = 64 * 1024
 
 
 def blob_file(replica: Wasmer, digest: str) -> Path:
-    """Where a replica keeps it."""
+    """The file in which a replica stores the module."""
     return replica.directory / "cache" / "blobs" / digest
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Differs after the file was written again."""
+    """A value that changes when the file is rewritten."""
     found = path.stat()
     return found.st_ino, found.st_ctime_ns
 
@@ -36,18 +36,18 @@ def identity(path: Path) -> tuple[int, int]:
 def empty(replica: Wasmer) -> None:
     """Remove all files and folders in the cache of a running replica."""
     cache = replica.directory / "cache"
-    while cache.exists():  # it may be writing there
+    while cache.exists():  # the replica may be writing there
         shutil.rmtree(cache, ignore_errors=True)
 
 
 async def stop_all(world: Fleet) -> None:
-    """kill -9, all of them."""
+    """kill -9 of all of them."""
     for replica in world.replicas:
         await world.kill(replica)
 
 
 async def start_all(world: Fleet) -> None:
-    """All at once, as after a power cut. Returns when all of them are ready."""
+    """Start all at once, as after a power cut. Returns when all of them are ready."""
     async with asyncio.TaskGroup() as group:
         for replica in world.replicas:
             group.create_task(world.start(replica), name="start")
@@ -77,7 +77,7 @@ class Stopped:
     head: bytes
 
     async def rest(self, *, timeout: float = 60) -> bytes:
-        """All bytes until the connection ends, in any way."""
+        """All bytes until the connection ends, for any reason."""
         loop, parts = asyncio.get_running_loop(), [self.head]
         async with asyncio.timeout(timeout):
             try:
@@ -88,7 +88,7 @@ class Stopped:
         return b"".join(parts)
 
     async def body(self) -> tuple[bytes, int]:
-        """The bytes of the body, and how many the head announced."""
+        """The bytes of the body, and the length that the head announced."""
         head, _, body = (await self.rest()).partition(b"\r\n\r\n")
         lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
         return body, int(lines[b"content-length"])
@@ -115,19 +115,19 @@ async def stopped_client(replica: Wasmer, digest: str) -> AsyncIterator[Stopped]
 
 
 def truncate(path: Path) -> None:
-    """Half of it is gone."""
+    """Truncate the file to half its length."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 def overwrite(path: Path) -> None:
-    """Other bytes, in the same file and of the same length."""
+    """Overwrite the file in place with other bytes of the same length."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.write(b"\xa5" * size)
 
 
 def replace(path: Path) -> None:
-    """Another file with other bytes under the name."""
+    """Replace the file by another one with other bytes."""
     other = path.with_name(f".{path.name}.other")
     other.write_bytes(b"\xa5" * path.stat().st_size)
     other.rename(path)

@@ -1,6 +1,6 @@
 """Faults between one replica and another, and a replica that finds the others by name.
 
-It has no assertions of a row. Invariant: each fault counts its effects.
+The assertions are in the tests. Invariant: each fault counts its effects.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -21,13 +21,13 @@ Bites = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class FaultCase:
-    """With every replica's blob port, as the other replicas reach it. Envoys reach it as ever."""
+    """The fault affects every replica's blob port, but only for the other replicas. Envoys are not affected."""
 
     name: str
     mode: Mode = field(default_factory=Pass)
-    """Of the connections."""
+    """The fault of the connections."""
     fault: Fault = field(default_factory=Forward)
-    """Of the answers."""
+    """The fault of the answers."""
 
     def __str__(self) -> str:
         return self.name
@@ -88,7 +88,7 @@ def names_of(world: Fleet, row: str) -> Names:
 
 @asynccontextmanager
 async def found_by_name(world: Fleet, names: Names, row: str) -> AsyncIterator[Wasmer]:
-    """A new replica that looks up the others in `names`. It has to answer as all do."""
+    """A new replica that looks up the others in `names`. It must answer like all others."""
     port = world.replicas[0].host.rpartition(":")[2]
     async with world.installation.another(
         f"by-name-{row}",

@@ -1,4 +1,4 @@
-"""A Pod's Envoy that starts while something is wrong: it must become ready and answer by the filter.
+"""A Pod's Envoy that starts during a fault: it must become ready and answer with the filter's header.
 
 Invariant: it is a new process with an empty cache, so it fetches its module from the replicas.
 """
@@ -17,7 +17,7 @@ LABELS = {"app": NAME}
 
 
 async def add_newcomers_service(world: Fleet) -> None:
-    """Once for a fleet: the service behind the new sidecars."""
+    """Run once for a fleet: creates the service behind the new sidecars."""
     await world.istiod.add_workload(
         NAME, labels=LABELS, address=ADDRESS, port=world.port, service=world.service
     )

@@ -1,6 +1,6 @@
 """Faults of a registry: their beginning, the messages meanwhile, and their end.
 
-It has no assertions of a row. Invariant: each fault counts its effects.
+The assertions are in the tests. Invariant: each fault counts its effects.
 """
 
 import base64
@@ -26,17 +26,17 @@ class FaultCase:
     reasons: tuple[str, ...]
     words: str
     mode: Mode = field(default_factory=Pass)
-    """Of the connections."""
+    """The fault of the connections."""
     fault: Fault = field(default_factory=Forward)
-    """Of the answers."""
+    """The fault of the answers."""
     other_login: bool = False
-    """The login that was right is wrong; at the end a user puts another one into the Secret."""
+    """The valid login becomes invalid; at the end a user puts a new one into the Secret."""
 
     def __str__(self) -> str:
         return self.name
 
     def injected(self, world: Fleet) -> int:
-        """How often anything of the kind went wrong so far."""
+        """The number of failures of this kind so far."""
         counters = world.registry_port.counters
         match self.mode:
             case Refuse():
@@ -48,7 +48,7 @@ class FaultCase:
 
     @asynccontextmanager
     async def lasting(self, world: Fleet) -> AsyncIterator[None]:
-        """It is so until the context ends."""
+        """The fault lasts until the context ends."""
         if self.other_login:
             await _log_in(world, "somebody-else")
         world.registry.fault, world.registry_port.mode = self.fault, self.mode

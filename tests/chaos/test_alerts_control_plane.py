@@ -1,4 +1,4 @@
-"""The alerts and panels that need an API server: a real one that freezes, and one that is gone."""
+"""The alerts and panels that need an API server: a real one that freezes, and one that stops."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.parts.prometheus import Prometheus, prometheus
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 SLOW_LEASE = ("--lease-duration=15s", "--renew-deadline=10s", "--retry-period=2s")
-"""A leader that cannot renew its Lease ends its writes: they have to hang for longer than the alert's threshold before."""
+"""A leader that cannot renew its Lease aborts its writes, so they must hang for longer than the alert's threshold before that."""
 
 
 async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def _roll_out_in_vain(installation: Installation, image: str, watcher: Pro
 
 
 async def _freeze_the_api(installation: Installation, image: str, watcher: Prometheus) -> None:
-    """The API server takes requests and answers none, while there is much to write."""
+    """The API server accepts requests but answers none, while many writes are due."""
     many = [installation.autowasm(image, name=f"m{number}") for number in range(100)]
     api = installation.cluster.api.pid
     before = await installation.wasmer.metric("autowasm_workqueue_adds_total")
@@ -83,7 +83,7 @@ async def _freeze_the_api(installation: Installation, image: str, watcher: Prome
 
 
 async def _touch(installation: Installation) -> None:
-    """Change an object of each resource that is followed."""
+    """Change an object of each watched resource."""
     now = f"example.com/touched={time.time()}"
     for kind, name in (
         ("autowasm", "n0"),
@@ -95,7 +95,7 @@ async def _touch(installation: Installation) -> None:
 
 
 async def _add_pod(installation: Installation) -> None:
-    """One that the AutoWasms match, with a sidecar that does not run."""
+    """A Pod that the AutoWasms match, with a sidecar that does not run."""
     pods = "/api/v1/namespaces/default/pods"
     containers = [{"name": name, "image": "x"} for name in ("main", "istio-proxy")]
     pod = {

@@ -1,4 +1,4 @@
-"""A process that is held up and a process that is gone are reported."""
+"""Alerts report a blocked process and a process that is gone."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Modules that sidecars request and do not get are reported."""
+"""Alerts report modules that sidecars request and do not get."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A source that does not answer or does not have the tag is reported, and so is the AutoWasm that needs it."""
+"""Alerts report a source that does not answer or does not have the tag, and the AutoWasm that needs it."""
 
 from pathlib import Path
 

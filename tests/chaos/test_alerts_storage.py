@@ -1,4 +1,4 @@
-"""A damaged module, a full store and a folder that cannot be written are reported."""
+"""Alerts report a damaged module, a full store and a folder that is not writable."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The wall clock of all replicas jumps by hours, either way: leases, blobs, proof and writes are as before."""
+"""The wall clock of all replicas jumps by hours in either direction: leases, blobs, proof and writes do not change."""
 
 import email.utils
 import time
@@ -22,12 +22,12 @@ pytestmark = [
 ]
 
 HOURS = 30
-"""Longer than any grace or age that we keep, and than Envoy's cache."""
+"""Longer than any grace period or age limit of wasmer, and than Envoy's cache."""
 
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    """It begins with the system's time."""
+    """The clock begins with the system's time."""
     clock = Clock(tmp_path_factory.mktemp("clock") / "seconds")
     clock.jump_to(0)
     return clock
@@ -45,7 +45,7 @@ async def clocked(
 
 
 async def _shown(world: Fleet) -> list[float]:
-    """Seconds that the replicas' clocks are before ours."""
+    """Seconds by which the replicas' clocks are ahead of ours."""
     digest = world.wanted["data"]
     answers = [
         await wire.request("GET", f"http://{one.host}/wasm/{digest}") for one in world.replicas

@@ -1,4 +1,4 @@
-"""The API server stops, hangs or is slow, or a status is wrong: published modules stay correct, and new proxies get them."""
+"""The API server stops, hangs or is slow, or a status is wrong: published modules remain correct, and new proxies get them."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""Disks lose what is stored, or hold other bytes: no client gets a wrong answer, and wasmer restores the modules without intervention."""
+"""Disks lose stored modules, or hold other bytes: no client gets a wrong answer, and wasmer restores the modules without intervention."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from tests.parts.installation import Document
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 LARGE = 16 * 1024 * 1024
-"""Bytes: more than the kernel holds of one connection, so that a client can stop in the middle."""
+"""Bytes: more than the kernel buffers for one connection, so that a client can stop in the middle."""
 
 
 async def _writes(world: Fleet, since: int) -> list[str]:
@@ -123,13 +123,13 @@ async def _is_lost(mesh: Fleet) -> Document | None:
 
 @pytest.mark.parametrize("damage", [disks.truncate, disks.overwrite, disks.replace])
 async def test_damaged_blob_is_never_served(mesh: Fleet, damage: Callable[[Path], None]) -> None:
-    """On all replicas at once, so only the source has it; later requests are not affected."""
+    """The damage is on all replicas, so only the source has the module; later requests are not affected."""
     digest = mesh.wanted["data"]
     before = [await one.metric("autowasm_blobs_damaged_total") for one in mesh.replicas]
     async with unharmed(mesh):
         async with (
             mesh.between_downloads()
-        ):  # the damage may reach bytes that are in a socket already
+        ):  # the damage may affect bytes that are already in a socket
             for replica in mesh.replicas:
                 await asyncio.to_thread(damage, disks.blob_file(replica, digest))
         async with newcomer(mesh, row=damage.__name__):

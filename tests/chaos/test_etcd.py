@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    """On a control plane of its own. Its etcd is killed."""
+    """A fleet on a control plane of its own, because the test kills etcd."""
     async with fleet(tmp_path_factory.mktemp("fleet")) as world:
         yield world
 

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 COUNT = 300
-"""Many more than there are workers of the queue and places for fetches."""
+"""Many more than queue workers and concurrent fetches."""
 NAMESPACE = "many"
 
 
@@ -30,7 +30,7 @@ def _documents(world: Fleet, image: str) -> Iterable[Document]:
 
 
 async def _published(world: Fleet, module: bytes) -> int:
-    """How many of them have this module by now."""
+    """The number of them that have this module now."""
     digest = hashlib.sha256(module).hexdigest()
     found = (await world.cluster.request("GET", envoyfilters(NAMESPACE)))["items"]
     records = [envoyfilters_of.record_of(one) for one in found]

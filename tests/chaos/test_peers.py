@@ -28,7 +28,7 @@ FAILURES: list[Failure] = ["EAI_AGAIN", "EAI_NONAME", "hang"]
 
 
 async def _restarted_empty(world: Fleet) -> Wasmer:
-    """A follower, from nothing."""
+    """A follower that starts with an empty disk."""
     replica = await world.follower()
     await world.kill(replica)
     await world.lose_disk(replica)
@@ -40,10 +40,11 @@ async def _restarted_empty(world: Fleet) -> Wasmer:
 async def test_new_replica_with_an_empty_disk_turns_to_the_source(
     mesh: Fleet, case: FaultCase
 ) -> None:
-    """A replica that has its modules continues to serve; a change is published, though no peer can copy it."""
+    """A replica that has its modules continues to serve; a change is published although no peer can copy it."""
     async with unharmed(mesh):
         async with case.lasting(mesh) as injected:
-            # The source waits for the fault: it is tried beside the peers, and may be quicker than their wrong answers.
+            # The source waits for the fault: wasmer also requests the module from it, and it may be faster than the
+            # peers' wrong answers.
             mesh.registry_port.mode = Hang()
             starting = asyncio.create_task(_restarted_empty(mesh))
             async with asyncio.timeout(60):
@@ -63,7 +64,7 @@ async def test_new_replica_with_an_empty_disk_turns_to_the_source(
 
 @pytest.mark.timeout(600)
 async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(mesh: Fleet) -> None:
-    """It is ready (all was tried), answers 503 for now, and has all modules soon after the source has returned."""
+    """It is ready (after it has tried everything), answers 503 for now, and has all modules soon after the source has returned."""
     replica, digest = await mesh.follower(), mesh.wanted["data"]
     source = mesh.registry_port
     async with unharmed(mesh):
@@ -93,7 +94,7 @@ async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(me
 
 
 def _addresses(world: Fleet) -> list[str]:
-    """Of the three that are always there."""
+    """The addresses of the three permanent replicas."""
     return [replica.host.rpartition(":")[0] for replica in world.replicas[:REPLICAS]]
 
 

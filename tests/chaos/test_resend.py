@@ -1,4 +1,4 @@
-"""wasmer is down while a proxy needs a module: a sidecar that has used up its retries gets it by a resend, and nothing else changes."""
+"""wasmer is down while a proxy needs a module: a sidecar that has used up its retries gets the module by a resend, and nothing else changes."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ async def world(
         tmp_path_factory.mktemp("resend"),
         plane=control_plane,
         arguments=(f"--resend-after={RESEND_AFTER}s",),
-        # One retry only: a proxy ends its fetch in seconds, not in a minute.
+        # Only one retry: a proxy's fetch fails within seconds, not after a minute.
         envoy=EnvoyFetch(retries=1),
     ) as world:
         await world.istiod.add_workload(
@@ -65,7 +65,7 @@ async def _add_pod(world: Fleet, name: str, *, started: float) -> None:
 
 
 async def _has_given_up(world: Fleet) -> None:
-    """The fault has an effect: the listener waits for the module until no try is left, and answers 503 then."""
+    """The fault has an effect: the listener waits for the module until no retry is left, and then answers 503."""
     async with asyncio.timeout(90):
         while True:
             with suppress(OSError):
@@ -88,7 +88,7 @@ async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) ->
         await _add_pod(world, "late", started=begun)
         load = Load(f"{LATE}:{world.port}", header="hello")
         await _has_given_up(world)
-        # The replicas take a shorter time for no outage.
+        # The replicas do not treat a shorter absence as an outage.
         await asyncio.sleep(begun + ResendSettings().outage + 1 - time.time())
         for replica in world.replicas:
             await world.start(replica)
@@ -97,7 +97,7 @@ async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) ->
     assert _resends(live, digest) == 1
     events = await world.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
     assert "ModuleResent" in {event["reason"] for event in events["items"]}
-    # The next leader keeps it, and does not repeat it.
+    # The next leader keeps the resend, and does not repeat it.
     audited = await Audited.begin(world)
     leader = await world.leader()
     await world.kill(leader)

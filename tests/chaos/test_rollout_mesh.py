@@ -61,7 +61,7 @@ async def settle_on(mesh: StagedMesh, filter_: str, **fields: Any) -> str:
 
 @asynccontextmanager
 async def meanwhile(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
-    """Run work that never ends beside the body. Raises what it raised."""
+    """Run endless work beside the body. Raises the work's exception."""
     task = asyncio.create_task(work, name=name)
     try:
         yield
@@ -74,7 +74,7 @@ async def meanwhile(work: Coroutine[Any, Any, None], *, name: str) -> AsyncItera
 
 @dataclass
 class Watched:
-    """What was seen of the Pods while the rollout went on, in order, without repetitions."""
+    """The states of the Pods during the rollout, in order, without repetitions."""
 
     counts: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Watched:
 
 @asynccontextmanager
 async def watched(mesh: StagedMesh, old: str) -> AsyncIterator[Watched]:
-    """Compare the config_dump of all Envoys with the status, again and again."""
+    """Compare the config_dump of all Envoys with the status, repeatedly."""
     found = Watched()
 
     async def watch() -> None:
@@ -117,7 +117,7 @@ async def downloads(mesh: StagedMesh) -> int:
 
 @asynccontextmanager
 async def downloads_watched(mesh: StagedMesh) -> AsyncIterator[dict[int, int]]:
-    """The most downloads since the begin that were counted while a rollout was in each step."""
+    """The maximum number of downloads since the beginning that was seen in each step of a rollout."""
     before, most = await downloads(mesh), dict[int, int]()
 
     async def watch() -> None:
@@ -216,7 +216,7 @@ async def test_module_that_refuses_its_configuration_is_found_by_its_missing_vms
     mesh: StagedMesh,
 ) -> None:
     old = await settle_on(mesh, "echo")
-    # An Envoy that has the module rejects the listener: the next test.
+    # An Envoy that has the module rejects the listener: see the next test.
     image = await mesh.image("refuse-config", tag="refuse", note="no Envoy has it yet")
     await mesh.apply(mesh.staged(image, pluginConfig="refuse", annotations=_WITHOUT_PREFLIGHT))
     found = await mesh.wait_rollout("Aborted")
@@ -315,7 +315,7 @@ async def test_successor_of_a_leader_that_was_killed_at_its_verdict_restores_the
 
 
 async def command(mesh: StagedMesh, verb: str, name: str = "test") -> str:
-    """Write the rollout annotation; its value, which no command had before."""
+    """Write the rollout annotation; returns its value, which is unique for each command."""
     version = (await mesh.get(name))["metadata"]["resourceVersion"]
     value = f"{verb} after {version}"
     body = {"metadata": {"annotations": {"wasm.tcm.io/rollout": value}}}
@@ -325,7 +325,7 @@ async def command(mesh: StagedMesh, verb: str, name: str = "test") -> str:
 
 @asynccontextmanager
 async def killed_leader(mesh: StagedMesh) -> AsyncIterator[None]:
-    """Without a leader; a successor starts at the end."""
+    """Run the body without a leader; a successor starts at the end."""
     await mesh.wasmer.process.kill()
     try:
         yield
@@ -334,7 +334,7 @@ async def killed_leader(mesh: StagedMesh) -> AsyncIterator[None]:
 
 
 async def looked(mesh: StagedMesh) -> None:
-    """The leader has looked at all objects: an object that is newer than it has its filter."""
+    """The leader has processed all objects: an object that is newer than the leader has its filter."""
     await mesh.apply(mesh.staged(await mesh.image("echo"), name="later", pause="1s"))
     await mesh.wait_rollout("Succeeded", name="later", timeout=60)
     await mesh.cluster.request("DELETE", autowasms("default", "later"))
@@ -380,7 +380,7 @@ async def test_successor_carries_out_each_command_that_came_while_there_was_no_l
         async with killed_leader(mesh):
             given = await command(mesh, "abort")
         await rollout("Aborted", step=1, has=0, given=given)
-        async with killed_leader(mesh):  # maybe before the previous filter is back
+        async with killed_leader(mesh):  # possibly before the previous filter is back
             pass
         await mesh.only_on(old, mesh.names())
         await looked(mesh)
@@ -409,7 +409,7 @@ async def test_successor_of_a_leader_that_was_killed_without_the_previous_filter
     (canary,) = (await mesh.rollout())["pods"]
     await mesh.only_on(new, {canary["name"]})
     async with killed_leader(mesh):
-        # Another client changes the previous filter: no leader remembers it, and nothing else has it.
+        # Another client changes the previous filter: no leader remembers it, and it is stored nowhere else.
         document = await mesh.envoyfilter()
         for each in document["spec"]["configPatches"]:
             value = each["patch"].get("value") or {}
@@ -495,7 +495,7 @@ async def test_pods_whose_port_is_closed_wait_or_count_by_time(
     mesh: StagedMesh, on_unknown: str
 ) -> None:
     old = await settle_on(mesh, "echo")
-    # As the Pods report it: at these addresses nothing listens on the port.
+    # As the Pods report it: nothing listens on the port at these addresses.
     closed = {one.name: ports.free_address() for one in mesh.matched}
     for name, address in closed.items():
         await mesh.move_pod(name, address=address)
@@ -528,7 +528,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     first = target_of(await mesh.get())
 
     await mesh.only_on(first, {canary["name"]})
-    # Its Pod is gone: another one takes its place, and its proxy gets the previous filter.
+    # Its Pod is gone: another Pod replaces it, whose proxy gets the previous filter.
     gone = mesh.sidecar(canary["name"])
     await mesh.remove_pod(gone.name)
 
@@ -546,7 +546,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     added = await mesh.add_staged("added")
     assert old in await added.plugins()
     mesh.matched.append(added)
-    # An edit begins again from the previous filter, and only with the new one.
+    # An edit starts a new rollout from the previous filter to the newest one only.
     await mesh.apply(mesh.staged(image, pause="2m", pluginConfig={"edited": True}))
     await mesh.wait_rollout("Progressing", step=1)
     second = target_of(await mesh.get())
@@ -555,7 +555,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     await mesh.only_on(second, {one["name"] for one in (await mesh.rollout())["pods"]})
     await mesh.remove_pod("added")
     mesh.matched.remove(added)
-    # The object is deleted: so are its filters, of both kinds.
+    # The object is deleted, and both of its filters with it.
     await mesh.cluster.request("DELETE", autowasms("default", "test"))
     async with asyncio.timeout(60):
         while any([await one.plugins() for one in mesh.matched]):
@@ -563,7 +563,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
 
 
 def vendors_filter() -> dict[str, Any]:
-    """A filter of another vendor, with the name that Wasm filters usually have, before ours."""
+    """A filter of another vendor before ours, with the usual name of Wasm filters."""
     cors = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"
     manager = "envoy.filters.network.http_connection_manager"
     return {

@@ -1,7 +1,7 @@
-"""A staged rollout over six hundred Pods: what fits into one EnvoyFilter, and what it costs the API server, istiod and wasmer.
+"""A staged rollout over six hundred Pods: the capacity of one EnvoyFilter, and the cost for the API server, istiod and wasmer.
 
-Two Pods have a real Envoy, started as in a Pod; all others are objects with an address at which nothing listens, so that for them the time
-counts (`onUnknown: Continue`). Nothing measured is asserted: `-s` prints it, and docs/capacity.md has it.
+Two Pods have a real Envoy, started as in a Pod; all others are objects with an address at which nothing listens, so they count as done
+after a time (`onUnknown: Continue`). Measured values are not asserted: `-s` prints them, and docs/capacity.md has them.
 """
 
 import asyncio
@@ -48,19 +48,19 @@ _CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 
 @dataclass
 class Crowd(StagedMesh):
-    """`workloads`: the uids of their owners, by name. A ConfigMap owns the Pods of one, as nothing would run them."""
+    """`workloads`: the UIDs of the Pods' owners, by name. A ConfigMap owns the Pods of a workload: no controller would run them."""
 
     workloads: dict[str, str] = field(default_factory=dict)
     pods: list[str] = field(default_factory=list)
 
     async def add_owner(self, workload: str) -> None:
-        """What the Pods of a workload belong to."""
+        """The owner of the Pods of a workload."""
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": workload}}
         created = await self.cluster.request("POST", _CONFIG_MAPS, body=body)
         self.workloads[workload] = created["metadata"]["uid"]
 
     async def add_owned(self, name: str, *, address: str, ready: bool = True) -> None:
-        """A Pod of the workload before the last `-` of its name."""
+        """A Pod of the workload that its name has before the last `-`."""
         workload = name.rpartition("-")[0]
         owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": workload, "controller": True}
         metadata = {
@@ -93,7 +93,7 @@ class Crowd(StagedMesh):
         """All Pods have the filter `echo`. Returns the plugin's name."""
         await self.apply(self.staged(await self.image("echo")))
         begun = await self.wait_rollout("Progressing", "Succeeded")
-        if begun["status"]["rollout"]["phase"] == "Progressing":  # else all Pods have kept it
+        if begun["status"]["rollout"]["phase"] == "Progressing":  # otherwise all Pods have kept it
             value = f"promote after {begun['metadata']['resourceVersion']}"
             body = {"metadata": {"annotations": {"wasm.tcm.io/rollout": value}}}
             await self.cluster.request("PATCH", autowasms("default", "test"), body=body)
@@ -121,7 +121,7 @@ def _proxies(document: Document) -> set[str]:
 
 
 def _chosen(autowasm: Document) -> set[str]:
-    """The same of the Pods and workloads in the status."""
+    """The same node metadata, from the Pods and workloads in the status."""
     rollout = autowasm["status"]["rollout"]
     pods = [{"NAME": one["name"], "NAMESPACE": one["namespace"]} for one in rollout.get("pods", ())]
     workloads = [
@@ -140,7 +140,7 @@ def _members(autowasm: Document, pods: list[str]) -> set[str]:
 
 
 def _size(document: Document) -> int:
-    """Bytes of the patches, as etcd has them."""
+    """Bytes of the patches in etcd."""
     return len(json.dumps(document["spec"]["configPatches"], separators=(",", ":")).encode())
 
 
@@ -194,7 +194,7 @@ async def _empty(crowd: Crowd) -> None:
 
 @asynccontextmanager
 async def measured(crowd: Crowd, what: str) -> AsyncIterator[None]:
-    """Print what the block cost istiod and wasmer."""
+    """Print the cost of the block for istiod and wasmer."""
 
     async def read() -> dict[str, float]:
         push, istiod = "pilot_xds_push_time", crowd.istiod
@@ -239,7 +239,7 @@ async def test_a_step_of_two_hundred_pods_names_each_and_changes_no_other(crowd:
     assert _size(document) < MAX_BYTES
     assert await crowd.with_plugin(old) == {KEPT}
     assert await kept.listener_version() == version
-    # Above five hundred names the step has whole workloads, and says so.
+    # Above five hundred names the step has whole workloads, which the status reports.
     async with measured(crowd, f"step of {NAMED} Pods is watched, step of 550 begins"):
         found = await crowd.entered(2)
         members = _members(found, crowd.pods)

@@ -1,6 +1,6 @@
-"""AUTOWASM_SOAK_CHANGES changes, three a second: the memory and files of a replica do not grow with them.
+"""AUTOWASM_SOAK_CHANGES changes, three a second: the memory and open files of a replica do not grow.
 
-The default is 120. Two thousand and more show slower growth.
+The default is 120. Two thousand and more reveal slower growth.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.parts.wasmer import Wasmer
 CHANGES = int(os.environ.get("AUTOWASM_SOAK_CHANGES", "120"))
 CHANGES_A_SECOND = 3
 WARM_CHANGES = 30
-"""Until caches and pools have the size that they keep."""
+"""Changes until caches and pools have their final size."""
 EXTRA = "extra"
 _LEVEL = re.compile(r"\S+ \[(\w+) *\]")
 
@@ -34,7 +34,7 @@ pytestmark = [
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """By one process. `memory` in MiB; `files` without stored modules, of which so many are kept open on purpose."""
+    """The use of one process. `memory` in MiB; `files` without those of stored modules, some of which wasmer keeps open on purpose."""
 
     memory: float
     files: int
@@ -58,7 +58,7 @@ def _open_files(folder: Path) -> Iterator[str]:
 
 
 async def _change(world: Fleet, changes: int) -> None:
-    """`data` gets a new module, and with every fifth change another AutoWasm comes or goes."""
+    """`data` gets a new module, and with every fifth change another AutoWasm is created or deleted."""
     loop = asyncio.get_running_loop()
     for change in range(changes):
         turn = loop.time()
@@ -90,7 +90,7 @@ async def test_changes_all_the_time_make_nothing_grow(world: Fleet) -> None:
 
 
 def _errors(replica: Wasmer) -> list[str]:
-    """Lines of its log that a person would be woken for."""
+    """Lines of its log that should alert an operator."""
     lines = replica.process.log.read_text().splitlines()
     levels = [(found[1], line) for line in lines if (found := _LEVEL.match(line))]
     assert any(level == "info" for level, _ in levels), "the log has the form that is looked for"

@@ -1,7 +1,7 @@
 """The registry fails while a change is applied: published modules are served, the status has the reason, and wasmer recovers without intervention.
 
-Each row: an AutoWasm gets a new image, a replica starts with an empty disk and a Pod's Envoy starts, all while the fault
-lasts. Nothing that is published depends on the registry: the other replicas have it.
+In each case an AutoWasm gets a new image, a replica starts with an empty disk and a Pod's Envoy starts, all during the
+fault. Published modules do not depend on the registry: the other replicas have them.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ LONG = [registries.HANGING]
 
 
 async def _explained(world: Fleet, case: FaultCase) -> Document:
-    """The AutoWasm, once its status has the problem with the source of this generation."""
+    """The AutoWasm, once its status reports the problem with the source of this generation."""
 
     async def says() -> Document | None:
         found = await world.installation.get("data")

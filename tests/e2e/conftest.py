@@ -1,4 +1,4 @@
-"""The standing scene: registry → `wasmer standalone` → Envoy → a service."""
+"""The shared scene: registry → `wasmer standalone` → Envoy → a service."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -20,7 +20,7 @@ from tests.parts.wasmer import Wasmer
 
 @dataclass
 class Scene:
-    """The running parts. `proxy` stands between Envoy and the blob port."""
+    """The running parts. `proxy` is between Envoy and the blob port."""
 
     directory: Path
     stack: AsyncExitStack
@@ -68,7 +68,7 @@ class Scene:
         }
 
     async def another_envoy(self, name: str, *, version: str = pypi.ENVOY_VERSIONS[0]) -> Envoy:
-        """A fresh Envoy with nothing cached, on the same listener file (the ports are shared: SO_REUSEPORT)."""
+        """A fresh Envoy with an empty cache, on the same listener file (both share the ports by SO_REUSEPORT)."""
         return await self.stack.enter_async_context(
             envoys.envoy(
                 self.directory / name, lds=self.wasmer.lds, clusters=self.clusters, version=version
@@ -120,5 +120,5 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
 
 @pytest.fixture
 async def scene(make_scene: SceneMaker) -> Scene:
-    """The usual one."""
+    """The scene with default settings."""
     return await make_scene()

@@ -1,6 +1,6 @@
 """Real filters behind `wasmer standalone`: one Envoy for the cases of a file, with a listener for each case.
 
-Envoy has one worker, so that a filter that crashed is met again by the next request.
+Envoy has one worker, so the next request reaches a crashed filter again.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from tests.parts.wire import Answer
 LISTENERS = 48  # at least one for each case
 TIMEOUT = 90
 LOG_TAIL = 4000
-"""Characters of Envoy's log in the note of a failure."""
+"""Characters of Envoy's log in the message of a failure."""
 
 
 @dataclass
 class Case:
-    """One AutoWasm, and the listener that it is for."""
+    """One AutoWasm and its listener."""
 
     stand: "Stand"
     name: str
@@ -39,11 +39,11 @@ class Case:
 
     @property
     def host(self) -> str:
-        """Where the listener is."""
+        """The address of the listener."""
         return f"{ports.LOOPBACK}:{self.port}"
 
     def apply(self, image: str = "", **fields: Any) -> None:
-        """Apply the AutoWasm with these fields in `spec.filter`; `image` is in place of the case's own."""
+        """Apply the AutoWasm with these fields in `spec.filter`; `image` replaces the case's own."""
         source = {"registry": {"image": image or self.image}}
         self.stand.wasmer.apply(
             {
@@ -58,7 +58,7 @@ class Case:
         )
 
     async def ask(self, **headers: str) -> Answer:
-        """A request with these headers; `_` in a name stands for `-`."""
+        """A request with these headers; `_` in a name becomes `-`."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return await wire.get(f"http://{self.host}/", headers=given)
 
@@ -77,7 +77,7 @@ class Case:
         return await self.wait_for(lambda answer: "x-filter" in answer.headers)
 
     async def wait_for_header(self, name: str, value: str) -> Answer:
-        """The first answer of 200 with this header."""
+        """The first answer with status 200 and this header."""
         return await self.wait_for(
             lambda answer: answer.status == 200 and answer.headers.get(name) == value
         )
@@ -111,7 +111,7 @@ class Stand:
         return Case(self, name, next(self.free), image, digest)
 
     async def push_another(self, filter_: str, toolchain: str, *, tag: str) -> str:
-        """Push the filter with other bytes, so that Envoy does not have it in its cache; the reference."""
+        """Push the filter with other bytes, so Envoy does not have it in its cache; returns the reference."""
         path = await asyncio.to_thread(filters.build, filter_, toolchain=toolchain)
         module = path.read_bytes()
         file = self.directory / f"{tag}.wasm"
@@ -121,7 +121,7 @@ class Stand:
         return image
 
     async def logged(self, text: str) -> None:
-        """Until Envoy's log has the text."""
+        """Wait until Envoy's log has the text."""
         async with asyncio.timeout(TIMEOUT):
             while text not in await self.envoy.log_text():
                 await asyncio.sleep(0.05)
@@ -129,7 +129,7 @@ class Stand:
 
 @asynccontextmanager
 async def running(directory: Path, version: str) -> AsyncIterator[Stand]:
-    """One with an Envoy of this version."""
+    """The running parts with an Envoy of this version."""
     listeners = ports.free_ports(LISTENERS)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -140,7 +140,7 @@ async def running(directory: Path, version: str) -> AsyncIterator[Stand]:
                 directory / "wasmer",
                 template=envoys.listeners_yaml(listeners, cluster="web"),
                 plain_http=[store.host],
-                arguments=["--preflight", "off"],  # refusals are to reach Envoy
+                arguments=["--preflight", "off"],  # modules that would be refused must reach Envoy
             )
         )
         clusters = {

@@ -1,6 +1,6 @@
-"""An Envoy whose statistics are read and judged as those of a sidecar: its admin port stands for port 15090.
+"""An Envoy whose statistics are read and judged like those of a sidecar: its admin port replaces port 15090.
 
-Its modules are those that no wasmer would publish; its configuration comes from a file.
+Its modules are ones that wasmer would not publish; its configuration comes from a file.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class Stand:
         plugin: str = NAME,
         meanwhile: bool = False,
     ) -> tuple[SidecarStats, RunReport]:
-        """The first reading that is judged so."""
+        """The first reading with this judgement."""
 
         def judged(stats: SidecarStats) -> bool:
             report = judge(before, stats, plugin)
@@ -94,13 +94,13 @@ class Stand:
         return after, judge(before, after, plugin)
 
     async def drained(self, *, without: str) -> SidecarStats:
-        """A reading when the filter chains with this plug-in have ended."""
+        """A reading after the filter chains with this plug-in have ended."""
         return await self.until(
             lambda stats: stats.reloads_of(without) is None, what=f"without {without}"
         )
 
     async def ask(self, *, fail: bool = False) -> int:
-        """The status of a request; `fail`: one over which the filter fail-on-request crashes."""
+        """The status of a request; with `fail` the filter fail-on-request crashes on it."""
         host = f"{ports.LOOPBACK}:{self.listeners.ports[0]}"
         headers = {"x-fail": "request"} if fail else {}
         return (await wire.get(f"http://{host}/", headers=headers)).status

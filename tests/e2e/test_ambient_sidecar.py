@@ -1,7 +1,7 @@
 """A sidecar in a mesh with the ambient profile: the filters of requests through the tunnel, and of the tunnel itself.
 
 istiod with that profile, Envoy as pilot-agent starts it, and an independent client of HBONE. `test_rendered_listeners.py` tests
-the configuration of other proxies and shapes.
+the configuration of other proxies and EnvoyFilters.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def _tunnel_patch(operation: str, name: str, value: Document | None = None) -> D
 
 
 def _as_upstreams_envoy_takes_it() -> Document:
-    """The tunnel's listener without extensions of Istio's build of Envoy, and on the workload's address alone."""
+    """The tunnel's listener without extensions of Istio's build of Envoy, and only on the workload's address."""
 
     def state(key: str, value: str) -> Document:
         text = {"text_format_source": {"inline_string": value}}
@@ -91,7 +91,7 @@ def _as_upstreams_envoy_takes_it() -> Document:
 
 @dataclass
 class AmbientMesh(Mesh):
-    """An installation and a workload with a tunnel: `host` is its inbound listener, which is no tunnel."""
+    """An installation and a workload with a tunnel: `host` is its ordinary inbound listener."""
 
     host: str
     client: Callable[[], ssl.SSLContext]
@@ -116,7 +116,7 @@ class AmbientMesh(Mesh):
         await self.apply(document)
 
     async def unfiltered(self) -> None:
-        """Delete it, and wait until requests are as without it."""
+        """Delete it, and wait until requests are no longer affected."""
         await self.kubectl.run("delete", "autowasm", "test", "--wait")
         await eventually(self._without)
 

@@ -25,14 +25,14 @@ CLUSTER = "outbound|8081||wasmer.istio-system.svc.cluster.local"
 
 @dataclass
 class StrictMesh(Mesh):
-    """One workload with an agent and a sidecar, in a mesh where only mutual TLS is taken."""
+    """One workload with an agent and a sidecar, in a mesh that accepts only mutual TLS."""
 
     host: str
     envoy: Envoy
     tls: ssl.SSLContext
 
     async def header(self) -> str | None:
-        """The header that the filter adds; "" while there is no answer."""
+        """The header that the filter adds; "" if there is no answer."""
         try:
             answer = await wire.request("GET", f"https://{self.host}/", tls=self.tls)
         except OSError:
@@ -72,7 +72,7 @@ async def _until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 6
 
 
 def _settings(**more: Any) -> Document:
-    """MeshConfig as Istio's default has it (mutual TLS wherever both sides can), with `more`."""
+    """Istio's default MeshConfig (mutual TLS if both sides support it), with `more`."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -25,7 +25,7 @@ LEASE = ("--lease-duration=6s", "--renew-deadline=4s", "--retry-period=500ms")
 
 @dataclass
 class OneSidecar(Mesh):
-    """One with a sidecar; every AutoWasm of a test is on its port."""
+    """A mesh with one sidecar; every AutoWasm of a test is on its port."""
 
     sidecar: Sidecar
 
@@ -35,7 +35,7 @@ class OneSidecar(Mesh):
         return Load(self.sidecar.host, header="hello")
 
     async def push_header(self, value: str, *, name: str = "hello") -> str:
-        """Push a filter that adds the header; the reference."""
+        """Push a filter that adds the header; returns the reference."""
         return await self.push(f"{name}-{value}", wat.header_filter(value, name=name))
 
     def autowasm(
@@ -45,7 +45,7 @@ class OneSidecar(Mesh):
         return super().autowasm(image, name=name, namespace=namespace, **fields)
 
     async def clean(self) -> None:
-        """As at the start: everything runs, no AutoWasm, no EnvoyFilter, no filter in the sidecar."""
+        """Restore the initial state: everything runs, no AutoWasm, no EnvoyFilter, no filter in the sidecar."""
         for process, start in (
             (self.registry.process, self.registry.start),
             (self.wasmer.process, self.wasmer.start),
@@ -61,7 +61,7 @@ async def running_mesh(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[OneSidecar]:
     async with composed(
-        # A wasmer that is killed leaves its Lease, and the next one waits until that expires.
+        # A killed wasmer leaves its Lease, and the next one waits until that expires.
         tmp_path_factory.mktemp("mesh"),
         plane=control_plane,
         arguments=LEASE,
@@ -71,7 +71,7 @@ async def running_mesh(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def mesh(running_mesh: OneSidecar) -> AsyncIterator[OneSidecar]:
-    """The mesh without anything of another test in it."""
+    """The mesh without leftovers of another test."""
     yield running_mesh
     await running_mesh.clean()
 
@@ -131,7 +131,7 @@ async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(
     async with mesh.load.steady() as report:
         await mesh.wasmer.process.kill()
         await mesh.wasmer.start()
-        # Another object that is reconciled after the first shows that the first was reconciled.
+        # The reconcile of another, later object shows that the first one was reconciled.
         await mesh.apply(mesh.autowasm("127.0.0.1:1/none:v1", name="zzz"))
         await mesh.wait_phase("Failed", name="zzz")
 

@@ -1,4 +1,4 @@
-"""Every kind of pull secret, the ServiceAccount's, and the operator's policy, on a real API server and a real registry."""
+"""Every kind of pull secret, those of the ServiceAccount, and the operator's policy, on a real API server and a real registry."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ async def installation(
         await installation.apply(*ROLE)
         yield installation
         client = installation.cluster.client
-        for document in ROLE:  # the shared installation has the shipped rights only
+        for document in ROLE:  # the shared installation has only the shipped RBAC
             await client.delete(await client.path_of(document))
 
 

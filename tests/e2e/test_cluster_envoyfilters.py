@@ -1,4 +1,4 @@
-"""The EnvoyFilter that wasmer wrote, and changes of other clients, on a real API server: it is reverted, adopted, or left."""
+"""Other clients change the EnvoyFilter that wasmer wrote, on a real API server: wasmer reverts or adopts it, or leaves it."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ def _reason(document: Document, condition: str) -> str:
 
 
 async def _wait_published(installation: Installation, namespace: str, reason: str) -> Document:
-    """Until the condition `Published` has this reason."""
+    """Wait until the condition `Published` has this reason."""
 
     async def reached() -> Document | None:
         document = await installation.get(namespace=namespace)
@@ -43,7 +43,7 @@ async def _wait_published(installation: Installation, namespace: str, reason: st
 
 
 async def _synced(installation: Installation, namespace: str, value: str = "world") -> Document:
-    """An AutoWasm that is in place; returns its EnvoyFilter."""
+    """Publish an AutoWasm; returns its EnvoyFilter."""
     image, _ = await _push(installation, value)
     await installation.apply(installation.autowasm(image, namespace=namespace))
     await installation.wait_phase("Synced", namespace=namespace)
@@ -58,7 +58,7 @@ async def _edit(installation: Installation, namespace: str, patch: Document) -> 
 async def _wait_as_before(
     installation: Installation, before: Document, *, uid: bool = True
 ) -> Document:
-    """Until spec and our metadata are as they were."""
+    """Wait until the spec and our metadata are restored."""
 
     def same(found: Document) -> bool:
         metadata, was = found["metadata"], before["metadata"]
@@ -191,7 +191,7 @@ async def test_orphaned_envoyfilter_is_served_on_and_adopted_by_the_next_autowas
 
 
 async def _orphaned(installation: Installation, namespace: str) -> bool:
-    """False if the garbage collector did not know the EnvoyFilter yet, and deletes it."""
+    """False if the garbage collector did not know the EnvoyFilter yet and deletes it."""
     arguments = ("test", "-n", namespace, "--cascade=orphan", "--wait=false")
     await installation.kubectl.run("delete", "aw", *arguments)
     await installation.wait_gone(autowasms(namespace, "test"))
@@ -217,7 +217,7 @@ async def test_deleted_envoyfilter_is_there_again_three_times_and_then_left(
             await asyncio.sleep(0.02)
 
     await installation.cluster.request("DELETE", path)
-    await _wait_as_before(installation, before, uid=False)  # once is no fight
+    await _wait_as_before(installation, before, uid=False)  # a single change is no conflict
     deleter = asyncio.create_task(delete())
     try:
         document = await _wait_published(installation, namespace, "Mutated")
@@ -312,7 +312,7 @@ async def test_envoyfilter_of_an_earlier_autowasm_of_this_name_is_adopted(
     autowasm = installation.autowasm(image, namespace=namespace)
     await installation.apply(autowasm)
     await installation.wait_phase("Synced", namespace=namespace)
-    await installation.cluster.stop_controller_manager()  # it would be faster than we
+    await installation.cluster.stop_controller_manager()  # it would be faster than the test
     try:
         before = await installation.envoyfilter(namespace=namespace)
         await installation.kubectl.run("delete", "aw", "test", "-n", namespace)

@@ -1,4 +1,4 @@
-"""The whole controller while its API server fails it: afterwards the cluster is as it must be, and nothing was written twice."""
+"""The whole controller during faults of its API server: afterwards the cluster has the right state, and nothing was written twice."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ from tests.parts.kubernetes import Cluster, kubernetes
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 REPEATED_CALLS_LIMIT = 15
-"""Refusals for one kind in five seconds, three objects and a watch: each has `Retry-After: 1`."""
+"""Maximum number of refusals for one kind in five seconds, with three objects and a watch: each has `Retry-After: 1`."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Faulty(Installation):
         return [entry for entry in writes if entry.resource in kinds and entry.code < 300]
 
     async def assert_nothing_written_twice(self) -> None:
-        """No update that changed nothing, no second EnvoyFilter, no state written again over itself."""
+        """No update without a change, no second EnvoyFilter, no rewrite of the same state."""
         stored = await self.stored()
         idle = [str(entry) for entry in stored if entry.changed_nothing]
         assert idle == []
@@ -76,7 +76,7 @@ class Faulty(Installation):
 async def faulty(
     cluster: Cluster, install: Callable[[str], AbstractAsyncContextManager[Installation]]
 ) -> AsyncIterator[Faulty]:
-    """`install` makes an installation that finds the API server at an URL, which is the proxy's."""
+    """`install` creates an installation that uses the API server at the given URL, the proxy's."""
     server = urlsplit(cluster.url)
     assert server.hostname is not None
     assert server.port is not None
@@ -108,7 +108,7 @@ async def it(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def without_watch_cache(tmp_path: Path) -> AsyncIterator[Faulty]:
-    """On an API server that watches etcd itself, and cannot serve versions that etcd has compacted."""
+    """On an API server that reads its watches from etcd, and cannot serve versions that etcd has compacted."""
     async with kubernetes(
         tmp_path / "kubernetes",
         controller_manager=False,
@@ -159,7 +159,7 @@ async def test_a_server_that_is_too_busy_is_left_alone_for_as_long_as_it_asks(it
     await objects.wait_converged()
     since = await it.audit.position()
     async with no_place_for_wasmer(it):
-        it.proxy.cut_all()  # watches too have to be begun again
+        it.proxy.cut_all()  # watches must be restarted, too
         for number in range(3):
             await objects.put(f"f{number}", 1)
 
@@ -187,14 +187,14 @@ async def test_connections_cut_in_the_middle_of_a_line_cost_nothing(it: Faulty) 
     await objects.put("small", 0)
     await objects.wait_converged()
 
-    # One event that is cut for certain: its line is longer than the limit of the proxy.
+    # One event that is certainly cut: its line is longer than the limit of the proxy.
     it.proxy.mode = CutAfter(60_000)
     await objects.put("large", 0, padding=200_000)
     await objects.wait_converged()
     assert it.proxy.counters.cut == 1
     assert (await it.told("watches"))["Unreachable"] == 1
 
-    # Then at any place: watches, and answers to writes.
+    # Then a cut at any place: in watches, and in answers to writes.
     for number in range(12):
         it.proxy.mode = CutAfter(rng.randrange(20_000), reset=bool(number % 2))
         await objects.put(f"f{number % 4}", number % 3, padding=rng.choice([0, 5_000, 50_000]))

@@ -1,6 +1,6 @@
 """Sources at private addresses, on a real API server: refused before the connection unless the operator named the host.
 
-127.0.0.0/8 stands for private addresses: real ports that listen, and real ports that do not.
+127.0.0.0/8 represents private addresses: some ports listen, others do not.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Listener:
 
 
 async def guide(exchange: Exchange) -> None:
-    """A host that the operator has allowed, and that redirects to the port in the path."""
+    """A host that the operator has allowed; it redirects to the port in the path."""
     found = re.search(r"/(redirect|realm)/(\d+)", exchange.request.target)
     if found is None:
         await exchange.send(404)
@@ -65,7 +65,7 @@ class Ground:
     namespace: str
     guide: str
     private: RegistryServer
-    """With TLS by an authority that wasmer trusts for every host: no flag names this one."""
+    """A host with TLS by an authority that wasmer trusts for every host: no flag names this host."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -117,7 +117,7 @@ async def told(ground: Ground, name: str, *, port: int) -> Any:
         events = await installation.cluster.request("GET", path)
         return events if events["items"] else None
 
-    events = await installation.wait_until(written)  # it is written after the status
+    events = await installation.wait_until(written)  # the Event is written after the status
     mine = sorted((event["type"], event["reason"], event["message"]) for event in events["items"])
     text = json.dumps([document["status"], mine], sort_keys=True)
     text = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME", text)
@@ -207,7 +207,7 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
 
 
 async def test_a_registry_that_a_flag_names_is_fetched_from(ground: Ground) -> None:
-    """The installation's own: it is named as one without TLS, and at a loopback address."""
+    """The installation's own registry: a flag names it as one without TLS, and it has a loopback address."""
     installation = ground.installation
     image = await installation.push("v1", wat.header_filter("v1"), repository="inside/named")
     await installation.apply(installation.autowasm(image, name="named", namespace=ground.namespace))
@@ -223,7 +223,7 @@ async def test_a_registry_that_a_flag_names_is_fetched_from(ground: Ground) -> N
 
 
 async def test_the_port_of_a_listener_listens() -> None:
-    """The other side of the first test: each connection is counted."""
+    """The counterpart of the first test: each connection is counted."""
     listener = Listener(ports.free_port())
     async with listener.listening():
         reader, writer = await asyncio.open_connection("127.0.0.2", listener.port)

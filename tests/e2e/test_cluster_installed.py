@@ -38,10 +38,10 @@ from tests.parts.wasmer import Wasmer, program
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
 CREDENTIALS_SECONDS = 61.0
-"""After so long credentials are read again, at the latest."""
+"""The maximum number of seconds until credentials are read again."""
 SERVICE_SECONDS = 31.0
-"""The same of the Service that sidecars fetch from."""
-# The API server's certificate for this name may be replaced by a test; for others it is the control plane's own.
+"""The same for the Service that sidecars fetch from."""
+# A test may replace the API server's certificate for this name; for other names it is the control plane's own.
 SNI_HOST = "localhost"
 _KINDS = frozenset(
     {
@@ -97,17 +97,17 @@ class Installed(Installation):
     account: ServiceAccountVolume
     probes: Probed
     proxy: FaultProxy
-    """Between it and the API server."""
+    """The proxy between it and the API server."""
     namespace: str
     time: VirtualTime | None = None
 
     async def pass_(self, seconds: float) -> None:
-        """Let so much time pass for the container, which was started with a clock for it."""
+        """Let this much time pass for the container, which must have been started with a clock."""
         assert self.time is not None
         await self.time.pass_(seconds, [self.wasmer])
 
     async def make_synced(self, name: str) -> None:
-        """A new AutoWasm, Synced with an EnvoyFilter of its own."""
+        """Create an AutoWasm and wait until it is Synced with its own EnvoyFilter."""
         image = await self.push(name, wat.header_filter(f"{self.namespace}-{name}"))
         await self.apply(self.autowasm(image, name=name, namespace=self.namespace))
         await self.wait_phase("Synced", name=name, namespace=self.namespace, timeout=90)
@@ -124,7 +124,7 @@ class Installed(Installation):
         return (await wire.request("GET", f"http://{self.wasmer.admin}/readyz")).body.decode()
 
     async def token(self, *, bound_to: str) -> bytes:
-        """A token of the shipped ServiceAccount that is good for as long as this Secret is there, which is made."""
+        """Create this Secret, and a token of the shipped ServiceAccount that is valid until the Secret is deleted."""
         path = f"/api/v1/namespaces/{self.home}"
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": bound_to}}
         made = await self.cluster.request("POST", f"{path}/secrets", body=secret)
@@ -142,12 +142,12 @@ class Installed(Installation):
         return token.encode()
 
     async def delete_secret(self, name: str) -> None:
-        """And so end the token that is bound to it."""
+        """Delete the Secret, which invalidates its token."""
         path = f"/api/v1/namespaces/{self.home}/secrets/{name}"
         await self.cluster.request("DELETE", path)
 
     async def invalidate(self, token: bytes, *, bound_to: str) -> None:
-        """Returns once the API server refuses the token; it caches good ones for ten seconds."""
+        """Returns once the API server refuses the token; it caches valid ones for ten seconds."""
         await self.delete_secret(bound_to)
 
         async def refused() -> bool:
@@ -171,7 +171,7 @@ class Installed(Installation):
         return any(": 401 " in str(line.get("error")) for line in await self.log())
 
     async def stored(self, name: str) -> list[Entry]:
-        """Its writes to the AutoWasm's status and to the EnvoyFilter that the API server took."""
+        """Its accepted writes of the AutoWasm's status and of the EnvoyFilter."""
         kinds = {"autowasms/status", "envoyfilters"}
         return [
             entry
@@ -203,7 +203,7 @@ async def running(
     """Run the container against the API server at the name or address `api`, with a certificate signed by `authority`.
 
     `rendered`: the installed documents, by default install.yaml. Pods of the Deployment do not run. The container is
-    killed at the end: a stop takes as long as sidecars may need to learn of it. `time` is its clock.
+    killed at the end: a graceful stop waits until sidecars have learned of it. `time` is its clock.
     """
     number = next(_numbers)
     directory = ground.directory / f"pod-{number}"
@@ -233,7 +233,7 @@ async def running(
                 "--allow-cidr=127.0.0.0/8",
                 f"--plain-http-registry={ground.registry.host}",
             ],
-            # The kubelet's, and of the image's own what Python goes by. No HOME, as in the image.
+            # The kubelet's variables, and those of the image that affect Python. No HOME, as in the image.
             environment={
                 "KUBERNETES_SERVICE_HOST": api,
                 "KUBERNETES_SERVICE_PORT": str(proxy.port),
@@ -272,7 +272,7 @@ async def running(
                     yield it
                 finally:
                     await process.kill()
-                    # It was not released, and the next container would wait for its end.
+                    # The Lease was not released, and the next container would wait until it expires.
                     await ground.cluster.client.delete(lease_of(home))
 
 
@@ -299,7 +299,7 @@ async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> N
         assert (int(said["CapEff"], 16), int(said["CapBnd"], 16), said["NoNewPrivs"]) == (0, 0, "1")
         cache = it.wasmer.directory / "cache"
         assert await asyncio.to_thread(lambda: any(cache.rglob("*"))), "the volume is in use"
-        # Its children run modules as confined as that, from code on the volume.
+        # Its children run modules with the same confinement, from code on the volume.
         status = (await it.get("test", namespace=it.namespace))["status"]
         (starts,) = [one for one in status["conditions"] if one["type"] == "Starts"]
         assert (starts["status"], starts["reason"]) == ("True", "Started")
@@ -323,7 +323,7 @@ async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> N
 
 
 async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) -> None:
-    """The guarantees of `_pod.py`, on which the test before depends."""
+    """The guarantees of `_pod.py`, on which the previous test depends."""
     (deployment,) = install_documents("Deployment")
     directory = ground.directory / "confined"
     account = ServiceAccountVolume(directory / "serviceaccount")
@@ -343,7 +343,7 @@ async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> VirtualTime:
-    """For a container."""
+    """The clock of a container."""
     return VirtualTime(tmp_path / "time")
 
 
@@ -356,7 +356,7 @@ async def test_a_rotated_token_is_taken_up_without_a_restart(
         await it.make_synced("before")
         process_id = it.wasmer.process.pid
 
-        # As the kubelet does it: the new one is there long before the old one ends.
+        # Like the kubelet: the new token is in place long before the old one expires.
         it.account.write(token=await it.token(bound_to=f"second-{number}"))
         await it.pass_(CREDENTIALS_SECONDS)
         await it.invalidate(first, bound_to=f"first-{number}")
@@ -394,7 +394,7 @@ async def test_a_rotated_authority_is_taken_up_without_a_restart(
 
         second = Authority("second")
         await _replace_certificate(ground, second)
-        it.proxy.cut_all()  # connections that are there outlive any rotation
+        it.proxy.cut_all()  # existing connections outlive any rotation
 
         async def distrusted() -> bool:
             return any("certificate verify failed" in str(line).lower() for line in await it.log())
@@ -410,7 +410,7 @@ async def test_a_rotated_authority_is_taken_up_without_a_restart(
 
 
 async def _replace_certificate(ground: Ground, authority: Authority) -> None:
-    """Returns once the API server shows at SNI_HOST what `authority` signed."""
+    """Returns once the API server presents a certificate of `authority` for SNI_HOST."""
     files = await asyncio.to_thread(authority.issue, ground.directory / "next", name="sni")
     await asyncio.to_thread(files.key.replace, ground.tls.key)
     await asyncio.to_thread(files.certificate.replace, ground.tls.certificate)
@@ -452,7 +452,7 @@ async def _kustomized(ground: Ground, **change: str) -> list[Document]:
 
 
 def _with_service(service: Document) -> str:
-    """Where sidecars have to fetch from: istiod makes the cluster from name, namespace and port."""
+    """The service from which sidecars must fetch: istiod derives the cluster from name, namespace and port."""
     metadata, port = service["metadata"], service["spec"]["ports"][0]["port"]
     return f"outbound|{port}||{metadata['name']}.{metadata['namespace']}.svc.cluster.local"
 

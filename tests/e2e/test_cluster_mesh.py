@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180
 
 @dataclass
 class SignedMesh(Mesh):
-    """One with an istiod that signs certificates, and a workload that only calls others."""
+    """A mesh with an istiod that signs certificates, and a workload that only calls others."""
 
     client: Agent
 
@@ -45,7 +45,7 @@ class Workload:
     host: str
     envoy: Envoy
     tls: ssl.SSLContext
-    """As the client's sidecar would call it."""
+    """The TLS context of the client's sidecar."""
 
     async def ask(self, *, tls: bool) -> str | None:
         """The filter's header in an answer. Raises OSError without an answer."""
@@ -57,7 +57,7 @@ class Workload:
         return answer.headers.get("hello")
 
     async def wait_for(self, value: str | None, *, tls: bool) -> None:
-        """Until answers have this header."""
+        """Wait until answers have this header."""
         last: object = None
         try:
             async with asyncio.timeout(40):
@@ -72,7 +72,7 @@ class Workload:
             raise TimeoutError(f"not {value} but {last!r}; tls: {tls}") from error
 
     async def filter_chains(self) -> list[Document]:
-        """Those of the sidecar's inbound listener, as Envoy has it."""
+        """The filter chains of the sidecar's inbound listener, from Envoy's configuration."""
         port = int(self.host.rpartition(":")[2])
         for part in (await self.envoy.config_dump())["configs"]:
             for listener in part.get("dynamic_listeners", ()):
@@ -84,7 +84,7 @@ class Workload:
         raise AssertionError(f"no listener on {self.host}")
 
     async def apply(self, value: str) -> str:
-        """Apply the AutoWasm with a filter that sets the header to `value`, the first such module anywhere."""
+        """Apply the AutoWasm with a new module, which sets the header to `value`."""
         image = await self.mesh.push(
             f"{self.name}-{value}", wat.header_filter(f"{self.name}-{value}")
         )
@@ -95,7 +95,7 @@ class Workload:
         return f"{self.name}-{value}"
 
     async def fetched(self) -> float:
-        """How many blobs wasmer has sent so far."""
+        """The number of blobs that wasmer has sent so far."""
         return await self.mesh.wasmer.metric("autowasm_blob_responses_total")
 
 

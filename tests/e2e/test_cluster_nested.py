@@ -13,11 +13,11 @@ from tests.parts.installation import Document, Installation, autowasms, envoyfil
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 DEPTH = 3_000
-"""Levels; the API server takes 10 000, and Python's decoders end at 1000."""
+"""Levels; the API server accepts 10 000, and Python's decoders at most 1000."""
 
 
 async def _create_deep(installation: Installation, path: str, document: dict[str, Any]) -> None:
-    """POST `document` with its `"HERE"` made deep. By hand: Python's encoder refuses such depth."""
+    """POST `document` with deeply nested data instead of `"HERE"`. The text is built by hand: Python's encoder refuses such depth."""
     text = json.dumps(document).replace('"HERE"', '{"a":' * DEPTH + "1" + "}" * DEPTH)
     answer = await installation.cluster.client.call("POST", path, body=text.encode())
     assert answer.status == 201, answer.body[:300]
@@ -49,7 +49,7 @@ async def test_objects_nested_too_deeply_stop_nobody(
     await _create_deep(installation, envoyfilters(namespace), stranger)
 
     async def refused() -> Document | None:
-        # As text: nothing here decodes it, either.
+        # As text: the test does not decode it, either.
         answer = await installation.cluster.client.call("GET", autowasms(namespace, "deep"))
         return {"refused": True} if b"nested deeper" in answer.body else None
 

@@ -1,4 +1,4 @@
-"""The writes of wasmer, and the objects that it leaves unchanged, on a real API server. Istio's resources are there; no proxy is needed."""
+"""The writes of wasmer, and the objects that it leaves unchanged, on a real API server. It has Istio's resources; no proxy is needed."""
 
 import asyncio
 import hashlib
@@ -84,7 +84,7 @@ def _reason(document: Document, condition: str) -> str:
 
 
 _IN_A_POD = {("", "services", "get"), ("", "endpoints", "get")}
-"""wasmer checks its Service only where it runs in the cluster: test_cluster_installed.py."""
+"""wasmer checks its Service only if it runs in the cluster: test_cluster_installed.py."""
 
 
 def _granted() -> set[tuple[str, str, str]]:
@@ -111,7 +111,7 @@ def _published(sha256: str) -> Any:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def installation_without_streaming_lists(tmp_path: Path) -> AsyncIterator[Installation]:
-    """On an API server of its own, from which informers list in pages: they need that right too."""
+    """On an API server of its own, on which informers list in pages: RBAC must allow that, too."""
     extra = ["--feature-gates=WatchList=false"]
     async with (
         kubernetes(tmp_path / "kubernetes", audit_level="RequestResponse", extra=extra) as cluster,
@@ -145,7 +145,7 @@ async def test_what_wasmer_asks_for_is_granted_and_what_is_granted_is_asked_for(
     await installation.wait_phase("Failed", namespace=namespace, name="foreign")
     await _create_pod(installation, _pod("a", namespace=namespace))
     await _wait_pods(installation, namespace, matched=1, injected=1)
-    for _ in range(2):  # the second time the Event is there, and counted up
+    for _ in range(2):  # the second time the Event exists, and its count increases
         live = await installation.wait_envoyfilter(_published(one), namespace=namespace)
         await _merge(installation, "envoyfilter", namespace, {"spec": {"configPatches": []}})
         await installation.wait_envoyfilter(
@@ -225,21 +225,21 @@ async def test_namespace_deletion_ends_cleanly(installation: Installation, names
     await installation.kubectl.run("delete", "namespace", namespace, timeout=60)
 
     await installation.wait_gone(f"/api/v1/namespaces/{namespace}")
-    await _witness(installation)  # the informers are behind: an AutoWasm may go after its namespace
+    await _witness(installation)  # informers lag: an AutoWasm may go after its namespace
     refused = [entry for entry in await installation.writes(since) if entry.code >= 400]
-    assert len(refused) <= 5, refused  # one try for an EnvoyFilter that went before its AutoWasm
+    assert len(refused) <= 5, refused  # one try for an EnvoyFilter deleted before its AutoWasm
     await _no_more_writes(installation, namespace)
 
 
 async def _witness(installation: Installation) -> None:
-    """Another object goes its whole way."""
+    """Another object is completely processed."""
     await installation.apply(installation.autowasm("127.0.0.1:1/none:v1", name="witness"))
     await installation.wait_phase("Failed", name="witness")
     await installation.kubectl.run("delete", "aw", "witness")
 
 
 async def _no_more_writes(installation: Installation, namespace: str) -> None:
-    """A witness shows that nothing is left to do for this namespace."""
+    """A witness object shows that no work is left for this namespace."""
     since = await installation.audit.position()
     await _witness(installation)
     writes = await installation.writes(since)
@@ -333,7 +333,7 @@ async def test_invalid_objects_that_an_older_crd_lets_pass_fail_with_the_field(
 
 
 async def _create_once_taken(installation: Installation, document: Document) -> None:
-    """The API server takes up a changed CRD some moments after it was stored."""
+    """The API server applies a changed CRD some moments after it was stored."""
 
     async def taken() -> Document | None:
         path = autowasms(document["metadata"]["namespace"])
@@ -398,7 +398,8 @@ async def test_an_event_that_waits_when_wasmer_is_asked_to_stop_is_written(
 ) -> None:
     """Events wait while there is work: when many objects fail at once, most of them are queued at SIGTERM.
 
-    A stop waits for them for `KubeLimits.events_flush` seconds. On a slow machine some are left then, and the log has their number.
+    A stop waits for them for `KubeLimits.events_flush` seconds. On a slow machine some are left after that, and the log has their
+    number.
     """
     source = {"object": {"url": "http://169.254.169.254/never-allowed.wasm"}}
     objects = [

@@ -20,7 +20,7 @@ OBJECTS = 20
 """Five times as many as wasmer has workers."""
 CHANGERS = 4
 CHANGES = 60
-"""Before the API server ends, and after it is back; and as many as fit meanwhile."""
+"""Rounds before the API server stops, and after it has returned; and as many as possible in between."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -48,7 +48,7 @@ class _Asked:
     bad: list[str] = field(default_factory=list)
 
     async def reach(self, good: int) -> None:
-        """Until so many answers were good, or one was not."""
+        """Wait until this many answers were good, or one was not."""
         async with asyncio.timeout(60):
             while self.good < good and not self.bad:
                 await asyncio.sleep(0.02)
@@ -57,7 +57,7 @@ class _Asked:
 async def _ask(
     installation: Installation, digests: list[str], asked: _Asked, stop: asyncio.Event
 ) -> None:
-    """Fetch blobs as an Envoy would, and request the probe as the kubelet would, all the time."""
+    """Continuously fetch blobs like an Envoy, and request the probe like the kubelet."""
     server = installation.wasmer
     urls = [f"http://{server.host}/wasm/{digest}" for digest in digests]
     urls.append(f"http://{server.admin}/readyz")
@@ -89,7 +89,7 @@ async def test_converges_after_a_restart_of_the_api_server_and_serves_meanwhile(
     try:
         changing = asyncio.create_task(change())
         await cluster.stop_api()
-        await asked.reach(asked.good + 30)  # while no API server runs
+        await asked.reach(asked.good + 30)  # while the API server is down
         await cluster.start_api()
         await changing
         await objects.wait_converged()

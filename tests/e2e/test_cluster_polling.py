@@ -18,7 +18,7 @@ from tests.parts.installation import Document, Installation, autowasms
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 INTERVAL = 30.0
-"""Seconds: the shortest that is taken. They pass at once (`virtualtime.py`)."""
+"""Seconds: the shortest interval that is accepted. They pass at once (`virtualtime.py`)."""
 ANSWERED = frozenset({"unchanged", "changed", "outdated"})
 """Outcomes of polls that have not failed."""
 
@@ -32,17 +32,17 @@ class Polled:
     plane: ControlPlane
 
     async def add_namespace(self) -> str:
-        """With the pull secret."""
+        """Add a namespace with the pull secret."""
         namespace = await self.plane.add_namespace("polled")
         await self.installation.add_pull_secret(namespace)
         return namespace
 
     async def pass_(self, seconds: float = 1.2 * INTERVAL) -> None:
-        """Let time pass; by default so much that every poll is due: an interval is longer by up to a tenth."""
+        """Let time pass; by default enough for every poll to be due: an interval is longer by up to a tenth."""
         await self.time.pass_(seconds, [self.installation.wasmer])
 
     async def polls(self, *, failed: bool = False) -> float:
-        """How many have ended; `failed`: of those without an answer only."""
+        """The number of polls that have ended; with `failed` only of those without an answer."""
         answer = await wire.get(f"http://{self.installation.wasmer.admin}/metrics")
         found = re.findall(
             r'^autowasm_polls_total{outcome="(.*)"} (\S+)$',
@@ -52,18 +52,18 @@ class Polled:
         return sum(float(value) for name, value in found if not (failed and name in ANSWERED))
 
     async def next_poll(self) -> None:
-        """Let so much time pass that a poll is due, and wait for its end."""
+        """Let enough time pass for a poll to be due, and wait for its end."""
         before = await self.polls()
         await self.pass_()
         await self.ended(before + 1)
 
     async def ended(self, polls: float, *, failed: bool = False) -> None:
-        """Until so many polls have ended (`failed`: without an answer)."""
+        """Wait until this many polls have ended (`failed`: without an answer)."""
 
         async def reached() -> Document | None:
             if await self.polls(failed=failed) >= polls:
                 return {}
-            await asyncio.sleep(0.1)  # an answer with all metrics costs wasmer 10 ms
+            await asyncio.sleep(0.1)  # an answer with all metrics takes wasmer 10 ms
             return None
 
         await self.installation.wait_until(reached)
@@ -105,7 +105,7 @@ def _sha256(module: bytes) -> str:
 
 
 async def _requests(installation: Installation, repository: str, method: str) -> int:
-    """Number of successful requests for manifests of the repository, by the registry's own log."""
+    """Number of successful requests for manifests of the repository, from the registry's own log."""
     log = await asyncio.to_thread(installation.registry.process.log.read_text)
     found = re.findall(rf'"{method} /v2/{repository}/manifests/\S+ HTTP/1\.1" 200', log)
     return len(found)
@@ -120,7 +120,7 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     image = await installation.push("stable", one, repository=repository)
     await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
     await polled.published(namespace, one)
-    # Events are written a moment after the status.
+    # wasmer writes Events a moment after the status.
     await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
     heads, gets = [await _requests(installation, repository, each) for each in ("HEAD", "GET")]
     begun, quiet = polled.time.monotonic(), await installation.audit.position()
@@ -150,7 +150,7 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     try:
         await polled.pass_()
         await polled.ended(failed + 1, failed=True)
-        await polled.pass_(2.4 * INTERVAL)  # twice the wait before
+        await polled.pass_(2.4 * INTERVAL)  # twice the previous wait
         await polled.ended(failed + 2, failed=True)
         down = await installation.get(namespace=namespace)
         assert down["metadata"]["resourceVersion"] == version

@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600
 
 PODS = "/api/v1/namespaces/default/pods"
 LEASE_SECONDS = 1_000
-"""More time than passes at once: the leader stays the leader."""
+"""Longer than the time that passes at once, so the leader remains the leader."""
 ROUND_SECONDS = 61.0
-"""After so long a Pod counts as late, and a status may be written again."""
+"""Seconds after which a Pod counts as late, and a status may be written again."""
 ROUNDS = 20
 """A guard: two writes suffice for the expected status."""
 
@@ -55,9 +55,9 @@ class World:
         raise AssertionError("unreachable")
 
     async def expire(self, leader: Wasmer) -> None:
-        """Let the Lease of `leader`, which was killed, expire until another has it."""
+        """Let the Lease of the killed `leader` expire until another replica has it."""
         for left in reversed(range(ROUNDS)):
-            # A follower waits from when it saw the last renewal, which may be after time has passed.
+            # A follower waits from the moment at which it saw the last renewal, which may be after time has passed.
             await self.time.pass_(LEASE_SECONDS + 1, self.fleet.present)
             try:
                 await self.fleet.leader(other_than=leader, timeout=5)
@@ -102,7 +102,7 @@ async def _add_pod(world: World, name: str, *, address: str, sidecar: bool = Tru
 
 
 async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Document:
-    """The status, once `Loaded` has this status and reason, and so many sidecars are counted."""
+    """The status, once `Loaded` has this status and reason, and this many sidecars are counted."""
 
     def loaded(found: Document) -> bool:
         reported = [one for one in found["conditions"] if one["type"] == "Loaded"]
@@ -156,5 +156,5 @@ async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_know
     await mesh.kill(leader)
     await world.expire(leader)
     await mesh.start(leader)
-    # The lost replica may have received a request while it ran: so this is not "never asked" any more.
+    # The lost replica may have received a request while it ran, so "never asked" no longer applies.
     await _named(world, "silent", {"NotKnown"})

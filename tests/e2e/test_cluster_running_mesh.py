@@ -1,7 +1,7 @@
 """Proof of run, as kubectl shows it: real API server, istiod, and sidecars that pilot-agent starts with Istio's bootstrap.
 
-wasmer writes a status about Pods once in a minute. So the applications of all tests go through their changes at the same time, from the
-start of the module on: a test awaits what became of its own.
+wasmer writes a status about Pods once a minute. So the applications of all tests go through their changes at the same time, from the
+start of the module: each test awaits the result of its own.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ DEADLINE = 240
 
 @dataclass
 class RunningMesh(Mesh):
-    """With a sidecar for each of `hosts` (address:port of its inbound listener), by the label `app`, and its Pod."""
+    """A mesh with a sidecar and its Pod for each of `hosts` (address:port of the inbound listener), by the label `app`."""
 
     hosts: dict[str, str] = field(kw_only=True)
 
@@ -48,7 +48,7 @@ class RunningMesh(Mesh):
         await self.add_pod(app, app=app, address=address)
 
     async def add_pod(self, name: str, *, app: str, address: str) -> None:
-        """As the kubelet would report it."""
+        """Create a Pod with the status that the kubelet would report."""
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -97,12 +97,12 @@ class RunningMesh(Mesh):
         return result
 
     async def message(self, app: str) -> str:
-        """Of the condition `Running`, as kubectl prints it."""
+        """The message of the condition `Running`, as kubectl prints it."""
         path = '{.status.conditions[?(@.type=="Running")].message}'
         return (await self.kubectl.run("get", "aw", app, "-o", f"jsonpath={path}")).stdout
 
     async def columns(self, app: str) -> dict[str, str]:
-        """Of `kubectl get -o wide`, those of one word."""
+        """The columns of `kubectl get -o wide` that have one word."""
         printed = (await self.kubectl.run("get", "aw", app, "-o", "wide")).stdout
         header, row = printed.splitlines()
         begins = {name: header.index(name) for name in ("PHASE", "SIDECARS", "RUNNING")}
@@ -217,7 +217,7 @@ COURSES: Mapping[str, Callable[[RunningMesh], Coroutine[None, None, None]]] = {
 async def courses(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
-    """By app: its changes and what has to become of them, running."""
+    """By app: the running task with its changes and their expected results."""
     async with composed(
         tmp_path_factory.mktemp("running"),
         plane=control_plane,

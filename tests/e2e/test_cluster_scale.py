@@ -1,4 +1,4 @@
-"""Hundreds of AutoWasms of one image and their Pods: it settles, then it is quiet, and a restart writes nothing."""
+"""Hundreds of AutoWasms of one image and their Pods: wasmer settles, then writes nothing more, also after a restart."""
 
 import asyncio
 import re
@@ -20,10 +20,10 @@ from tests.parts.installation import Document, Installation, autowasms
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 AUTOWASMS, PODS, NAMESPACES = 150, 750, 10
-"""More AutoWasms than queue workers, places for fetches and Events at once; Pods on several pages of a list."""
+"""More AutoWasms than queue workers, concurrent fetches and concurrent Events; Pods on several pages of a list."""
 IDLE_SECONDS = 5
 QUIET_SECONDS = 700
-"""More than passes between two deliveries of everything that is known (`resync`), and than a watch lasts."""
+"""Longer than the interval between two full deliveries (`resync`), and than a watch lasts."""
 MODULE_BYTES = 1_000_000
 
 
@@ -36,7 +36,7 @@ class World:
     namespaces: list[str]
 
     def namespace(self, number: int) -> str:
-        """Of the object or the Pod with this number."""
+        """The namespace of the object or the Pod with this number."""
         return self.namespaces[number % NAMESPACES]
 
 
@@ -68,7 +68,7 @@ def _autowasm(world: World, image: str, number: int) -> Document:
 
 
 def _pod(number: int, namespace: str) -> Document:
-    """Five for each AutoWasm, of these four with a sidecar."""
+    """Five Pods for each AutoWasm, four of them with a sidecar."""
     names = ("main", "istio-proxy") if number // AUTOWASMS else ("main",)
     labels = {"app": f"a{number % AUTOWASMS}", "pod-template-hash": "7d4b8c6f5"}
     return {
@@ -94,18 +94,18 @@ async def _fill(world: World, image: str) -> None:
 
 
 async def _all_synced(installation: Installation, *, timeout: float) -> None:
-    """By wasmer's own account: listing all objects again and again would be in its way."""
+    """From wasmer's own metrics: listing all objects repeatedly would slow it down."""
 
     async def synced() -> Document | None:
         text = (await wire.get(f"http://{installation.wasmer.admin}/metrics")).body.decode()
-        await asyncio.sleep(0.5)  # a scrape costs wasmer 10 ms
+        await asyncio.sleep(0.5)  # a scrape takes wasmer 10 ms
         return {} if f'autowasm_autowasms{{phase="Synced"}} {float(AUTOWASMS)}' in text else None
 
     await installation.wait_until(synced, timeout=timeout)
 
 
 async def _witness(world: World, number: int) -> None:
-    """An object that goes the whole way, counts of Pods included, after all that was to do before it."""
+    """Create an object and wait until it is completely processed, including its Pod counts, after all earlier work."""
     installation, name = world.installation, f"witness-{number}"
     document = installation.autowasm("127.0.0.1:1/none:v1", name=name)
     document["spec"]["selector"]["matchLabels"] = {"app": name}
@@ -161,13 +161,13 @@ async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(wor
 
 
 async def _writes(installation: Installation, since: int) -> list[str]:
-    """All except those of the witnesses: their source is down, so they are tried again."""
+    """All writes except those of the witnesses: their source is down, so they are retried."""
     entries = await installation.writes(since)
     return [str(entry) for entry in entries if entry.namespace != "default"]
 
 
 async def _told(world: World) -> None:
-    """Until the Events of the start are written: they wait while there is work, and ten are written in a second."""
+    """Wait until the Events of the start are written: they wait while there is work, and ten are written per second."""
     installation = world.installation
 
     async def silent() -> Document | None:
@@ -180,7 +180,7 @@ async def _told(world: World) -> None:
 
 
 async def _downloads(installation: Installation) -> int:
-    """Of blobs, by the registry's log; a manifest of this kind of image is no blob, its configuration is."""
+    """Requests for blobs, from the registry's log; an image's manifest is not a blob, but its configuration is."""
     log = installation.directory / "registry/registry.log"
     text = await asyncio.to_thread(log.read_text)
     return len(re.findall(r'"GET /v2/xxx/hello/blobs/\S+ HTTP/1.1" 200 1000000 ', text))

@@ -1,4 +1,4 @@
-"""`wasmc convert`: objects of Istio on istiod, an agent and Envoy, and the AutoWasms that they become, answer requests alike."""
+"""`wasmc convert`: requests get the same answers with objects of Istio (on istiod, an agent and Envoy) and with the AutoWasms converted from them."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ WASM = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
 REQUESTS = 20
 DENIED = (1, 11)
 """The paths that the policy denies."""
-# They differ from one request to the next, and the length with the plugin's name in the answer of echo.
+# They differ from request to request; the length depends on the plugin's name in the answer of echo.
 VOLATILE = frozenset({"date", "x-envoy-upstream-service-time", "content-length"})
 VOLATILE_AT_SERVICE = frozenset({"x-request-id"})
 
@@ -41,7 +41,7 @@ class ConvertedMesh(Mesh):
 
     host: str
     anonymous: str
-    """A registry without a login: the agent refuses the challenge of one at a loopback address."""
+    """A registry without a login: the agent refuses the challenge of a registry at a loopback address."""
     origin: Origin
 
     async def push_filter(self, filter_: str) -> str:
@@ -58,13 +58,13 @@ class ConvertedMesh(Mesh):
         return f"http://{self.origin.host}/wasm/{sha256}", sha256
 
     async def convert(self, *documents: Document) -> list[Document]:
-        """What the command makes of them; it says that nothing is lost."""
+        """The command's output for them; it must report that nothing is lost."""
         text = yaml.safe_dump_all(documents).encode()
         done = await wasmer.wasmc(self.directory).run("convert", "-f", "-", stdin=text)
         return list(yaml.safe_load_all(done.stdout))
 
     async def answers(self) -> Answers:
-        """What requests get, without what differs from one to the next."""
+        """The answers to requests, without values that differ from request to request."""
         found: Answers = []
         for number in range(REQUESTS):
             headers = {"x-echo": "any"} if number % 4 == 3 else {"x-number": str(number)}
@@ -74,11 +74,11 @@ class ConvertedMesh(Mesh):
         return found
 
     async def until(self, names: str | None) -> None:
-        """Requests meet these filters, the last one first, or none."""
+        """Wait until requests pass these filters, the last one first, or none."""
         await filters.until_answer(self.host, lambda one: one.headers.get("x-filter") == names)
 
     async def delete(self, *documents: Document) -> None:
-        """Delete them, and wait until requests meet no filter."""
+        """Delete them, and wait until requests pass no filter."""
         for document in documents:
             path = await self.cluster.client.path_of(document)
             await self.cluster.request("DELETE", path)
@@ -94,7 +94,7 @@ def _comparable(body: bytes) -> Any:
             if name not in VOLATILE_AT_SERVICE
         }
         return request
-    # In the answer of echo the plugin has the name of another object, in a VM of another id.
+    # In the answer of echo the plugin has the name of another object, and its VM has another ID.
     lines = body.splitlines(keepends=True)
     return b"".join(one for one in lines if not one.startswith((b"plugin_name ", b"plugin_vm_id ")))
 
@@ -171,7 +171,7 @@ def extension(url: str, name: str = "hello", **spec: Any) -> Document:
 
 
 def config(module: tuple[str, str], *, value: str, cluster: str = "modules") -> Document:
-    """Envoy's PluginConfig in either of its spellings, as people write it."""
+    """Envoy's PluginConfig in both spellings that people use."""
     url, sha256 = module
     uri = {"uri": url, "timeout": "10s", "cluster": cluster}
     return {
@@ -242,7 +242,7 @@ def cluster(host: str) -> Document:
 
 
 async def compared(mesh: ConvertedMesh, *originals: Document, names: str) -> Answers:
-    """The answers of both deployments, which are the same. `names`: in the order of the headers, so the last filter first."""
+    """The answers of both deployments, which must be equal. `names`: in the order of the headers, so the last filter first."""
     await mesh.cluster.apply(*originals)
     await mesh.until(names)
     before = await mesh.answers()
@@ -260,7 +260,7 @@ async def compared(mesh: ConvertedMesh, *originals: Document, names: str) -> Ans
 
 
 def statuses(answers: Answers) -> dict[int, int]:
-    """How many answers have each status."""
+    """The number of answers with each status."""
     found = [status for status, _, _ in answers]
     return {status: found.count(status) for status in set(found)}
 

@@ -1,4 +1,4 @@
-"""`wasmc convert`: the filter chains in which istiod puts a WasmPlugin are those in which it puts the AutoWasms, for every kind of proxy.
+"""`wasmc convert`: istiod puts a WasmPlugin and the AutoWasms converted from it into the same filter chains, for every kind of proxy.
 
 `test_convert_mesh.py` compares the effect on requests, of one sidecar.
 """
@@ -44,7 +44,7 @@ def plugin(kind: str = "WasmPlugin", **spec: Any) -> Document:
 
 
 def published(source: Document, *, gateway: bool) -> list[Document]:
-    """The EnvoyFilters of the AutoWasms that the object becomes."""
+    """The EnvoyFilters of the AutoWasms converted from the object."""
     converter = converter_of(source)
     assert converter is not None
     found = converter(source, Batch([source], gateway=gateway))
@@ -103,7 +103,7 @@ async def test_converted_filter_is_in_the_same_chains(
     before = chains_with(PLUGIN, await renders(source))
     after = chains_with(f"{WASM}/hello", await renders(*published(source, gateway=gateway)))
     if spec.get("selector") == SIDECARS["selector"]:
-        # The gateway has the labels, too. The labels do not tell, and convert takes them for those of sidecars.
+        # The gateway has the labels, too. The labels do not show that, and convert assumes sidecars.
         before = {where: chain for where, chain in before.items() if where[0] != GATEWAY.name}
     assert before
     assert after.keys() == before.keys()

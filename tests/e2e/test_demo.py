@@ -1,4 +1,4 @@
-"""`make demo` shows what it promises: a filter runs, and a second version replaces it without a failed request."""
+"""`make demo` shows that a filter runs, and a second version replaces it without a failed request."""
 
 import pytest
 

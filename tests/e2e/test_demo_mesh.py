@@ -1,4 +1,4 @@
-"""`make demo ARGS=--mesh` shows what it promises: a good version reaches all Pods, a bad one only the first, and no request fails."""
+"""`make demo ARGS=--mesh` shows that a good version reaches all Pods, a bad one only the first, and no request fails."""
 
 import re
 

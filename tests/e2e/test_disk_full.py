@@ -21,7 +21,7 @@ SIZE = 1 * MIB
 
 @dataclass
 class Downloads:
-    """Every answer to a steady stream of downloads of one module."""
+    """The answers to a steady stream of downloads of one module."""
 
     good: int = 0
     bad: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def downloading(self, module: bytes) -> AsyncIterator[Downloads]:
-        """Download it again and again."""
+        """Download it repeatedly."""
         url = f"http://{self.wasmer.host}/wasm/{hashlib.sha256(module).hexdigest()}"
         downloads = Downloads()
 
@@ -163,12 +163,12 @@ async def test_more_modules_than_the_volume_holds_leave_nothing_behind(bench: Be
         async with asyncio.timeout(60):
             while not await bench.wasmer.metric("autowasm_storage_refusals_total"):
                 if not bench.volume.real:
-                    return  # nothing fills up where the disk only pretends
+                    return  # a simulated disk does not fill up
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(1)  # and continues to try
+        await asyncio.sleep(1)  # and continues to retry
 
     assert downloads.good > 10
     assert not downloads.bad
     assert await bench.wasmer.metric("autowasm_blobs") >= 5
     left = await asyncio.to_thread(lambda: list((bench.volume.view / "staging").iterdir()))
-    assert len(left) <= 1  # at most the one that is being tried
+    assert len(left) <= 1  # at most the one that is being fetched

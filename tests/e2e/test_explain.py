@@ -1,4 +1,4 @@
-"""`wasmc explain` on a real API server with Istio's CRDs: each link is broken on purpose, and named."""
+"""`wasmc explain` on a real API server with Istio's CRDs: each link is broken on purpose, and the output names it."""
 
 import json
 import os
@@ -292,7 +292,7 @@ async def test_a_staged_rollout_is_explained_from_its_wait_to_its_abort(
     await install_server(installation)
     await installation.apply(pod(namespace), service(namespace))
     ready: Document = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    # Nothing listens there on the port of statistics.
+    # Nothing listens on the statistics port there.
     ready["podIPs"] = [{"ip": ports.free_address()}]
     await set_pod_status(installation, "details", namespace, ready)
     document = installation.autowasm(await push_module(installation), namespace=namespace)

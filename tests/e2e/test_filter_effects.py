@@ -105,7 +105,7 @@ async def test_filter_receives_a_changed_environment_and_never_that_of_another(
 
 
 async def in_force(scene: Scene, strategy: str) -> None:
-    """Until the listener that Envoy serves with has the filter with this failStrategy. Raises TimeoutError."""
+    """Wait until the listener in use has the filter with this failStrategy. Raises TimeoutError."""
     async with asyncio.timeout(20):
         while True:
             dump = await scene.envoy.config_dump()
@@ -122,7 +122,7 @@ async def in_force(scene: Scene, strategy: str) -> None:
 
 
 async def after_a_trap(scene: Scene) -> int:
-    """The status of requests after one that the filter did not survive, which has to be the same on every worker."""
+    """The status of requests after one that crashed the filter; it must be the same on every worker."""
     url = f"http://{ports.LOOPBACK}:{scene.port}/"
     many = {f"x-{number}": "" for number in range(30)}
     for _ in range(20):
@@ -159,7 +159,7 @@ async def test_filter_that_is_first_is_before_those_of_a_lower_priority(
         image = await scene.push_header(name)
         scene.wasmer.apply(scene.autowasm(image, name=name, **fields))
     host = f"{ports.LOOPBACK}:{scene.port}"
-    # A response meets the filters in the reverse order.
+    # A response passes the filters in reverse order.
     await filters.until_answer(host, lambda one: one.headers.get("hello") == "lowest, first")
 
 
@@ -179,4 +179,4 @@ async def test_filter_gets_the_body_of_headers_that_it_holds_where_it_is_allowed
             answer = await wire.request("POST", f"http://{host}/", body=b"body")
             if answer.body == b"got-it":
                 break
-            await asyncio.sleep(0.05)  # until Envoy has the filter
+            await asyncio.sleep(0.05)  # until Envoy runs the filter

@@ -1,4 +1,4 @@
-"""A filter comes, changes and goes under load, on each Envoy that we promise: no request is lost on the way."""
+"""A filter is added, changed and removed under load, on each supported Envoy: no request is lost."""
 
 import asyncio
 

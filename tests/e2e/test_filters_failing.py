@@ -1,6 +1,6 @@
 """Filters from real toolchains that fail behind `wasmer standalone`, on each Envoy: the response to the client.
 
-It is the table of docs/explanation/envoy.md.
+The expected responses are the table of docs/explanation/envoy.md.
 """
 
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.e2e import filterstand
 from tests.e2e.filterstand import Stand
 from tests.parts import filters, pypi
 
-# A module from Go has 2 MB. Envoy compiles it for a second, or for many if other programs use the processor, too.
+# A module from Go has 2 MB. Envoy needs a second to compile it, or many seconds on a busy machine.
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 STRATEGIES = ("FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD")

@@ -1,4 +1,4 @@
-"""Filters from real toolchains in a mesh: `kubectl apply`, wasmer, istiod, and a sidecar of each Envoy release that we promise."""
+"""Filters from real toolchains in a mesh: `kubectl apply`, wasmer, istiod, and a sidecar of each supported Envoy release."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ CONFIGURATION = 'say "hällo" to: {a: [1]}\n\t- \\ & # %s\n '
 
 @dataclass(frozen=True)
 class Proxy:
-    """A sidecar before the service."""
+    """A sidecar in front of the service."""
 
     version: str
     host: str
@@ -42,7 +42,7 @@ class Proxy:
 
 @dataclass
 class FilteredMesh(Mesh):
-    """One with a sidecar of each Envoy, which one AutoWasm selects."""
+    """A mesh with a sidecar of each Envoy; one AutoWasm selects them all."""
 
     proxies: list[Proxy]
 
@@ -54,7 +54,7 @@ class FilteredMesh(Mesh):
         await self.apply(self.autowasm(image, applyPorts=numbers, **fields))
 
     async def clean(self) -> None:
-        """No AutoWasm, and no filter in a sidecar."""
+        """Remove the AutoWasm, and wait until no sidecar has a filter."""
         await self.cluster.request("DELETE", autowasms())
         await self.wait_gone(autowasms(name="test"))
         await self.wait_gone(envoyfilters(name="test"))
@@ -69,7 +69,7 @@ async def running_mesh(
     async with composed(
         tmp_path_factory.mktemp("filters-mesh"),
         plane=control_plane,
-        arguments=["--preflight", "off"],  # refusals are to reach Envoy
+        arguments=["--preflight", "off"],  # modules that would be refused must reach Envoy
     ) as found:
         proxies = []
         for version in pypi.ENVOY_VERSIONS:
@@ -82,7 +82,7 @@ async def running_mesh(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def mesh(running_mesh: FilteredMesh) -> AsyncIterator[FilteredMesh]:
-    """The mesh without anything of another test in it."""
+    """The mesh without leftovers of another test."""
     yield running_mesh
     await running_mesh.clean()
 

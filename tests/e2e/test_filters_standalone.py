@@ -1,6 +1,6 @@
 """Filters from real toolchains behind `wasmer standalone`, on each Envoy: the input of the filter, and its effects on requests.
 
-What becomes of a filter that fails is in `test_filters_failing.py`.
+`test_filters_failing.py` tests filters that fail.
 """
 
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.e2e import filterstand
 from tests.e2e.filterstand import Stand
 from tests.parts import filters, pypi, wire
 
-# A module from Go has 2 MB. Envoy compiles it for a second, or for many if other programs use the processor, too.
+# A module from Go has 2 MB. Envoy needs a second to compile it, or many seconds on a busy machine.
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 UNCOMMON = 'say "hällo" to: {a: [1]}\n\t- \\ & # %s\n '

@@ -1,4 +1,4 @@
-"""`helm install --wait` of a chart with an AutoWasm: Helm 4 waits until it is ready, and no longer once it cannot become so."""
+"""`helm install --wait` of a chart with an AutoWasm: Helm 4 waits until it is ready, and stops waiting once it has failed."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.parts.installation import Document, Installation
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 PATIENT = ("--wait", "--timeout=10m")
-"""Longer than a test may take: Helm ends for another reason, or not."""
+"""Longer than the timeout of a test, so Helm must end for another reason."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")

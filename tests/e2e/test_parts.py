@@ -1,4 +1,4 @@
-"""The real parts start, work together and stop. Where this fails, no other e2e test means anything."""
+"""The real parts start, work together and stop. If this fails, the results of other e2e tests mean nothing."""
 
 import asyncio
 import json

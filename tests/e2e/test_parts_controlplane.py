@@ -1,4 +1,4 @@
-"""The shared control plane: one wasmer at a time, nothing left of the test before, and waits that end when an object changes."""
+"""The shared control plane: one wasmer at a time, no leftovers of the previous test, and waits that end when an object changes."""
 
 import asyncio
 from pathlib import Path

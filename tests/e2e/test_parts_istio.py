@@ -21,7 +21,7 @@ SERVICE_PORT = 8081
 
 
 def envoy_filter(*, port: int, labels: dict[str, str], sha256: str) -> dict[str, Any]:
-    """Our shape, by hand."""
+    """An EnvoyFilter like ours, written by hand."""
     manager = {
         "name": "envoy.filters.network.http_connection_manager",
         "subFilter": {"name": "envoy.filters.http.router"},
@@ -61,7 +61,7 @@ def envoy_filter(*, port: int, labels: dict[str, str], sha256: str) -> dict[str,
 
 @asynccontextmanager
 async def blob_server(module: bytes) -> AsyncIterator[str]:
-    """Answers everything with the module; `address:port`."""
+    """A server that answers every request with the module; returns `address:port`."""
 
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(body=module)

@@ -1,4 +1,4 @@
-"""The real control plane starts, decides, collects garbage, survives a stop of the API server."""
+"""The real control plane starts, authorizes, collects garbage, and survives a stop of the API server."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def test_the_control_plane_decides_collects_and_survives_a_stop(
     await kubectl.run("delete", "configmap", "owner", "-n", team)
     async with asyncio.timeout(
         300
-    ):  # the garbage collector follows a restarted API server after a while
+    ):  # the garbage collector reconnects to a restarted API server after a while
         while "owned" in (await kubectl.run("get", "configmaps", "-n", team)).stdout:
             await asyncio.sleep(0.1)
 

@@ -1,4 +1,4 @@
-"""`wasmc plan` on a real API server: its output equals the later writes of wasmer, and it writes nothing itself."""
+"""`wasmc plan` on a real API server: its output equals wasmer's later writes, and it writes nothing itself."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ async def test_plan_is_what_wasmer_then_writes(installation: Installation, names
     assert not removed
 
 
-# Values that the API server returns in another form, or in another order.
+# Values that the API server returns in another form or order.
 CONFIG = (
     '{"zulu": {"b": 1e20, "a": [1.0, 1e3, 9007199254740993, 9223372036854775807, 9223372036854775808, '
     "18446744073709551615, 123456789012345678901234567890, 1.2345678901234567e20, 1e-7, 5e-324, -0.0]}, "

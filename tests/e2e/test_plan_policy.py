@@ -1,4 +1,4 @@
-"""`wasmc plan` where the operator's policy sets the rollout of a namespace: what it says is what wasmer does."""
+"""`wasmc plan` with an operator's policy for the rollout of a namespace: its output matches the actions of wasmer."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def plan(installation: Installation, document: Document, *more: str) -> Do
 
 
 def said(plan: Document, check: str) -> str:
-    """What the finding of this check says, with its advice."""
+    """The finding of this check, with its advice."""
     (found,) = [one for one in plan["findings"] if one["check"] == check]
     return f"{found['what']}; {found['remedy']}"
 
@@ -70,7 +70,7 @@ async def test_plan_with_the_policy_has_the_steps_and_the_filter_that_wasmer_wri
     await installation.wait_phase("Synced", namespace=namespace)
     live = await installation.envoyfilter(namespace=namespace)
     assert live["spec"] == planned["envoyFilter"]["spec"]
-    # Without the policy, the steps are not known, but that there are some.
+    # Without the policy, plan knows that there are steps, but not which.
     for more in (policy, ()):
         assert (await plan(installation, document, *more))["action"] == "unchanged"
     assert "--policy-file" in said(await plan(installation, document), "Rollout")

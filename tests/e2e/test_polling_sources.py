@@ -21,13 +21,13 @@ from tests.parts.wasmer import Wasmer
 INTERVAL = 30.0
 """Seconds between two polls."""
 WITHIN = 60.0
-"""A guard: seconds for the effects of a poll that is due."""
+"""Guard: seconds for the effects of a due poll."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @dataclass
 class Source:
-    """One module under one name, and the number of requests and of complete responses."""
+    """A source with one module under one name; it counts the requests and the complete responses."""
 
     module: bytes
     requests: int = 0
@@ -64,7 +64,7 @@ class WithDate(Source):
 
     async def __call__(self, exchange: Exchange) -> None:
         self.requests += 1
-        day = 1 + self.module[-1] % 20  # another one for another module
+        day = 1 + self.module[-1] % 20  # a different date for a different module
         date = f"Sun, {day:02} Nov 2026 08:49:37 GMT"
         assert "if-none-match" not in exchange.request.headers
         if exchange.request.headers.get("if-modified-since") == date:
@@ -76,7 +76,7 @@ class WithDate(Source):
 
 
 class WithNothing(Source):
-    """An object without validators: each poll downloads it whole."""
+    """An object without validators: each poll downloads it completely."""
 
     async def __call__(self, exchange: Exchange) -> None:
         self.requests += 1
@@ -86,7 +86,7 @@ class WithNothing(Source):
 
 
 class Registry(Source):
-    """Announces no digest."""
+    """A registry that announces no digest."""
 
     async def __call__(self, exchange: Exchange) -> None:
         self.methods.add(exchange.request.method)
@@ -115,7 +115,7 @@ class Registry(Source):
 
 
 class WithoutHead(Registry):
-    """Knows GET only."""
+    """A registry that supports only GET."""
 
     async def answer_head(self, exchange: Exchange) -> None:
         await exchange.head(405, {"Content-Length": "0", "Allow": "GET"})
@@ -167,7 +167,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    """All of them at once: one wasmer polls them all."""
+    """All sources at once: one wasmer polls them all."""
     time = VirtualTime(tmp_path / "time")
     sources = {name: kind(wat.header_filter(f"{name} one")) for name, kind in KINDS.items()}
     async with AsyncExitStack() as stack:
@@ -210,7 +210,7 @@ async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(sc
     assert scene.envoyfilters() == before
     assert sources["headless"].methods == sources["registry"].methods == {"HEAD", "GET"}
 
-    # All change.
+    # All modules change.
     old = {name: source.sha256 for name, source in sources.items()}
     for name, source in sources.items():
         source.module = wat.header_filter(f"{name} two")

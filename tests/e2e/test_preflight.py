@@ -1,4 +1,4 @@
-"""A module that would not start in Envoy is not published: real filters, real Envoys, requests meanwhile."""
+"""wasmer does not publish a module that would not start in Envoy: real filters, real Envoys, requests meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ TRAPS = """
   (func (export "malloc") (param i32) (result i32) (i32.const 1024))
   (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) unreachable))
 """
-"""Starts, and fails on every request."""
+"""A filter that starts, and fails on every request."""
 
 
 @dataclass

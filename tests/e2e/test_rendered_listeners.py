@@ -1,6 +1,6 @@
-"""The table: proxies × shapes of our EnvoyFilter → which filter chains have which HTTP filters, as istiod renders them.
+"""The HTTP filters of each filter chain, as istiod renders them, for each kind of proxy and each form of our EnvoyFilter.
 
-`test_ambient_sidecar.py` tests the effect on a proxy. "As before" in these tests: the result of the reference's patches alone.
+`test_ambient_sidecar.py` tests the effect on a proxy. "As before" in these tests means the result of the reference's patches alone.
 """
 
 import copy
@@ -220,13 +220,13 @@ async def renders(
     *documents: Document, flags: Mapping[str, str] | None = AMBIENT
 ) -> Mapping[str, Rendered]:
     key = json.dumps([documents, flags], sort_keys=True)
-    if key not in _RENDERED:  # the expected value is the same for many
+    if key not in _RENDERED:  # many cases have the same expected value
         _RENDERED[key] = await listeners.rendered([*MESH, *documents], PROXIES, flags=flags)
     return _RENDERED[key]
 
 
 def http_chains(rendered: Rendered, ports: Sequence[int] | None) -> list[Chain]:
-    """The inbound chains of these ports, or of all, that requests (not the tunnel's) arrive at."""
+    """The inbound chains that receive requests (not the tunnel's), of these ports or of all."""
     inbound = [
         name
         for name in rendered.digests
@@ -337,7 +337,7 @@ async def test_listeners_without_a_tunnel_are_as_before(shape: dict[str, Any]) -
 async def test_filter_is_not_in_the_tunnel_of_an_istiod_that_removes_before_it_inserts() -> None:
     wanted = ours()
     kept = wanted["spec"]["configPatches"]
-    # Such an istiod finds no filter of the name that we remove.
+    # Such an istiod finds no filter with the name that our patch removes.
     wanted["spec"]["configPatches"] = [one for one in kept if one["patch"]["operation"] != "REMOVE"]
     assert len(wanted["spec"]["configPatches"]) == len(kept) - 1
     before, after = await renders(stranger()), await renders(stranger(), wanted)
@@ -428,7 +428,7 @@ async def test_gateway_that_filters_its_clusters_has_wasmers() -> None:
     without = copy.deepcopy(wanted)
     del without["metadata"]["annotations"][REFERENCED_SERVICES]
     assert CLUSTER not in (await renders(without, flags=filtering))[GATEWAY.name].clusters
-    # Where gateways have every cluster, it changes nothing.
+    # If gateways have every cluster, it changes nothing.
     assert (await renders(wanted))[GATEWAY.name] == (await renders(without))[GATEWAY.name]
 
 
@@ -450,7 +450,7 @@ async def test_istiods_webhook_warns_of_nothing_but_that_it_is_an_envoyfilter(
 
 
 async def _warnings() -> Sequence[str]:
-    """The webhook's verdict on every shape in every context."""
+    """The webhook's verdict on every form in every context."""
     if not _WARNINGS:
         documents = [
             ours(

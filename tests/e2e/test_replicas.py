@@ -1,4 +1,4 @@
-"""Three real `wasmer controller` on one API server: one writes, all serve, and whichever is lost, nothing is written twice."""
+"""Three real replicas of `wasmer controller` on one API server: one writes, all serve, and nothing is written twice when any of them is lost."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ LEASE_DURATION = 3.0
 TIMINGS = ("--lease-duration=3s", "--renew-deadline=2s", "--retry-period=400ms")
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer"
 _POLL = 0.2
-"""Seconds: an answer with all metrics costs a replica 10 ms."""
+"""Seconds: an answer with all metrics takes a replica 10 ms."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Replicas:
                 await asyncio.sleep(_POLL)
 
     async def publish(self, *, name: str = "") -> tuple[str, str]:
-        """A new AutoWasm and its digest, once it is published."""
+        """Create an AutoWasm; returns it and its digest once it is published."""
         name = name or f"filter-{next(self._names)}"
         module = wat.header_filter(f"{name}-{len(self.digests)}", name=name)
         image = await self.installation.push(f"{name}-{len(self.digests)}", module)
@@ -180,7 +180,7 @@ async def test_frozen_leader_changes_nothing_when_it_wakes(replicas: Replicas) -
             return found is not None and found["spec"]["holderIdentity"] not in {"", holder}
 
         await replicas.installation.cluster.client.wait_object(LEASE, is_anothers)
-        # The successor writes while the old leader sleeps, and has work before it when it wakes.
+        # The successor writes while the old leader sleeps, and still has work when the old leader wakes.
         _, digest = await replicas.publish(name=name)
         since = await replicas.position()
         lease = await replicas.lease()

@@ -19,7 +19,7 @@ async def test_killed_and_restarted_with_the_registry_down_it_serves_the_same_an
         await scene.wasmer.process.kill()
         await scene.wasmer.start()
         fresh = await scene.another_envoy("second")
-        await asyncio.sleep(0.3)  # some answers of the second Envoy too: both share the port
+        await asyncio.sleep(0.3)  # also some answers of the second Envoy: both share the port
 
     assert report.failed == 0, str(report)
     assert (await fresh.stats("wasm.remote_load_fetch_successes")).popitem()[1] >= 1
@@ -130,7 +130,7 @@ async def test_private_image_is_pulled_with_the_secret_of_the_directory(
 
 
 def _files(scene: Scene) -> dict[str, tuple[int, int]]:
-    """Inode and modification time of everything that wasmer wrote for Envoy and people."""
+    """Inode and modification time of every file that wasmer wrote for Envoy and for users."""
     root = scene.wasmer.directory / "envoy"
     return {
         str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)

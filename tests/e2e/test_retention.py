@@ -1,4 +1,4 @@
-"""The modules that a running `wasmer` keeps: budget, share of a namespace, grace, and a restart in between (issue 5)."""
+"""The modules that a running `wasmer` retains: budget, share of a namespace, grace period, and a restart in between (issue 5)."""
 
 import asyncio
 import hashlib
@@ -81,7 +81,7 @@ async def test_old_versions_make_room_and_a_namespace_stays_within_its_share(
 ) -> None:
     digests = {tag: await push(images, tmp_path, tag) for tag in "abcdefg"}
     async with standalone(tmp_path / "wasmer", images, *BUDGET) as process:
-        for tag in "abgcd":  # one after the other, in a store for four
+        for tag in "abgcd":  # one after the other, in a store with space for four
             apply(process, images, "first", tag)
             await published(process, "first", digests[tag])
         assert await process.metric("autowasm_blob_bytes") == 4 * SIZE
@@ -97,7 +97,7 @@ async def test_old_versions_make_room_and_a_namespace_stays_within_its_share(
         apply(process, images, "other", "f", namespace="elsewhere")
         await published(process, "other", digests["f"], namespace="elsewhere")
 
-        apply(process, images, "second", "c")  # a new version for a namespace that is full
+        apply(process, images, "second", "c")  # a new version for a full namespace
         await process.process.kill()
         await process.start()
         await published(process, "second", digests["c"])

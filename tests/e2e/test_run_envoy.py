@@ -1,4 +1,4 @@
-"""`wasmc run --engine envoy`: the sandbox does what each Envoy does, and what differs is reported."""
+"""`wasmc run --engine envoy`: the sandbox behaves like each Envoy, and the output reports differences."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def test_what_envoy_does_otherwise_is_shown_with_status_1(
 def test_broken_answer_is_what_envoy_makes_of_a_connection_that_breaks(
     envoy: Path,
 ) -> None:
-    """The callout's answer is made by us in both engines: here the cluster really breaks the connection."""
+    """In both engines the test defines the callout's answer: here the cluster really breaks the connection."""
 
     async def broken() -> tuple[str, ...]:
         async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,8 +1,8 @@
-"""What a sidecar's statistics prove, on each Envoy that we promise: the real reader and the judgement, for each kind of failure.
+"""The proof from a sidecar's statistics, on each supported Envoy: the real reader and its judgement, for each kind of failure.
 
-The table of docs/reference/sidecar-statistics.md is what is expected. Each case has a fresh Envoy, whose admin port stands for
-port 15090, and modules that no wasmer would publish. A module that takes the place of another one is in `test_run_proof_replaced.py`,
-a sidecar as pilot-agent starts it in `test_run_proof_mesh.py`.
+The expected results are the table of docs/reference/sidecar-statistics.md. Each case has a fresh Envoy, whose admin port
+replaces port 15090, and modules that wasmer would not publish. `test_run_proof_replaced.py` tests a module that replaces
+another one, `test_run_proof_mesh.py` a sidecar that pilot-agent starts.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ pytestmark = [
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sidecar-statistics.md"
 POLICIES = {"FAIL_CLOSE": "FAIL_CLOSED", "FAIL_OPEN": "FAIL_OPEN", "FAIL_RELOAD": "FAIL_RELOAD"}
-"""As an AutoWasm has them, to Envoy's."""
+"""The strategies of an AutoWasm, and Envoy's names for them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Expected:
 
 
 def _rows() -> Iterator[tuple[str, str, Expected]]:
-    """Of each module and strategy, what the page says."""
+    """The judgement in the page for each module and strategy."""
     section = PAGE.read_text().split("## What they are for each module")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     header, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines)
@@ -107,7 +107,7 @@ async def test_statistics_and_judgement_are_those_of_the_page(
         requests = judge(before, counting, NAME).figures.requests
         assert requests is not None
         assert (requests.failed > 0) == (expected.status == 503)
-        # Without an earlier reading the judgement is the same: there is no other plug-in.
+        # The judgement is the same without an earlier reading: there is no other plug-in.
         assert judge(None, counting, NAME).state is expected.state
 
 

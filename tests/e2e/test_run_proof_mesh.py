@@ -1,4 +1,4 @@
-"""What a sidecar's statistics prove in a mesh: real istiod, Envoy with Istio's bootstrap, read from its port 15090."""
+"""The proof from a sidecar's statistics in a mesh: real istiod, Envoy with Istio's bootstrap, read from its port 15090."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +26,7 @@ DEADLINE = 90
 
 @dataclass
 class ReadMesh(Mesh):
-    """One with a workload whose sidecar is as in a Pod, and the reader with its own port."""
+    """A mesh with a workload whose sidecar runs as in a Pod, and the reader with its own port."""
 
     host: str
     reader: StatsReader
@@ -103,7 +103,7 @@ async def test_sidecar_is_read_from_its_own_port_through_each_state(mesh: ReadMe
     assert before.uptime is not None
     assert judge(before, before, "redis-cache.first").state is RunState.NOT_ACCEPTED
 
-    # Istio's bootstrap cuts the tag `cache` out of the statistics of a plug-in with this name.
+    # Istio's bootstrap extracts the tag `cache` from the statistics of a plug-in with this name.
     await mesh.filtered("redis-cache.first", "fail-on-request", failStrategy="FAIL_RELOAD")
     running = await judged(before, RunState.RUNNING, plugin="redis-cache.first")
     assert set(running.plugins) == {"redis{cache=first}"}

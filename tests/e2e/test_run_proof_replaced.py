@@ -1,6 +1,6 @@
-"""What a sidecar's statistics prove when a module takes the place of another one, on each Envoy that we promise.
+"""The proof from a sidecar's statistics when a module replaces another one, on each supported Envoy.
 
-The old module drains meanwhile, and is in the statistics beside the new one.
+Meanwhile the old module drains, and the statistics have it beside the new one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ REFUSING, GOOD = "refuses its configuration", "good"
 
 
 async def _swapped(it: Stand, first: str, second: str, *others: Plugin) -> SidecarStats:
-    """A reading of the first module running, before the second takes its place."""
+    """A reading of the first running module, before the second one replaces it."""
     old = await asyncio.to_thread(MODULES[first])
     new = await asyncio.to_thread(MODULES[second])
     assert old is not None
@@ -88,7 +88,7 @@ async def test_envoy_that_has_the_module_rejects_a_configuration_that_it_refuses
         before, _ = await it.state(None, RunState.RUNNING, plugin="old")
 
         it.listeners.use(replace(accepted, name=NAME, configuration="refuse"))
-        # The name may be there for a moment after Envoy has rejected it.
+        # The name may remain for a moment after Envoy has rejected the listener.
         after = await it.until(
             lambda stats: stats.rejected == 1 and stats.reloads_of(NAME) is None, what="rejected"
         )

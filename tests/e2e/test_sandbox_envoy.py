@@ -1,7 +1,7 @@
-"""The sandbox against the real Envoy: the same filters with the same requests do the same.
+"""The sandbox compared with the real Envoy: the same filters with the same requests behave the same.
 
 Envoys of each version run the cases of a group, side by side. The permitted differences are those of `DIFFERENCES`, and no case shows
-one. Filters from real toolchains are in `test_sandbox_toolchains.py`, and which modules start in `test_sandbox_starts.py`.
+one. Filters from real toolchains are in `test_sandbox_toolchains.py`, starts of modules in `test_sandbox_starts.py`.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ DIFFERENCES = {
     "stack": "a recursion without end fails in Envoy, and is a limit of the sandbox here, because frames have other sizes",
     "expressions": "CEL expressions, signatures and the filter state of other extensions are not here: the module is `unsupported`",
 }
-"""What may differ, by name."""
+"""Permitted differences, by name."""
 
 
 @pytest.mark.parametrize("group", http.GROUPS)

@@ -1,6 +1,6 @@
-"""Which modules start: Envoy loads, refuses or crashes over each, and the sandbox says the same.
+"""Starts of modules: Envoy loads, refuses or crashes on each, and the sandbox predicts the same.
 
-Filters that Go made are in `test_sandbox_toolchains.py`: Envoy compiles each of them for seconds.
+Filters written in Go are in `test_sandbox_toolchains.py`: Envoy takes seconds to compile each of them.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The sandbox against the real Envoy: filters from real toolchains do the same, and start in both or in neither.
+"""The sandbox compared with the real Envoy: filters from real toolchains behave the same, and start in both or in neither.
 
-In a file of its own, because a module from Go has 2 MB: each program that runs it compiles it for two seconds of processor time. The
-sandbox compiles it once for all tests here, and Envoy once for all that needs it to start.
+A separate file, because a module from Go has 2 MB: each program that runs it takes two seconds of processor time to compile it. The
+sandbox compiles it once for all tests here, and Envoy once for all tests of starts.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every kind of source ends in the same filter: images from other tools, and objects over http."""
+"""Every kind of source gives the same filter: images from other tools, and objects over http."""
 
 import asyncio
 import gzip
@@ -86,6 +86,6 @@ async def test_no_label_of_any_metric_is_written_by_a_tenant(scene: Scene) -> No
         for label, value in sample.labels.items()
         if re.search(r"tenant|7777|[0-9a-f]{12}|127\.0\.0\.1", value, re.IGNORECASE)
     }
-    # The operator named the registry: --plain-http-registry.
+    # The operator has named the registry: --plain-http-registry.
     assert values == {("autowasm_source_requests_total", "host"): scene.registry.host}
     assert 'autowasm_source_requests_total{host="other"} 1.0' in text, "the object server"

@@ -1,4 +1,4 @@
-"""What istiod renders for the two variants of a staged rollout (ADR 39): which proxy has which, and that no other filter changes.
+"""The two variants of a staged rollout (ADR 39) as istiod renders them: each proxy has the right one, and no other filter changes.
 
 As in `test_rendered_listeners.py`, with istiod's own renderer. Two sidecars of one workload, both with the tunnel of the ambient
 profile; `details-b` is the one that the step chose.
@@ -70,7 +70,7 @@ def target(**fields: Any) -> Variant:
 
 
 def plugin(variant: Variant) -> str:
-    """As `Chain.names` shows it."""
+    """The plugin as in `Chain.names`."""
     return f"{NAME}/{staged_plugin_name(autowasm(), variant)}"
 
 
@@ -92,7 +92,7 @@ def inbound(rendered: Rendered, port: int) -> list[Chain]:
 
 
 def assert_has(rendered: Rendered, wanted: Variant | None, *, port: int = 9080) -> None:
-    """The variant is once in each inbound chain of the port, next to the router; None: no variant is."""
+    """Assert that each inbound chain of the port has the variant once, next to the router; None: no variant."""
     chains = inbound(rendered, port)
     assert {each.listener for each in chains} >= {patches.INNER}
     for chain in chains:
@@ -119,7 +119,7 @@ SHAPES: list[Any] = [
 async def test_only_the_chosen_pod_has_the_new_filter_and_the_filter_of_another_vendor_stays(
     shape: dict[str, Any],
 ) -> None:
-    # Its filters have the name of the reference, before and behind ours.
+    # Its filters have the name of the reference, before and after ours.
     theirs = [scenes.stranger(f"wasm-{n}", priority=n) for n in (-5, 5)]
     without = await renders(*theirs)
     old, new = stable(**shape), target(**shape)
@@ -239,7 +239,7 @@ async def test_gateways_are_chosen_by_name_too(shape: dict[str, Any]) -> None:
 async def test_new_filter_leaves_the_tunnel_of_an_istiod_that_removes_before_it_inserts() -> None:
     wanted = staged(stable(), target())
     kept = wanted["spec"]["configPatches"]
-    # Such an istiod finds no filter of the name that we remove.
+    # Such an istiod finds no filter with the name that our patch removes.
     wanted["spec"]["configPatches"] = [one for one in kept if one["patch"]["operation"] != "REMOVE"]
     without, found = await renders(), await renders(wanted)
     for proxy, variant in ((A, stable()), (B, target())):

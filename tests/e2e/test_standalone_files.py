@@ -1,4 +1,4 @@
-"""Files in and files out of `wasmer standalone`, by their effect on Envoy, on a client's response, and on the status."""
+"""Input and output files of `wasmer standalone`, by their effect on Envoy, on a client's response, and on the status."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ ODD = [
     "\u2028\x85",
     "2021-10-27",
 ]
-"""Texts that some YAML reader takes for something else."""
+"""Texts that some YAML reader parses as another type."""
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, timeout: float = 30) -> None:
@@ -39,7 +39,7 @@ async def until(condition: Callable[[], Awaitable[bool]], *, timeout: float = 30
 
 
 async def header(port: int, name: str) -> str | None:
-    """Of Envoy's answer; None if there is none."""
+    """The header of Envoy's answer; None if there is none."""
     try:
         answer = await wire.get(f"http://{ports.LOOPBACK}:{port}/")
     except OSError:
@@ -51,7 +51,7 @@ async def header(port: int, name: str) -> str | None:
 async def test_envoy_takes_every_text_that_an_autowasm_may_hold(
     make_scene: SceneMaker, version: str
 ) -> None:
-    """An Envoy that starts, too: it has no older listeners to fall back on."""
+    """The same for an Envoy that starts: it has no older listeners to fall back on."""
     scene = await make_scene(version=version)
     image = await scene.push_header("world")
     env = [{"name": f"N{number}", "value": text} for number, text in enumerate(ODD)]
@@ -157,7 +157,7 @@ async def test_the_template_means_to_envoy_what_it_meant_with_a_filter_and_witho
         after = server.lds.read_bytes().decode()
     if form in {"document", "windows"}:
         assert before == template
-    # Every line of it is there still, in its order, comments and all.
+    # Every line of it remains, in the same order, including comments.
     lines = iter(after.splitlines(keepends=True))
     assert all(line in lines for line in before.splitlines(keepends=True))
     assert [line.strip() for line in after.splitlines() if "#" in line] == [

@@ -1,4 +1,4 @@
-"""The log of a start, on a terminal: the first line reports the start of wasmer, not a blocked loop."""
+"""The log of a start on a terminal: the first line reports the start of wasmer, not a blocked loop."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`wasmc test --engine envoy`: a case passes if the sandbox does what is expected, and Envoy what the sandbox does."""
+"""`wasmc test --engine envoy`: a case passes if the sandbox meets the expectations and Envoy behaves like the sandbox."""
 
 import re
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_suite_passes_in_envoy(
 def test_case_fails_if_envoy_does_something_else(
     envoy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The client's port is another one in Envoy. Without --engine the case passes."""
+    """The client's port differs in Envoy. Without --engine the case passes."""
     (tmp_path / "suite.yaml").write_text(
         "cases:\n  - name: port\n    module: client.wasm\n"
         '    expect: {response: {headers: {x-client: "127.0.0.1:50000"}}}\n'

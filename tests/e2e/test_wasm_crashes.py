@@ -1,6 +1,6 @@
-"""Modules over which Envoy crashes or that it cannot start, and their neighbours that it runs: our verdict and Envoy's.
+"""Modules that crash Envoy or that it cannot start, and similar ones that it runs: our verdict and Envoy's.
 
-Each text is a whole filter; they differ in one way to refer to a host function, one start, one form of exceptions.
+Each text is a complete filter; they differ in one reference to a host function, one start function, or one form of exceptions.
 """
 
 import asyncio

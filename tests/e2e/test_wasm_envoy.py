@@ -28,7 +28,7 @@ def abi_export(version: str) -> str:
 
 
 def refusal(module: bytes) -> str:
-    """The reason with which we refuse the module; empty when we do not."""
+    """The reason with which we refuse the module; empty if we accept it."""
     try:
         inspect_bytes(module, limits=Limits(), allow_imports=frozenset())
     except ContentRejected as error:

@@ -21,7 +21,7 @@ PORT = """(module
   (drop (call $add (i32.const 2) (i32.const 48) (i32.const 8)
     (i32.load (i32.const 0)) (i32.load (i32.const 4))))
   (i32.const 0)))"""
-"""Adds the client's address, whose port no sandbox knows."""
+"""Adds the client's address, whose port the sandbox cannot know."""
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> None:

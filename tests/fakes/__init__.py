@@ -1,1 +1,1 @@
-"""Stand-ins for what no real part can be made to do: servers, clocks, a volume, and implementations of our own interfaces that a test controls."""
+"""Fakes for behaviour that real parts cannot be made to show: servers, clocks, a volume, and test-controlled implementations of our interfaces."""

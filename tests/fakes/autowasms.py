@@ -1,4 +1,4 @@
-"""AutoWasm documents for tests: valid unless a test makes them otherwise."""
+"""AutoWasm documents for tests: valid unless a test changes them."""
 
 import copy
 from collections.abc import Mapping

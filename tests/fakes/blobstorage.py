@@ -1,4 +1,4 @@
-"""A real blob store with its pins and its retention, over clocks and a volume that do what a test says."""
+"""A real blob store with its pins and its retention, on clocks and a volume that a test controls."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -29,13 +29,13 @@ class FakeVolume:
     total: int = 10**12
 
     def space(self, directory: Path) -> DiskSpace:
-        """As `space_of`."""
+        """A replacement of `space_of`."""
         return DiskSpace(self.free, self.total)
 
 
 @dataclass
 class BlobStorage:
-    """One run of a process: what it has of the store's side."""
+    """One run of a process: its objects on the side of the store."""
 
     store: BlobStore
     pins: Pins
@@ -56,11 +56,11 @@ class BlobStorage:
         self.pins.set(owner, namespace=owner.partition("/")[0], published=digests, kept=kept)
 
     def let_go(self) -> None:
-        """So much time that nothing is held any more for an EnvoyFilter to come."""
+        """Enough time that no module is retained any longer for a future EnvoyFilter."""
         self.clocks.advance(61)
 
     def value(self, name: str, **labels: str) -> float:
-        """Of a metric; 0 where it has no such series yet."""
+        """The value of a metric; 0 if it has no such series yet."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
@@ -76,7 +76,7 @@ async def blob_storage(
     grace: float = GRACE,
     **limits: Any,
 ) -> AsyncIterator[BlobStorage]:
-    """From start to end of a process; `limits` of the store. A volume keeps 100 bytes back."""
+    """From start to end of a process; `limits` are the store's. A volume reserves 100 bytes."""
     clocks, volume, metrics = clocks or FakeClocks(), volume or FakeVolume(), Metrics()
     settings = Settings(
         cache_dir=directory,

@@ -1,4 +1,4 @@
-"""A fork server whose children misbehave as a module that took over its child could, or report what they can still do.
+"""A fork server whose children misbehave like a module that took over its child, or report what they are still able to do.
 
 `python -m tests.fakes.children`. The request of a job names a function of this file.
 """
@@ -23,7 +23,7 @@ MISBEHAVE = "misbehave"
 OPEN = "open"
 """Isolated, but may open its first descriptor again."""
 SEAL = "seal"
-"""As `OPEN`, and sealed afterwards."""
+"""Like `OPEN`, and sealed afterwards."""
 _REQUEST = 64 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 _UNLIMITED = (ctypes.c_ulong * 2)(2**64 - 1, 2**64 - 1)
@@ -45,7 +45,7 @@ def answer(channel: int, values: object) -> None:
 
 
 def report(channel: int, descriptors: Sequence[int]) -> None:
-    """What each attempt gives: an error's name, or `allowed`."""
+    """The result of each attempt: an error's name, or `allowed`."""
     answer(channel, {name: _outcome(attempt) for name, attempt in _attempts(descriptors).items()})
 
 
@@ -131,7 +131,7 @@ def _outcome(attempt: Callable[[], object]) -> str:
 
 
 def variables(channel: int, _descriptors: Sequence[int]) -> None:
-    """The names in the environment."""
+    """The names of the environment variables."""
     answer(channel, sorted(os.environ))
 
 
@@ -154,25 +154,25 @@ def hang_up_and_wait(channel: int, _descriptors: Sequence[int]) -> None:
 
 
 def burn(_channel: int, _descriptors: Sequence[int]) -> None:
-    """Use the processor without an end."""
+    """Use the processor endlessly."""
     while True:
         pass
 
 
 def fill_memory(_channel: int, _descriptors: Sequence[int]) -> None:
-    """Take and use all memory."""
+    """Allocate and use all memory."""
     kept = []
     while True:
         kept.append(bytearray(b"x") * (1 << 20))
 
 
 def garbage(channel: int, _descriptors: Sequence[int]) -> None:
-    """A frame of no JSON."""
+    """A frame that is not JSON."""
     wire.write_all(channel, wire.frame(b"\xff\0garbage"))
 
 
 def nested(channel: int, _descriptors: Sequence[int]) -> None:
-    """A frame of very deep JSON."""
+    """A frame of very deeply nested JSON."""
     wire.write_all(channel, wire.frame(b"[" * 200_000))
 
 
@@ -195,11 +195,11 @@ def forged(channel: int, _descriptors: Sequence[int]) -> None:
 
 
 def silent(_channel: int, _descriptors: Sequence[int]) -> None:
-    """End without a word."""
+    """Exit without an answer."""
 
 
 def abort(_channel: int, _descriptors: Sequence[int]) -> None:
-    """Die as Rust does."""
+    """Abort as Rust does."""
     os.write(2, b"thread '<unnamed>' panicked at \x1b[31m\nsomewhere")
     os.abort()
 
@@ -219,7 +219,7 @@ def fail(_channel: int, _descriptors: Sequence[int]) -> None:
 
 
 def echo(channel: int, _descriptors: Sequence[int]) -> None:
-    """Answer, with the own pid."""
+    """Answer with its own pid."""
     answer(channel, os.getpid())
 
 

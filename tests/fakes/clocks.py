@@ -1,4 +1,4 @@
-"""Clocks that do what a test says: stand still, jump by years, boot. No machine can be made to on demand."""
+"""Clocks that a test controls: they stand still, jump by years, boot. No real machine does so on demand."""
 
 import time
 from dataclasses import dataclass, field
@@ -27,21 +27,21 @@ class FakeClocks:
     _start: float = field(default_factory=time.monotonic)
 
     def monotonic(self) -> float:
-        """As `time.monotonic`."""
+        """A replacement of `time.monotonic`."""
         return self.process + time.monotonic() - self._start
 
     def moment(self) -> ClockState:
-        """As `ClockState.now`."""
+        """A replacement of `ClockState.now`."""
         return ClockState(boot=self.boot, since_boot=self.since_boot, wall=self.wall)
 
     def advance(self, seconds: float) -> None:
-        """Time passes for all."""
+        """Let time pass on all clocks."""
         self.process += seconds
         self.since_boot += seconds
         self.wall += seconds
 
     def reboot(self, away: float = 0.0) -> None:
-        """Another boot, `away` seconds later by the clock on the wall."""
+        """Another boot, `away` seconds later by the wall clock."""
         self.boot += " and another"
         self.since_boot = 1.0
         self.wall += away

@@ -1,4 +1,4 @@
-"""A running fork server of `tests/fakes/children.py`, and the processes that it leaves."""
+"""A running fork server of `tests/fakes/children.py`, and its processes."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ CHILDREN = "tests.fakes.children"
 async def running(
     limits: PreflightLimits, metrics: Metrics, *, module: str = CHILDREN
 ) -> AsyncIterator[ForkServer]:
-    """A fork server with its owner. In the end no process of it may be left."""
+    """A fork server with its owner. No process of it may be left at the end."""
     server = ForkServer(limits, metrics=metrics, module=module)
     owner = asyncio.create_task(server.run())
     try:
@@ -36,7 +36,7 @@ async def family_of(server: ForkServer) -> set[int]:
 
 
 def children_of(parent: int | None) -> set[int]:
-    """Children of a process, also zombies."""
+    """Children of a process, including zombies."""
     found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -55,7 +55,7 @@ def alive(pid: int) -> bool:
 
 
 async def until(condition: object, *, seconds: float = 20.0) -> None:
-    """Wait for a condition. A hang exceeds the deadline, a busy machine does not."""
+    """Wait for a condition. Only a hang exceeds the deadline, not a busy machine."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

@@ -1,7 +1,7 @@
-"""ForwardProxy: a real if small HTTP proxy: CONNECT tunnels and requests with a whole URL.
+"""ForwardProxy: a real, small HTTP proxy: CONNECT tunnels and requests with an absolute URL.
 
-Names are not resolved: whatever host is asked for, the bytes go to `target`. So a test can use any name and see that the
-proxy, not the client, decides where it leads.
+It does not resolve names: for any requested host, the bytes go to `target`. So a test can use any name and check that
+the proxy, not the client, resolves it.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from tests.fakes.loopbackserver import LoopbackServer
 
 @dataclass(slots=True)
 class ForwardProxy(LoopbackServer):
-    """Passes everything on to one place, or answers as it is told."""
+    """Forwards everything to one place, or gives a fixed answer."""
 
     target: str
-    """`HOST:PORT` that every request is passed on to."""
+    """`HOST:PORT` to which every request is forwarded."""
     authorization: str | None = None
-    """What `Proxy-Authorization` must be."""
+    """The required value of `Proxy-Authorization`."""
     refuses_with: int | None = None
     answer: bytes | None = None
-    """Sent as it is instead of any answer to CONNECT; empty: the connection is closed without one."""
+    """Sent verbatim as the answer to CONNECT; empty: the connection is closed without an answer."""
     asked: list[str] = field(default_factory=list)
     """First lines, in order."""
     heads: list[bytes] = field(default_factory=list)

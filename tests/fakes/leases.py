@@ -1,4 +1,4 @@
-"""A Lease as an API server keeps it: resourceVersions, conflicts, no-op updates; with delays and failures that a test sets."""
+"""A Lease as an API server stores it: resourceVersions, conflicts, no-op updates; with delays and failures that a test sets."""
 
 import asyncio
 import copy
@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 @dataclass
 class FakeLeases:
-    """The server. `stored` is the object; `history` every state that it had, with the loop's time."""
+    """The server. `stored` is the object; `history` has every earlier state, with the loop's time."""
 
     stored: Document | None = None
     version: int = 0
@@ -21,7 +21,7 @@ class FakeLeases:
 
     @property
     def spec(self) -> Document:
-        """Of what is stored."""
+        """The spec of the stored object."""
         assert self.stored is not None
         spec: Document = self.stored["spec"]
         return spec
@@ -55,7 +55,7 @@ class FakeLeases:
 
 @dataclass
 class FakeLeaseClient:
-    """One candidate's way to it. A call takes `before` seconds, is answered by the server, and takes `after` more."""
+    """One candidate's connection to it. A call reaches the server after `before` seconds, and the answer takes `after` more."""
 
     server: FakeLeases
     before: Callable[[], float] = lambda: 0.0

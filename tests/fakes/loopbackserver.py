@@ -1,6 +1,6 @@
 """LoopbackServer: an asyncio server on a free loopback port whose connections end with it.
 
-Invariant: after the context no task of a connection runs, and none of them has logged that its client went away.
+Invariant: after the context no task of a connection runs, and none has logged the disconnect of its client.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Self
 
 @dataclass(slots=True)
 class LoopbackServer:
-    """An async context manager. A subclass says in `_serve` what it does with a connection, which is closed after that."""
+    """An async context manager. A subclass handles a connection in `_serve`, after which the connection is closed."""
 
     tls: ssl.SSLContext | None = field(default=None, kw_only=True)
     _server: asyncio.Server | None = field(default=None, init=False)
@@ -50,9 +50,9 @@ class LoopbackServer:
         try:
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the client went away, which is what many tests are for
+            pass  # the client disconnected, as many tests do on purpose
         except asyncio.CancelledError:
-            pass  # the test is over; asyncio's server would log it otherwise
+            pass  # the test has ended; asyncio's server would log the error
         finally:
             self._tasks.discard(task)
             writer.close()

@@ -1,6 +1,6 @@
-"""A fork server that compiles honestly, and whose children that run a module do what the configuration names (`children.py`).
+"""A fork server that compiles normally, but whose children that run a module do what the configuration names (`children.py`).
 
-`python -m tests.fakes.lyingchildren`. It stands for modules that took over their child.
+`python -m tests.fakes.lyingchildren`. It simulates modules that took over their child.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""FakeSource: a ModuleSource that does what a test says: answer, fail, or hang at a step.
+"""FakeSource: a ModuleSource that answers, fails, or hangs at a step, as a test requires.
 
-Real registries are for integration tests; this is for what they cannot be made to do at a given moment.
+Integration tests use real registries; this is for behaviour that they cannot show at a given moment.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from autowasm.registry.credentials import Credential, fingerprint_of
 
 
 def sha256_of(data: bytes) -> Sha256Hex:
-    """Of a module."""
+    """The sha256 of a module."""
     return Sha256Hex(hashlib.sha256(data).hexdigest())
 
 
@@ -30,19 +30,19 @@ class FakeSource:
     kind: str = "registry"
     images: dict[str, bytes] = field(default_factory=dict)
     layer_is_module: bool = False
-    """Whether a manifest already tells the module's digest."""
+    """Whether a manifest already contains the module's digest."""
     steps: list[str] = field(default_factory=list)
-    """What was asked, in order: `resolve IMAGE`, `pin IMAGE`, `fetch IMAGE`."""
+    """The calls, in order: `resolve IMAGE`, `pin IMAGE`, `fetch IMAGE`."""
     failures: dict[str, Exception] = field(default_factory=dict)
-    """By step (`fetch`) or step with credential (`fetch alice`): raised until it is taken out."""
+    """By step (`fetch`) or step with credential (`fetch alice`): an error that is raised until it is removed."""
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
-    """By step: waited for."""
+    """By step: an event that the step waits for."""
     running: int = 0
     most_running: int = 0
     _contents: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, image: str, data: bytes) -> str:
-        """Put (or move) a tag; the image by digest."""
+        """Create (or move) a tag; returns the image by digest."""
         self.images[image] = data
         pinned = self._pinned_name(image, data)
         self._contents[pinned] = data
@@ -119,5 +119,5 @@ class FakeSource:
         return f"{reference.name}@sha256:{hashlib.sha256(b'manifest of ' + data).hexdigest()}"
 
     def count(self, step: str) -> int:
-        """How often the step was asked for."""
+        """The number of calls of the step."""
         return sum(each.startswith(f"{step} ") for each in self.steps)

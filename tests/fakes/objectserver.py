@@ -8,7 +8,7 @@ from aiohttp import web
 
 @asynccontextmanager
 async def object_server(bodies: Mapping[str, bytes]) -> AsyncIterator[str]:
-    """Serve `bodies` by path, until the context ends; gives the URL without a trailing slash."""
+    """Serve `bodies` by path until the context ends; yields the URL without a trailing slash."""
 
     async def answer(request: web.Request) -> web.Response:
         body = bodies.get(request.path)

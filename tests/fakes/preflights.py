@@ -1,4 +1,4 @@
-"""A Preflight with its fork server, over a directory, and filters in WebAssembly text that it can judge."""
+"""A Preflight with its fork server, in a directory, and filters in WebAssembly text for it."""
 
 import asyncio
 import hashlib
@@ -54,15 +54,15 @@ class Judge:
         return path, sha256
 
     def judgements(self, outcome: str) -> float:
-        """How many runs ended so."""
+        """The number of runs with this verdict."""
         return float(self.metrics.preflight_judgements.labels(outcome)._value.get())
 
     def failures(self, reason: str) -> float:
-        """How many runs gave no verdict for this reason."""
+        """The number of runs without a verdict for this reason."""
         return float(self.metrics.preflight_failures.labels(reason)._value.get())
 
     def runs(self, work: str) -> float:
-        """How many children did this work."""
+        """The number of children that did this work."""
         samples = self.metrics.preflight_seconds.labels(work)._child_samples()
         return next(sample.value for sample in samples if sample.name == "_count")
 
@@ -76,7 +76,7 @@ async def running(
     module: str = REAL,
     budget: int = 64 * MIB,
 ) -> AsyncIterator[Judge]:
-    """Everything that judging needs. In the end no process may be left."""
+    """Everything that a pre-flight needs. No process may be left at the end."""
     limits = limits or PreflightLimits()
     server = ForkServer(limits, metrics=metrics, module=module)
     with Pools() as pools:
@@ -104,7 +104,7 @@ def filter_text(
 ) -> str:
     """A filter whose `proxy_on_configure` and `proxy_on_request_headers` are these instructions.
 
-    Local 1 of the former is the size of the configuration. `$log` logs; a table and a memory are there.
+    Local 1 of the former is the size of the configuration. `$log` logs; the module has a table and a memory.
     """
     return f"""
     (module

@@ -18,7 +18,7 @@ class FakeObjects:
     problems: dict[ObjectKey, SpecError] = field(default_factory=dict)
 
     def apply(self, document: dict[str, Any]) -> ObjectKey:
-        """As `kubectl apply`: the status stays, the generation counts changes of the spec."""
+        """Like `kubectl apply`: the status stays, the generation counts changes of the spec."""
         metadata = document["metadata"]
         key = ObjectKey(metadata["namespace"], metadata["name"])
         old = self.documents.get(key)
@@ -45,9 +45,9 @@ class FakePublisher:
     envoyfilters: dict[ObjectKey, dict[str, Any]] = field(default_factory=dict)
     writes: list[tuple[str, Any]] = field(default_factory=list)
     unseen: dict[ObjectKey, dict[str, Any]] = field(default_factory=dict)
-    """EnvoyFilters whose label was taken off: there, and not shown."""
+    """EnvoyFilters whose label was removed: they exist but are not listed."""
     refusal: Exception | None = None
-    """Raised by whatever would write an EnvoyFilter."""
+    """An error that every write of an EnvoyFilter raises."""
     forgotten: list[ObjectKey] = field(default_factory=list)
     resignations: int = 0
 

@@ -1,4 +1,4 @@
-"""FakeSecrets: a SecretReader over Secrets that a test gives."""
+"""FakeSecrets: a SecretReader of Secrets that a test sets."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Statuses of staged rollouts, one for each state, as wasmer writes them; and the views that `wasmc rollout` makes of them."""
+"""Statuses of staged rollouts as wasmer writes them, one for each state, and the views of them that `wasmc rollout` shows."""
 
 from typing import Any
 
@@ -153,7 +153,7 @@ STATES = {
 
 
 def status(rollout: RolloutStatus | None, **fields: Any) -> Status:
-    """Of an AutoWasm with twelve Pods."""
+    """The status of an AutoWasm with twelve Pods."""
     known = Status(
         phase=Phase.SYNCED,
         message="published",
@@ -167,7 +167,7 @@ def status(rollout: RolloutStatus | None, **fields: Any) -> Status:
 def view(
     rollout: RolloutStatus | None, *, generation: int = 7, command: str = "", **fields: Any
 ) -> RolloutView:
-    """Of generation 7 with the default steps. `fields` go into the status."""
+    """The view of an AutoWasm of generation 7 with the default steps. `fields` go into the status."""
     return RolloutView(
         key=KEY,
         generation=generation,

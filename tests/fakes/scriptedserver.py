@@ -1,6 +1,6 @@
 """ScriptedServer: an HTTP/1.1 server whose every byte a test decides.
 
-Not a registry and not correct: it does what the script says, at the pace that the script says.
+Not a registry and not a correct server: the script decides the answers and their pace.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Exchange:
     async def send(
         self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
-        """A whole answer with its length; the connection stays open."""
+        """A complete answer with its length; the connection stays open."""
         await self.head(status, {"Content-Length": str(len(body)), **(headers or {})})
         if self.request.method != "HEAD":
             self.writer.write(body)
@@ -45,7 +45,7 @@ class Exchange:
         await self.writer.drain()
 
     async def drip(self, chunk: bytes, *, every: float) -> None:
-        """`chunk` again and again until the client is gone."""
+        """`chunk`, repeatedly until the client disconnects."""
         while not self.reader.at_eof():
             self.writer.write(chunk)
             await self.writer.drain()
@@ -54,7 +54,7 @@ class Exchange:
                     await self.reader.read(1)
 
     async def hang(self) -> None:
-        """Nothing until the client is gone."""
+        """Nothing until the client disconnects."""
         await self.reader.read()
 
 
@@ -63,7 +63,7 @@ Script = Callable[[Exchange], Awaitable[None]]
 
 @dataclass(slots=True)
 class ScriptedServer(LoopbackServer):
-    """A script that returns ends its answer, not its connection."""
+    """The return of a script ends the answer, but not the connection."""
 
     script: Script
     requests: list[Request] = field(default_factory=list)
@@ -72,7 +72,7 @@ class ScriptedServer(LoopbackServer):
     """Connections that ended."""
 
     async def all_gone(self, *, within: float = 5.0) -> None:
-        """Wait until no client is connected any more."""
+        """Wait until no client is connected."""
         async with asyncio.timeout(within):
             while self.gone < self.connections:
                 await asyncio.sleep(0.01)

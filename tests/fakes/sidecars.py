@@ -1,4 +1,4 @@
-"""FakeSidecars: the Pods of an AutoWasm whose Envoys do what the EnvoyFilter in memory says, and what a test makes them do."""
+"""FakeSidecars: the Pods of an AutoWasm, whose Envoys follow the EnvoyFilter in memory and the instructions of a test."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +41,7 @@ def pod(number: int, *, ready: bool = True) -> Pod:
 
 @dataclass
 class FakeSidecars:
-    """`envoyfilter` returns what is in place. Each Pod serves a hundred requests between two readings."""
+    """`envoyfilter` returns the current EnvoyFilter. Each Pod serves a hundred requests between two readings."""
 
     envoyfilter: Callable[[], Mapping[str, Any] | None]
     pods: list[Pod] = field(default_factory=lambda: [pod(number) for number in range(6)])
@@ -52,7 +52,7 @@ class FakeSidecars:
     unreadable: set[str] = field(default_factory=set)
     """Pods by name."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set unless a test holds the readings."""
+    """Set, unless a test delays the readings."""
     reads: list[tuple[str, str]] = field(default_factory=list)
     """Pod and plugin of each reading, in order."""
     _requests: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -64,11 +64,11 @@ class FakeSidecars:
         return list(self.pods)
 
     def plugins(self, envoyfilter: Mapping[str, Any] | None = None) -> dict[str, str]:
-        """The plugin of each Pod, by its name, with this EnvoyFilter or the one in place; empty: none."""
+        """The plugin of each Pod, by the Pod's name, with this EnvoyFilter or the current one; empty if there is none."""
         return {one.name: self.plugin_of(one.name, envoyfilter) for one in self.pods}
 
     def plugin_of(self, name: str, envoyfilter: Mapping[str, Any] | None = None) -> str:
-        """As istiod applies the patches: without a port of its own, the last one that matches is in place."""
+        """As istiod applies the patches: without a port of its own, the last matching patch takes effect."""
         plugin = ""
         for patch in patches_of(envoyfilter or self.envoyfilter() or {}):
             metadata = ((patch.proxy or {}).get("metadata") or {}).get("NAME", name)

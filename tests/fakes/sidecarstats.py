@@ -1,4 +1,4 @@
-"""Sidecars' statistics: pages as Istio's sidecars write them, served from port 15090's stand-in on each Pod's own loopback address."""
+"""Sidecars' statistics: pages as Istio's sidecars write them, served at each Pod's own loopback address on a port that replaces 15090."""
 
 import asyncio
 from collections import Counter
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 WORKERS = 2
 VMS = WORKERS + 2
-"""VMs of a plug-in that runs."""
+"""VMs of a running plug-in."""
 
 
 def page(

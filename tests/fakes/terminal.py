@@ -1,6 +1,6 @@
-"""Terminal: the screen that a program sees through a pty, for what our programs write: text, newlines, cursor up, erase down, colours.
+"""Terminal: a terminal's screen, for the output of our programs: text, newlines, cursor up, erase down, colours.
 
-Anything else is an error, so a test notices a sequence that this one does not know.
+Anything else is an error, so a test notices an unknown sequence.
 """
 
 import re
@@ -10,7 +10,7 @@ _PARTS: Final = re.compile(r"\x1b\[(\d*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)|(.)",
 
 
 class Terminal:
-    """Rows of text; the screen scrolls at its end. Raises AssertionError for a row that is too long."""
+    """Rows of text; the screen scrolls at the bottom. Raises AssertionError for a row that is too long."""
 
     def __init__(self, *, columns: int, rows: int) -> None:
         self.columns = columns
@@ -23,11 +23,11 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What the screen shows."""
+        """The text on the screen."""
         return "\n".join(self._screen).rstrip("\n")
 
     def feed(self, written: str) -> None:
-        """What the program wrote."""
+        """Process the output of the program."""
         for number, letter, control, text, other in _PARTS.findall(written):
             assert not other, f"unknown control character {other!r}"
             if text:

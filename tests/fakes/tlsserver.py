@@ -1,6 +1,6 @@
-"""TlsServer: a server that shakes hands as `ssl` does, in a thread, and answers 200 to each request.
+"""TlsServer: a server that does TLS handshakes with `ssl`, in a thread, and answers 200 to each request.
 
-For handshakes that fail: asyncio's own server ends those without the alert that OpenSSL and Go send.
+For failing handshakes: asyncio's own server ends those without the alert that OpenSSL and Go send.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class TlsServer:
-    """A context manager on a free loopback port. `context` None: it greets as a server of another protocol."""
+    """A context manager on a free loopback port. Without a `context` it sends the greeting of another protocol."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
@@ -39,7 +39,7 @@ class TlsServer:
     ) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` does not
         if self._serving is not None:
-            # The loop of a client that has not said goodbye yet waits in `join`.
+            # `join` waits for the loop of a client that has not disconnected yet.
             with contextlib.suppress(OSError):
                 self._serving.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -50,7 +50,7 @@ class TlsServer:
             while True:
                 connection, _ = self._socket.accept()
                 connection.settimeout(5)
-                # A copy: TLS takes over the other one.
+                # A copy: TLS takes over the original socket.
                 with connection, contextlib.suppress(OSError), connection.dup() as self._serving:
                     self._answer(connection)
 
@@ -65,7 +65,7 @@ class TlsServer:
                     wrapped.recv(4096)
                     wrapped.sendall(_ANSWER)
             except ssl.SSLError:
-                # Closed with unread data the kernel would send a reset, and the client may not see the alert.
+                # If the socket is closed with unread data, the kernel sends a reset, and the client may not see the alert.
                 kept.shutdown(socket.SHUT_WR)
                 while kept.recv(4096):
                     pass

@@ -14,7 +14,7 @@ from tests.parts.wasmer import Wasmer
 
 @pytest.fixture
 async def hosts() -> AsyncIterator[list[Origin]]:
-    """Four of them: a host gets four fetches at a time, and eight are to come at once."""
+    """Four origins: a host gets at most four fetches at a time, and the tests need eight at once."""
     async with Origin() as one, Origin() as two, Origin() as three, Origin() as four:
         yield [one, two, three, four]
 

@@ -1,7 +1,8 @@
-"""Modules that call host functions in any order with any arguments, made from bytes: equal bytes make equal modules.
+"""Modules that call host functions in any order with any arguments, generated from bytes: equal bytes give equal modules.
 
-They are valid and export every callback, so each byte is spent on what the host gets: which function, from which callback, with
-small numbers, addresses near the end of memory, or any 32 bits; and what lies in memory, with texts that the host understands.
+They are valid and export every callback, so each byte affects the host: the function, the callback that calls it, and the
+arguments (small numbers, addresses near the end of memory, or any 32 bits); and the content of memory, with texts that the host
+understands.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ PAGE = 65536
 _INTERESTING = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 200, 255, 503, PAGE - 4, PAGE - 1, PAGE, 2**31 - 1, 2**31, 2**32 - 1)  # fmt: skip
 _TEXTS = 0x1000
 _HEAP = 0x8000
-"""The allocator begins again here for each call: what the host wrote before is overwritten."""
+"""The allocator starts here again for each call: earlier data of the host is overwritten."""
 _WORDS = (
     b":path\0:status\0:method\0x-a\0content-length\0host\0auth\0grpc\0source\0address\0request\0"
     b"plugin_root_id\0filter_state\0metadata\0a.b\0/etc/passwd\0\n\x04auth\xff\xfe\0compress\0"
@@ -32,12 +33,12 @@ _PAIRS = (
     b":path\0/\0:method\0POST\0:authority\0a\0"
 )
 _MOST_CALLS = 12
-"""In one callback."""
+"""Maximum number of calls in one callback."""
 NEWEST = envoy_version("1.40")
 
 
 class _Bytes:
-    """Reads the bytes one by one; after the last, zeros."""
+    """Reads the bytes one by one; zeros after the last."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -106,7 +107,7 @@ def _callback(name: str, kind: str, functions: list[str], source: _Bytes) -> str
     calls = "".join(_calls(functions, source))
     result = ""
     if kind.endswith("i32"):
-        # Starts and configures in most cases: what refuses at once calls nothing more.
+        # Starts and configures in most cases: a module that refuses at once makes no more calls.
         value = source.take() % 8
         is_start = name in {
             "proxy_on_vm_start",

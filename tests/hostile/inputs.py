@@ -1,6 +1,6 @@
-"""Input of a hostile registry, object host or author, small to create and large to read.
+"""Input of a hostile registry, object host or author: cheap to create, expensive to read.
 
-Not random: each is one attack from the project's list. Everything is bytes; no file and no server.
+Not random: each is one attack from the project's list. All inputs are bytes, without files and servers.
 """
 
 import functools
@@ -125,7 +125,7 @@ def with_names(count: int, *, size: int, module: bytes | None = None) -> bytes:
 
 
 def with_functions(count: int) -> bytes:
-    """A filter with so many functions more, each empty."""
+    """A filter with this many additional, empty functions."""
     source = _HELLO.read_text().rstrip()
     return wat.compile_text(source[: source.rindex(")")] + "(func)" * count + ")")
 
@@ -168,13 +168,13 @@ def manifest(layers: list[dict[str, object]]) -> bytes:
 
 
 def docker_config(entries: int) -> bytes:
-    """A pull secret of so many hosts, none of which is used."""
+    """A pull secret of this many hosts, none of which is used."""
     auths = {f"https://host{number}.example/v1/": {"auth": "dTpw"} for number in range(entries)}
     return json.dumps({"auths": auths}).encode()
 
 
 def tangled_archive() -> bytes:
-    """Links, devices and names that lead out of it, and no module."""
+    """An archive with links, devices and names that point outside of it, and without a module."""
     names = [b"../../plugin.wasm", b"/plugin.wasm", b"plugin.wasm"]
     kinds = [b"1", b"2", b"3", b"4", b"6"]
     return b"".join(header(name, 0, kind) for name in names for kind in kinds) + END

@@ -1,9 +1,9 @@
-"""How long code holds the event loop, in processor time: an iteration of the loop, and a hold of the interpreter lock by a thread.
+"""Measures how long code holds the event loop, in processor time: an iteration of the loop, and a hold of the interpreter lock by a thread.
 
-Not wall time: the work of other programs does not count. A processor that they share is slower all the same, so each
-figure is scaled by the time of a fixed piece of work at that moment: a loaded machine has the same figures. Invariant: an
-iteration is the work of the loop between two waits (`autowasm.telemetry.eventloop`); a hold is the work of a thread between two
-moments at which it would hand the interpreter lock to a loop that requests it.
+Not wall time: the work of other programs does not count. Their load still slows the processor, so each figure is scaled by the
+time of a fixed piece of work at that moment: a loaded machine gives the same figures. Invariant: an iteration is the work of
+the loop between two waits (`autowasm.telemetry.eventloop`); a hold is the work of a thread between two moments at which it
+would hand the interpreter lock to a loop that requests it.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ _TICK = 0.001
 
 
 _TRIES = 10
-"""Our code does the same each time: more than the least of the runs is something else's."""
+"""Our code does the same work each time: the excess over the minimum has other causes."""
 _TRIES_BELOW = 50
-"""With a limit, under which the first run ends them: on a loaded machine many are above it in a row."""
+"""With a limit, the first run below it is the last: on a loaded machine many successive runs exceed it."""
 
 _WORK_SECONDS = 0.0012
 """Processor seconds of `_work` on the idle core for which the limits were chosen: the unit of the results."""
@@ -34,7 +34,7 @@ _WORK_SECONDS = 0.0012
 async def longest_iteration(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
     """Processor seconds, scaled, of the longest iteration of the running loop while `work` runs.
 
-    The least of ten runs, or of fifty with `below`: the first that is below it is enough.
+    The minimum of ten runs, or of up to fifty with `below`: the first run below that is enough.
     """
     least = float("inf")
     _forget_other_tests()
@@ -55,8 +55,9 @@ def longest_hold(
 
     CPython (3.9 to 3.14) hands over the lock at the same places of a program at which it runs signal handlers: at calls of
     Python functions and at the ends of loops (ceval.c, `eval_breaker`). Signal handlers run on the main thread only, so
-    `function` is run there, without a loop, under a timer of processor time. A call into C that releases the lock counts as
-    a hold, too, except those of `released`: names in modules. Runs as `longest_iteration`.
+    `function` runs there, without a loop, under a timer of processor time. A call into C that releases the lock also
+    counts as a hold, except for the functions in `released`: names in modules. The number of runs is that of
+    `longest_iteration`.
     """
     least = float("inf")
     _forget_other_tests()
@@ -70,13 +71,13 @@ def longest_hold(
 
 
 def _forget_other_tests() -> None:
-    """Let the garbage collector, whose time counts, not visit what other tests left in this process."""
+    """Exclude objects that other tests left in this process from garbage collection, whose time counts."""
     gc.collect()
     gc.freeze()
 
 
 def _scale() -> float:
-    """The speed of this machine now; at most 1, so that a quicker machine is no stricter."""
+    """The speed of this machine now; at most 1, so that the limits are not stricter on a faster machine."""
     took = []
     with _unmeasured():
         for _ in range(3):
@@ -116,7 +117,7 @@ async def _iteration(work: Callable[[], Awaitable[object]]) -> float:
 
 @contextmanager
 def _unmeasured() -> Iterator[None]:
-    """Without the tracer of `make coverage`, which takes processor time at every line. Other tests execute the same lines."""
+    """Disable the tracer of `make coverage`, which takes processor time at every line. Other tests execute the same lines."""
     tracer = sys.gettrace()
     sys.settrace(None)
     try:

@@ -1,7 +1,7 @@
-"""A registry and object host of our own that breaks any rule: raw sockets, no library that would correct it.
+"""A registry and object host of our own that can break any rule: raw sockets, no library that would correct it.
 
-Not a fake of a registry: no test learns from it how a registry behaves. Invariant: each request is counted, so a test knows
-that its attack was requested, and the number of bytes that were read.
+Not a fake of a registry: no test relies on it for the behaviour of a registry. Invariant: requests and read bytes are
+counted, so a test knows that wasmer requested its attack.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tests.fakes.loopbackserver import LoopbackServer
 
 Body = Callable[[asyncio.StreamWriter], Awaitable[None]]
-"""Writes the answer, from its status line on."""
+"""Writes the answer, including the status line."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Origin(LoopbackServer):
         return f"{self.host}/{repository}:v1"
 
     def layer(self, repository: str, digest: object, body: bytes) -> None:
-        """The content of `digest`, which it may match or not."""
+        """The content of `digest`; it need not match."""
         self.serve(f"/v2/{repository}/blobs/{digest}", body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,7 +68,7 @@ class Origin(LoopbackServer):
 
 
 def chunked(piece: bytes, *, pause: float = 0.0) -> Body:
-    """The same chunk without end."""
+    """The same chunk, endlessly."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -83,7 +83,7 @@ def chunked(piece: bytes, *, pause: float = 0.0) -> Body:
 
 
 async def endless_headers(writer: asyncio.StreamWriter) -> None:
-    """Header after header, and never a body."""
+    """Endless headers, and never a body."""
     writer.write(b"HTTP/1.1 200 OK\r\n")
     number = 0
     while True:

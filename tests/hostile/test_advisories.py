@@ -23,7 +23,7 @@ EXBIBYTES_8 = b"\x80" + bytes(3) + (2**63 - 1).to_bytes(8, "big")
 
 
 def refusal(directory: Path, data: bytes) -> tuple[str, int]:
-    """The message, and the most memory taken, in bytes."""
+    """The message, and the maximum memory used, in bytes."""
     source = directory / "source"
     source.write_bytes(data)
     tracemalloc.start()
@@ -37,7 +37,7 @@ def refusal(directory: Path, data: bytes) -> tuple[str, int]:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_tar_header_allocates_nothing(tmp_path: Path, packed: bool) -> None:
-    """CVE-2026-53717, GHSA-h7pq-86h8-rp5x (Envoy Gateway): memory taken by the size in a tar header."""
+    """CVE-2026-53717, GHSA-h7pq-86h8-rp5x (Envoy Gateway): memory allocated by the size in a tar header."""
     data = header(b"plugin.wasm", EXBIBYTES_8) + b"\0asm\x01\0\0\0" + bytes(504)
     message, peak = refusal(tmp_path, gzip.compress(data) if packed else data)
     assert message
@@ -95,7 +95,7 @@ async def test_a_flood_of_downloads_while_modules_arrive_gets_right_answers_only
         done.set()
     assert answers[200] > 40
     assert set(answers) <= {200, 404, 503}
-    for digest, module in modules.items():  # and it is all there afterwards
+    for digest, module in modules.items():  # and it has all blobs afterwards
         assert (await wire.get(f"http://{server.host}/wasm/{digest}")).body == module
 
 

@@ -1,4 +1,4 @@
-"""Eight of each kind at once, through real fetches of a real process: its memory stays below its bound."""
+"""Eight bombs of each kind at once, through real fetches of a real process: its memory stays below its limit."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
 
 
 def memory(process: int) -> tuple[int, int]:
-    """Now and at most, in bytes."""
+    """Current and peak memory, in bytes."""
     found = {}
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -58,9 +58,9 @@ async def refused(server: Wasmer, names: list[str]) -> list[str]:
 
 
 async def arrive(server: Wasmer, hosts: list[Origin], kind: str) -> tuple[list[str], int]:
-    """Eight AutoWasms of eight namespaces, two on each host: the messages, and the memory taken over idle."""
+    """Eight AutoWasms of eight namespaces, two on each host: the messages, and the memory used above idle."""
     process = server.process.pid
-    # /proc/PID/clear_refs 5: the peak is counted from here on.
+    # /proc/PID/clear_refs 5 resets the peak.
     await asyncio.to_thread(Path(f"/proc/{process}/clear_refs").write_text, "5")
     idle, _ = memory(process)
     names = [f"bomb{number}" for number in range(AT_ONCE)]

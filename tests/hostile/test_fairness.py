@@ -11,7 +11,7 @@ from tests.parts.wasmer import Wasmer
 
 MIB = 1024 * 1024
 ABOVE_THE_LEAST_RATE = 96 * 1024
-"""Bytes a second: never cut for being slow, so such a body holds its place for five minutes."""
+"""Bytes a second: just fast enough not to be cut, so such a body occupies its place for five minutes."""
 
 
 @pytest.mark.timeout(240)
@@ -35,7 +35,7 @@ async def test_two_namespaces_with_slow_bodies_do_not_close_a_host_to_a_third(
             await server.process.check()
             await asyncio.sleep(0.1)
 
-    # It came while they went on, not because they were ended.
+    # It was fetched while they continued, not because they had ended.
     phases = [server.status(name, namespace=namespace).get("phase") for name, namespace in slow]
     assert "Failed" not in phases
     assert sum(host.requests[f"/{name}"] for name, _ in slow) == 4

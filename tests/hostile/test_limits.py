@@ -1,4 +1,4 @@
-"""Each hostile input reaches its limit, and the refusal names it. Memory and time: test_bombs.py, test_stall.py."""
+"""Each hostile input reaches its limit, and the refusal names it. Memory and time are in test_bombs.py and test_stall.py."""
 
 import json
 from collections.abc import Callable

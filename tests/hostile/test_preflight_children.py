@@ -1,4 +1,4 @@
-"""Children that hang, crash, fill memory, lie or talk too much: wasmer gets a result in bounds, and no process is left."""
+"""Children that hang, crash, fill memory, send false or too many answers: wasmer gets a result within its limits, and no process is left."""
 
 import asyncio
 import json
@@ -103,7 +103,7 @@ async def test_a_request_larger_than_any_buffer_arrives(server: ForkServer) -> N
 
 
 async def test_an_answer_without_reading_the_request_arrives(server: ForkServer) -> None:
-    """The child ends while its parent still writes: larger than any buffer, so that it must."""
+    """The child ends while its parent still writes: the request is larger than any buffer."""
     result = await server.execute(
         UNREAD, (), request=bytes(4 * MIB), seconds=LONG, resident=256 * MIB
     )
@@ -170,7 +170,7 @@ async def test_a_fork_server_that_cannot_start_is_reported_and_started_again(
 
 
 async def test_nobody_waits_longer_than_the_time_of_a_start(metrics: Metrics) -> None:
-    limits = PreflightLimits(start_seconds=0.0, restart_base=1000.0)  # ready or not, it is over
+    limits = PreflightLimits(start_seconds=0.0, restart_base=1000.0)  # ready or not, it ends
     async with forkserver.running(limits, metrics) as server:
         with pytest.raises(NoVerdict) as caught:
             await ask(server, "echo")

@@ -1,4 +1,4 @@
-"""What a module that took over its child process could reach: tried from inside, on the running kernel."""
+"""The resources that a module could reach after it took over its child process: tried from inside, on the running kernel."""
 
 import asyncio
 import json
@@ -75,12 +75,12 @@ async def test_before_it_is_sealed_a_child_reaches_its_code_and_no_other_file(
         "read its environment": by_landlock,
         "list a directory": by_landlock,
         "make a file": by_landlock,
-        "look at a file": "allowed",  # Landlock does not know stat
+        "look at a file": "allowed",  # Landlock does not restrict stat
     }
 
 
 async def test_a_child_has_no_variable_of_wasmer(server: ForkServer) -> None:
-    # What the interpreter needs, and LC_CTYPE, which it sets itself (PEP 538).
+    # The variables that the interpreter needs, and LC_CTYPE, which it sets itself (PEP 538).
     names = await ask(server, "variables")
     assert isinstance(names, list)
     assert set(names) <= {"PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LC_CTYPE"}
@@ -192,7 +192,7 @@ _SET_SECCOMP = 22
 
 
 def _without(number: int, code: str, *argument: int) -> str:
-    """What isolation gives on a kernel (or in a container) in which a system call fails."""
+    """The result of the isolation on a kernel (or in a container) where a system call fails."""
     command = [sys.executable, "-c", _WITHOUT, str(number), code, *map(str, argument)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Modules that mean harm run in a real child: each gets a verdict, or a reason why there is none, and leaves nothing."""
+"""Malicious modules run in a real child: each gets a verdict, or a reason why there is none, and leaves nothing behind."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.fakes.preflights import LYING, Judge, filter_text
 from tests.parts import wat
 
 LIMITS = PreflightLimits(run_seconds=60.0)
-"""On a busy machine the fuel ends a loop, not the time."""
+"""Seconds: even on a busy machine the fuel ends a loop, not the time limit."""
 
 LOOP = "(loop br 0) unreachable"
 RECURSE = "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (i32.const 1)))"
@@ -158,7 +158,7 @@ async def test_a_run_beyond_its_deadline_is_not_refused(tmp_path: Path, metrics:
         ("fail", Reason.CRASHED),
         ("wait_forever", Reason.DEADLINE_EXCEEDED),
         ("hang_up_and_wait", Reason.DEADLINE_EXCEEDED),
-        ("endless", Reason.CRASHED),  # wasmer hangs up
+        ("endless", Reason.CRASHED),  # wasmer closes the connection
     ],
 )
 async def test_a_module_that_took_over_its_child_gets_no_verdict(
@@ -178,7 +178,7 @@ async def test_a_child_that_runs_cannot_change_the_code_that_others_use(
     tmp_path: Path, metrics: Metrics
 ) -> None:
     async with preflights.running(tmp_path, metrics, module=LYING) as judge:
-        await judge(module(), b"report")  # tries to write to all that it has
+        await judge(module(), b"report")  # tries to write to all its descriptors
         (file,) = judge.code.iterdir()
         hashed = hashlib.sha256(file.read_bytes()).hexdigest()
         assert hashed in file.name

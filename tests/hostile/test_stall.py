@@ -55,7 +55,7 @@ def outcome(work: Callable[[], object]) -> str:
 
 
 def exports(count: int, *, length: int) -> bytes:
-    """A module of so many exports, of names so long."""
+    """A module with this many exports, with names of this length."""
     names = b"".join(
         inputs.leb(length) + f"{n:0{length}d}".encode() + b"\0\0" for n in range(count)
     )
@@ -133,7 +133,7 @@ async def test_a_long_turn_is_seen() -> None:
 
 
 def test_a_long_hold_of_a_thread_is_seen_and_long_work_in_python_is_none() -> None:
-    """The measure measures: one long call into C holds the lock, though the loop's own thread does nothing meanwhile."""
+    """The measurement works: one long call into C holds the lock, although the loop's own thread is idle."""
 
     def counted() -> None:
         total = 0
@@ -154,7 +154,7 @@ def test_reading_a_module_leaves_the_loop_free(kind: str, tmp_path: Path) -> Non
 
 
 def test_wasmtime_works_without_the_interpreter_lock() -> None:
-    """`ctypes.CDLL` releases it for each call, `ctypes.PyDLL` does not; so validation is no hold."""
+    """`ctypes.CDLL` releases the lock for each call, `ctypes.PyDLL` does not; so validation is no hold."""
     assert isinstance(_bindings.dll, ctypes.CDLL)
     assert not isinstance(_bindings.dll, ctypes.PyDLL)
 

@@ -14,7 +14,7 @@ from tests.hostile.looptime import longest_iteration
 
 MOST = 0.020
 SHARE = 10
-"""On a slow machine an iteration may be longer, but never more than so small a part of decoding the worst of them at once."""
+"""On a slow machine an iteration may be longer, but always less than this share of the time to decode the worst object at once."""
 SIZE = 1_500_000
 """etcd's default limit is 1.5 MiB."""
 

@@ -1,4 +1,4 @@
-"""Pages of statistics that mean harm: the owner of a Pod controls what its port 15090 answers."""
+"""Malicious pages of statistics: the owner of a Pod controls the answers of its port 15090."""
 
 import pytest
 
@@ -25,7 +25,7 @@ PAGES = {
 
 
 def page(unit: bytes) -> bytes:
-    """As much of it as the reader accepts."""
+    """A page of repeated units, as long as the reader accepts."""
     if b"%d" not in unit:
         return (unit * (SIZE // len(unit) + 1))[:SIZE]
     return b"".join(unit % number for number in range(SIZE // len(unit)))[:SIZE]

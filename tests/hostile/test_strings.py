@@ -1,4 +1,4 @@
-"""Hostile text in names, labels and images: refused with one line that names the field, or passed on as it is."""
+"""Hostile text in names, labels and images: refused with one line that names the field, or passed on unchanged."""
 
 import asyncio
 import json
@@ -66,13 +66,13 @@ def test_a_string_is_refused_in_one_line_or_stays_in_its_place(field: str) -> No
             assert refusal.field
             continue
         assert field not in ALWAYS_REFUSED, (field, text[:40])
-        # Nothing was filled in, and it is in no other place: another text makes the same object but for the text.
+        # The text is not interpreted and is in no other place: with another text the object differs only there.
         other, _ = outcome(FIELDS[field]("plain"))
         assert made.count(json.dumps(text)[1:-1]) <= other.count("plain") + 1
 
 
 def outcome(given: dict[str, Any]) -> tuple[str, SpecError | None]:
-    """The EnvoyFilter as JSON, or why there is none."""
+    """The EnvoyFilter as JSON, or the reason why there is none."""
     try:
         return json.dumps(render(parsing.parse(given), record(), EnvoyFetch())), None
     except SpecError as error:

@@ -67,7 +67,7 @@ def _examine(
     laboratory: Laboratory,
     arguments: argparse.Namespace,
 ) -> int:
-    """The number of faults: survivors that are not accepted, stale entries, tests that fail without a mutant."""
+    """The number of problems: survivors that are not accepted, stale entries, tests that fail without a mutant."""
     started = time.monotonic()
     plain = laboratory.unchanged(module, tests)
     if not plain.survived:

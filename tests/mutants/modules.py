@@ -1,4 +1,4 @@
-"""Which modules are mutated, and the tests that have to kill their mutants (modules.toml)."""
+"""The mutated modules, and the tests that must kill their mutants (modules.toml)."""
 
 import subprocess
 import tomllib

@@ -80,7 +80,7 @@ class Mutant:
     where: str
     """The class and function that hold the change, joined by dots; `<module>` outside of both."""
     line: int
-    """Of the original, for the output; not part of a mutant's identity."""
+    """The line in the original, for the output; not part of a mutant's identity."""
     before: str
     after: str
     """The changed lines without indentation, joined by a line break."""
@@ -88,7 +88,7 @@ class Mutant:
 
     @property
     def diff(self) -> str:
-        """As a person reads it."""
+        """A description for people."""
         old, new = (text.splitlines() for text in (self.before, self.after))
         return "\n".join([*(f"- {line}" for line in old), *(f"+ {line}" for line in new)])
 
@@ -145,7 +145,7 @@ def _in_annotation(node: NodeOrLeaf) -> bool:
 
 
 def _in_flag(node: NodeOrLeaf) -> bool:
-    """`frozen=True`, `slots=True`, `gc=False`: they guard or speed up, a program that works does the same without."""
+    """`frozen=True`, `slots=True`, `gc=False`: they guard or speed up; a correct program behaves the same without them."""
     parent = node.parent
     return (
         parent is not None
@@ -166,7 +166,7 @@ def _where(node: NodeOrLeaf) -> str:
 
 
 def _changed_lines(old: str, new: str) -> tuple[str, str, int]:
-    """Changed lines of both without indentation, and the number of the first."""
+    """The changed lines of both without indentation, and the number of the first one."""
     was, now = old.splitlines(), new.splitlines()
     changes = [
         change

@@ -1,7 +1,7 @@
 """Runs the tests of a module against its mutants, each in a forked process.
 
 The parent imports pytest, its plugins and all of `autowasm` once. A child drops the mutated module and every module that
-depends on it, so that they are imported again, with the mutant in the place of the file. No file changes on disk, so a run can
+depends on it, so that they are imported again, with the mutant instead of the file. No file changes on disk, so a run can
 be interrupted at any time, and the sources can be edited meanwhile.
 """
 
@@ -36,7 +36,7 @@ from tests.mutants.modules import ROOT
 from tests.mutants.mutation import Mutant
 
 PROFILE: Final = "mutants"
-# The same examples in each run, or a mutant would survive by chance; a failure need not be shrunk.
+# The same examples in each run, so no mutant survives by chance; a failure need not be shrunk.
 hypothesis.settings.register_profile(
     PROFILE,
     deadline=None,
@@ -86,7 +86,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """After these, a mutant counts as hanging, which counts as killed."""
+    """Limits after which a mutant counts as hanging, which counts as killed."""
 
     cpu: float
     """Seconds."""
@@ -95,7 +95,7 @@ class Limits:
 
     @classmethod
     def after(cls, unchanged: Outcome) -> "Limits":
-        """From what the unchanged module takes."""
+        """The limits that follow from the times of the unchanged module."""
         return cls(
             cpu=unchanged.cpu * _PATIENCE + _GRACE,
             wall=unchanged.seconds * _WALL_PATIENCE + _WALL_GRACE,
@@ -191,7 +191,7 @@ class Laboratory:
     def outcomes(
         self, mutants: Sequence[Mutant], tests: Sequence[str], *, limits: Limits
     ) -> Iterator[Outcome]:
-        """One outcome for each mutant, as they come."""
+        """One outcome for each mutant, as they become available."""
         yield from self._run(mutants, tests, limits=limits)
 
     def _run(
@@ -244,7 +244,7 @@ class Laboratory:
 
 
 def _drop(name: str) -> None:
-    """Have a module imported again, also by `from package import module`, which asks the package first."""
+    """Force a new import of a module, also by `from package import module`, which searches the package first."""
     sys.modules.pop(name, None)
     package, _, last = name.rpartition(".")
     if package in sys.modules:

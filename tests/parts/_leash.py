@@ -1,6 +1,6 @@
 """`python _leash.py PROGRAM ARGUMENT...`: become PROGRAM, which then dies with the process that started this one.
 
-The first argument of a started process, which imports nothing of ours. Without it, a test run that is killed (or that
+Tests put it before the command that they start; it imports no code of ours. Without it, a test run that is killed (or that
 pytest-timeout ends with `os._exit`) leaves its registries and proxies behind. Only Linux supports this; elsewhere
 PROGRAM just runs.
 """

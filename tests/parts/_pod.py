@@ -1,12 +1,12 @@
 """`python _pod.py SPECIFICATION.json`: become a program that is as confined as in a Pod with the restricted security context.
 
-Not imported by anything: the first argument of a started process, as `_leash.py`. No container: network and processes are
-those of the machine. It has a user by number that is not 0, no capability and no way to get one, and sees every file
-system read-only but for the volumes that the specification lists. A user namespace gives all this to root and to others
-alike; the user that it stands for outside owns what the tests own, so programs under a private home folder can be read.
+Not imported: tests put it before the command that they start, like `_leash.py`. Not a container: the program shares the
+machine's network and processes. It runs with a numeric user ID other than 0, has no capabilities and cannot gain any, and
+every file system is read-only except the volumes in the specification. A user namespace makes this possible with and
+without root; outside of it, the program has the user of the tests, so it can read programs under a private home folder.
 
 The specification: `user`, `group`, `volumes` [{`source`, `target`, `writable`}], `command`, and optionally `inotify`, the number of
-instances of inotify that it may have: those of all programs count against one limit of the machine's user.
+inotify instances that it may have: without this, all programs count against one limit of the machine's user.
 """
 
 import contextlib
@@ -57,14 +57,14 @@ def main() -> None:
     with contextlib.suppress(AttributeError, OSError):
         _libc.prctl(
             _PR_SET_PDEATHSIG, signal.SIGKILL
-        )  # `_leash.py`'s, in case that the above took it off
-    os.chdir(Path.cwd())  # it may be in one of the volumes, which are mounted over it
-    # The rest of the capabilities goes here: the user is not 0.
+        )  # set again as in `_leash.py`, in case the calls above cleared it
+    os.chdir(Path.cwd())  # the folder may be in one of the volumes, which are mounted over it
+    # This drops the remaining capabilities, as the user is not 0.
     os.execv(settings["command"][0], settings["command"])
 
 
 def _make(target: Path) -> None:
-    """A folder to mount on, in a file system of its own over the nearest folder that is there."""
+    """Create a mount point in a new file system, which is mounted on the nearest existing parent folder."""
     if target.is_dir():
         return
     above = next(parent for parent in target.parents if parent.is_dir())

@@ -1,8 +1,8 @@
-"""A real istio-agent beside a sidecar: it has istiod sign the workload's certificate, and serves that to the Envoy there.
+"""A real istio-agent beside a sidecar: istiod signs the workload's certificate for it, and it serves that to Envoy.
 
-`agent` is one without an Envoy of its own: `istio.sidecar` starts that, with another bootstrap, and follows istiod directly.
-`injected` is one that starts Envoy with Istio's bootstrap, as in a Pod. Invariant: the agent authenticates to istiod with a token of
-the workload's ServiceAccount, so the identity in the certificate is a real one.
+`agent` runs one without Envoy: `istio.sidecar` starts Envoy, with another bootstrap, and Envoy connects to istiod directly.
+`injected` runs one that starts Envoy with Istio's bootstrap, as in a Pod. Invariant: the agent authenticates to istiod with a token
+of the workload's ServiceAccount, so the identity in the certificate is a real one.
 """
 
 import asyncio
@@ -20,31 +20,31 @@ from tests.parts.envoy import Envoy
 from tests.parts.istio import ROOT_NAMESPACE, SDS_SOCKET, Istiod
 from tests.parts.process import Process
 
-_ALPN = "istio-http/1.1"  # by which an inbound listener knows that a sidecar calls
+_ALPN = "istio-http/1.1"  # an inbound listener recognizes a sidecar's connection by it
 _READY_SECONDS = 60
 _DATA = "/var/lib/istio/data"
-"""`IstioDataDir`, a constant of the agent's: where it stores modules."""
+"""`IstioDataDir`, a constant of the agent: the folder in which it stores modules."""
 _USER = 1337
-"""Of the container istio-proxy."""
+"""User and group of the container istio-proxy."""
 _INOTIFY = 1
-"""Instances that a confined one may have. It wants a second one, for istiod's root certificate, and does without: a user of Linux may
-have 128, too few for two each of 64 agents."""
+"""Inotify instances of a confined agent. It would use a second one, for istiod's root certificate, but works without it: a Linux
+user may have 128, too few for two per agent with 64 agents."""
 STATISTICS_PORT = 15090
-"""On the address of the workload: the statistics of its Envoy, as each sidecar serves them."""
+"""The port of Envoy's statistics on the workload's address, as in each sidecar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """It runs in `directory`: give that to `istio.sidecar`, unless it has an Envoy of its own."""
+    """A running agent. Pass its `directory` to `istio.sidecar`, unless the agent starts Envoy itself."""
 
     process: Process
     directory: Path
 
     def client(self) -> ssl.SSLContext:
-        """TLS as this workload's sidecar does it towards others: with its certificate, trusting istiod's. Blocks."""
+        """The TLS context for outgoing connections of this workload's sidecar: its certificate, and istiod's authority. Blocks."""
         certificates = self.directory / "certificates"
         context = ssl.create_default_context(cafile=certificates / "root-cert.pem")
-        context.check_hostname = False  # names are identities (SPIFFE) in a mesh, not hosts
+        context.check_hostname = False  # a mesh certificate names an identity (SPIFFE), not a host
         context.load_cert_chain(certificates / "cert-chain.pem", certificates / "key.pem")
         context.set_alpn_protocols([_ALPN])
         return context
@@ -54,7 +54,7 @@ class Agent:
 async def agent(
     mesh: Istiod, directory: Path, *, name: str, address: str, account: str = "default"
 ) -> AsyncIterator[Agent]:
-    """Run an agent for the workload `name` in `default` with this ServiceAccount; `mesh` is an authority.
+    """Run an agent for the workload `name` in `default` with this ServiceAccount; `mesh` must be a certificate authority.
 
     Returns once it has a certificate. Raises ProcessError.
     """
@@ -95,11 +95,12 @@ async def injected(
     fetches_modules: bool = False,
     timeout: float = _READY_SECONDS,
 ) -> AsyncIterator[tuple[Agent, Envoy]]:
-    """Run an agent that starts a plain Envoy with Istio's bootstrap and passes on the configuration and certificates from istiod.
+    """Run an agent that starts a plain Envoy with Istio's bootstrap and forwards configuration and certificates from istiod.
 
-    For the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix.
-    `proxy_config`: more of the mesh's `ProxyConfig`. `environment`: more variables of the agent. With `fetches_modules` it is confined
-    like a container, with the folder in which it stores the modules of WasmPlugins. Returns once Envoy is ready. Raises ProcessError.
+    The agent is for the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix.
+    `proxy_config`: more fields of the mesh's `ProxyConfig`. `environment`: more variables of the agent. With `fetches_modules`
+    it is confined like a container, and can write to the folder where it stores the modules of WasmPlugins. Returns once Envoy
+    is ready. Raises ProcessError.
     """
     envoy = await asyncio.to_thread(provision.envoy, version)
     process, admin = await _agent(
@@ -112,7 +113,7 @@ async def injected(
         environment={
             "ISTIO_METAJSON_LABELS": json.dumps(dict(labels)),
             "ISTIO_META_INTERCEPTION_MODE": "NONE",
-            # An extension of Istio's build of Envoy; with a tunnel the agent enables it by default.
+            # An extension of Istio's build of Envoy, which the agent enables by default if there is a tunnel.
             "PEER_METADATA_DISCOVERY": "false",
             "ISTIO_META_ISTIO_VERSION": mesh.release.version,
             **{f"ISTIO_META_{key}": value for key, value in (metadata or {}).items()},
@@ -140,7 +141,7 @@ async def _agent(
     proxy_config: Mapping[str, Any] | None = None,
     is_container: bool = False,
 ) -> tuple[Process, str]:
-    """An agent that is not started, and the address of its Envoy's admin port."""
+    """An agent that is not started yet, and the address of its Envoy's admin port."""
     token = await mesh.cluster.request(
         "POST",
         f"/api/v1/namespaces/default/serviceaccounts/{account}/token",
@@ -157,7 +158,7 @@ async def _agent(
     written = {
         "var/run/secrets/tokens/istio-token": token["status"]["token"],
         "var/run/secrets/istio/root-cert.pem": roots["data"]["root-cert.pem"],
-        # Istio's own, but for where it listens: all of the machine's addresses there.
+        # Istio's own, except for the address: Istio's listens on all addresses of the machine.
         "bootstrap.json": bootstrap.replace("{{ .wildcard }}", address),
         **(files or {}),
     }

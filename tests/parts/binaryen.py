@@ -10,7 +10,7 @@ ASSETS = golang.ASSETS / "binaryen"
 
 
 def optimize(module: bytes, *flags: str) -> bytes:
-    """The module after `wasm-opt FLAGS`. Raises PartError with its message. Blocks: seconds for each MB."""
+    """The module after `wasm-opt FLAGS`. Raises PartError with its message. Blocks for seconds per MB."""
     key = hashlib.sha256(repr(flags).encode() + (ASSETS / "package-lock.json").read_bytes())
     key.update(module)
 

@@ -26,11 +26,11 @@ _lock_log = log.getChild("lock")
 
 
 FAILURES = "AUTOWASM_PARTS_FAILURES"
-"""The environment variable with a folder where the processes of one test run note which builds failed, and how."""
+"""The environment variable with a folder in which the processes of one test run record failed builds and their errors."""
 _OUTPUT_LINES = 40
 _TICK_SECONDS = 60.0
 _DEADLINE_SECONDS = 3600.0
-"""For one command: the slowest build, on a busy machine and a slow network, ten times over. A guard against hanging."""
+"""For one command: ten times the slowest build on a busy machine with a slow network. A guard against hanging."""
 
 
 class PartError(Exception):
@@ -38,14 +38,14 @@ class PartError(Exception):
 
 
 class Absent(PartError):
-    """The part is not in the cache; raised where it is not to be built (`is_there`)."""
+    """The part is not in the cache; raised if it must not be built (`is_there`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A part that is built or installed in one step; `seconds` is its usual time on two idle cores, for the progress message.
 
-    Parts with the same `turn` are made one after another, by whatever process.
+    Parts with the same `turn` are made one after another, even by different processes.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Part:
 
 
 on_use: list[Callable[[Part], None]] = []
-"""Called with each part that this process requests, whether it is there already or not."""
+"""Called with each part that this process requests, even if it is already in the cache."""
 
 while_waiting: list[Callable[[], AbstractContextManager[object]]] = []
-"""Entered for as long as a thread of this process builds a part or waits for another process that does."""
+"""Entered while a thread of this process builds a part or waits for another process that does."""
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 _filling: ContextVar[bool] = ContextVar("filling", default=False)
 
 
 def is_there(get: Callable[[], object]) -> bool:
-    """Whether `get`, which requests parts, returns or fails at once. It builds nothing: False where it would have to."""
+    """Whether `get`, which requests parts, returns or fails at once. Builds nothing; False where `get` would have to build."""
     token = _looking.set(True)
     try:
         get()
@@ -79,7 +79,7 @@ def is_there(get: Callable[[], object]) -> bool:
 
 
 def cache_dir() -> Path:
-    """The folder of all parts, outside of the checkout; made when absent."""
+    """The folder of all parts, outside of the checkout; created if absent."""
     given = os.environ.get("AUTOWASM_PARTS_CACHE")
     if given:
         path = Path(given)
@@ -97,7 +97,7 @@ def this_platform() -> str:
 
 @contextmanager
 def exclusive(name: str) -> Iterator[None]:
-    """Hold the lock `name` of the cache among all processes and threads; waits for as long as another holds it.
+    """Hold the lock `name` of the cache, exclusively among all processes and threads; waits until it is free.
 
     The lock ends with the process that holds it, however that ends.
     """
@@ -113,12 +113,12 @@ def exclusive(name: str) -> Iterator[None]:
 
 
 def install_once(entry: str, *, fill: Callable[[Path], None], part: Part | None = None) -> Path:
-    """The complete folder `entry` (a relative path) of the cache; `fill` makes its content where it is absent.
+    """The complete folder `entry` (a relative path) of the cache; `fill` creates its content if it is absent.
 
     `fill` gets an empty folder beside the final place, which then appears under its name in one step. An error of `fill`
     reaches the caller, and no files remain. With `part`, the log reports that it is being made and for how long. Where
-    FAILURES is set, a PartError of `fill` is raised for each later caller, in every process of the run: the same failure is
-    not waited for twice.
+    FAILURES is set, a PartError of `fill` is raised again for each later caller, in every process of the run, so no
+    caller waits for the same failure again.
     """
     if part and not _looking.get() and not _filling.get():
         for tell in on_use:
@@ -182,7 +182,7 @@ def progress(part: Part) -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """For a person, such as `45 s` or `3 min 20 s`."""
+    """A duration for people, such as `45 s` or `3 min 20 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return " ".join(
         text
@@ -240,9 +240,9 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run `command` to its end and return its standard output. `what` names the purpose in the error.
+    """Run `command` to its end and return its standard output. The error names the purpose, `what`.
 
-    Raises PartError with the last lines of the output when the program is absent, fails or does not end in an hour.
+    Raises PartError with the last lines of the output if the program is absent, fails or does not end within an hour.
     """
     words = [str(word) for word in command]
     try:

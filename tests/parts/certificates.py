@@ -1,6 +1,6 @@
-"""Certificates for real servers on loopback: an authority of our own and what it signs.
+"""Certificates for real servers on loopback: a certificate authority of our own, and the certificates that it signs.
 
-Not secure, and not meant to be: made in a moment, valid for a day (or ended), keys unencrypted.
+Deliberately not secure: quick to create, valid for a day (or expired), keys unencrypted.
 """
 
 import datetime
@@ -58,7 +58,7 @@ class Authority:
     ) -> TlsFiles:
         """A server certificate as `NAME.pem`, `NAME.key` and `NAME-ca.pem` in `directory`.
 
-        Good from `age` ago for 25 hours; a negative `age` is a certificate of the future.
+        It is valid for 25 hours from `age` ago; with a negative `age` it is not valid yet.
         """
         directory.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())

@@ -15,7 +15,7 @@ from tests.parts import goruntime, preloaded, provision
 
 
 class ClientError(Exception):
-    """A client ended with another status than 0, or did not end in time. The message holds its output."""
+    """A client ended with a status other than 0, or did not end in time. The message holds its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ def inherited() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A program, and the environment that it sees: that of `inherited` and `environment`, nothing else of ours."""
+    """A program and its environment: `inherited` and `environment`, and no other variables of ours."""
 
     program: Path
     home: Path
     environment: Mapping[str, str]
     entry_point: str = ""
-    """Of a command of ours: the console script, which is forked instead of started (`preloaded.py`)."""
+    """The console script of a command of ours, which is forked instead of started (`preloaded.py`)."""
 
     async def run(
         self, *arguments: str | Path, stdin: bytes = b"", check: bool = True, timeout: float = 60
@@ -89,7 +89,7 @@ class Client:
 
 
 async def crane(home: Path) -> Client:
-    """go-containerregistry's client. It takes loopback registries as plain HTTP; log in with `auth login`."""
+    """go-containerregistry's client. It uses plain HTTP for registries on loopback; log in with `auth login`."""
     return await asyncio.to_thread(_client, provision.crane, home)
 
 
@@ -99,7 +99,7 @@ async def oras(home: Path) -> Client:
 
 
 async def istio_wasm_fetch(home: Path) -> Client:
-    """The istio-agent's fetcher of modules: `DIR URL`; prints where in DIR the module is."""
+    """The istio-agent's fetcher of modules: `DIR URL`; prints the path of the module in DIR."""
     return await asyncio.to_thread(_client, provision.istio_wasm_fetch, home)
 
 
@@ -120,9 +120,9 @@ async def helm_4(home: Path, *, kubeconfig: Path) -> Client:
 
 
 async def crds_established(kubectl: Client, *names: str, timeout: float = 60) -> None:
-    """Return once these CustomResourceDefinitions (without names: all) are served. Raises TimeoutError.
+    """Return once these CustomResourceDefinitions are served (all of them if no names are given). Raises TimeoutError.
 
-    `kubectl wait` would fail on one that the API server has not processed yet (its conditions are null then).
+    `kubectl wait` would fail on a definition that the API server has not processed yet (its conditions are null then).
     """
     async with asyncio.timeout(timeout):
         while True:

@@ -1,8 +1,8 @@
 """Runs the same filter with the same requests in a real Envoy and in the sandbox, and compares the results.
 
 Envoy runs once for many cases, with a listener, a service and a VM for each. The service and the client are raw sockets, so
-that headers are compared as they are on the wire, in order. Invariant: an `Observed` has nothing of the machine in it: what
-differs from run to run (dates, request ids, durations) is masked in both.
+that headers are compared as they are on the wire, in order. Invariant: an `Observed` does not depend on the machine: values
+that differ from run to run (dates, request ids, durations) are masked on both sides.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ from tests.parts.filteringenvoy import (
 )
 
 IDLE_SECONDS = 1.0
-"""How long a filter may hold a stream in these comparisons, in both."""
+"""Seconds that a filter may hold a stream in these comparisons, on both sides."""
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
 _PACE = 0.05
-"""Seconds between the pieces of a body in the sandbox: so long that callouts are answered in between."""
+"""Seconds between the pieces of a body in the sandbox: long enough for callouts to be answered in between."""
 
 _CASES = 24
-"""One Envoy runs so many cases, one after another."""
+"""Number of cases that one Envoy runs, one after another."""
 
 Pair = tuple[str, str]
 
@@ -71,9 +71,9 @@ _O = TypeVar("_O")
 
 @dataclass(frozen=True)
 class Case:
-    """A filter, its configuration, and requests that it gets one after another.
+    """A filter, its configuration, and the requests that it gets, one after another.
 
-    `clusters` are those that the filter may call: the answers in the sandbox, and the response of a real server there.
+    `clusters` are those that the filter may call: the answers in the sandbox, and the response of a real server for Envoy.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Case:
 
     @property
     def plugin(self) -> Plugin:
-        """As the sandbox has it."""
+        """The plugin in the form of the sandbox."""
         return Plugin(
             name=self.name,
             root_id=self.root_id,
@@ -126,7 +126,7 @@ class Observed:
     log: tuple[str, ...]
 
 
-# --- what both have in common
+# --- common to both
 
 MASKED = {
     "x-request-id": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
@@ -146,7 +146,7 @@ def _masked(headers: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def line_of(line: LogLine) -> str:
-    """A line of the sandbox as `log_lines` has those of Envoy."""
+    """A log line of the sandbox, in the form of Envoy's in `log_lines`."""
     message = line.message.decode("utf-8", "surrogateescape")
     return masked_line(f"{line.level.name.lower()}{line.prefix}: {message}")
 
@@ -154,7 +154,7 @@ def line_of(line: LogLine) -> str:
 # --- the sandbox
 
 _compiled: dict[bytes, Compiled] = {}
-atexit.register(_compiled.clear)  # wasmtime complains about what is left when the interpreter ends
+atexit.register(_compiled.clear)  # wasmtime reports objects that are left when the interpreter ends
 
 
 def compiled(module: bytes) -> Compiled:
@@ -226,7 +226,7 @@ def _passed(message: Message, first: tuple[str, ...], headers: Sequence[Pair]) -
 
 @dataclass
 class _Service:
-    """A server on a raw socket, which answers every request with `response` and keeps what it got."""
+    """A server on a raw socket, which answers every request with `response` and records the requests."""
 
     response: Response
     pacer: Pacer
@@ -260,7 +260,7 @@ class _Service:
 async def _read(
     reader: asyncio.StreamReader, *, is_request: bool, is_head: bool = False
 ) -> Passed | None:
-    """A message from the wire; None at the end of the connection. A truncated message is not complete."""
+    """A message from the wire; None at the end of the connection. A truncated message is marked as not complete."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("utf-8", "surrogateescape")
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -329,7 +329,7 @@ async def _ask(port: int, request: Request, pacer: Pacer) -> Passed | None:
     head = f"{request.method} {request.path} HTTP/1.1\r\nhost: {request.authority}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in request.headers)
     try:
-        with suppress(ConnectionError):  # Envoy may answer before it has all, and close
+        with suppress(ConnectionError):  # Envoy may answer early, and close
             await pacer.write(writer, f"{head}\r\n".encode("utf-8", "surrogateescape"))
             await _write_body(writer, request, pacer)
         async with asyncio.timeout(DEADLINE):
@@ -343,7 +343,7 @@ async def in_envoy(
 ) -> dict[str, Observed]:
     """Run all cases in one Envoy of this version.
 
-    `expected` tells how many lines of a log are waited for, some of which come after the answer.
+    Waits for as many log lines as `expected` has; some of them come after the answer.
     """
     pacer = Pacer(directory / LOG)
     directory.mkdir(parents=True, exist_ok=True)
@@ -452,11 +452,11 @@ async def differences(
         [str, Sequence[_C], Mapping[str, _O], Path], Coroutine[None, None, dict[str, _O]]
     ],
 ) -> str:
-    """What differs between the sandbox and Envoys that run all cases, for each version of `cases`; empty if nothing does.
+    """The differences between the sandbox and Envoy for all cases, in each version of `cases`; empty if there are none.
 
-    The Envoys, each for some of the cases, run side by side: most of the time goes by while filters hold streams.
+    Several Envoys run side by side, each with some of the cases: most of the time passes while filters hold streams.
     """
-    # All of the sandbox first: it holds the loop, and streams in Envoy end when nothing happens.
+    # All cases run in the sandbox first: it blocks the event loop, and idle streams in Envoy would time out.
     ours = {
         version: {each.name: in_sandbox(each, version) for each in given}
         for version, given in cases.items()

@@ -1,8 +1,8 @@
-"""A control plane that test files use one after the other, with Istio's and AutoWasm's resources, and wasmer on it.
+"""A control plane that test files use one after the other, with Istio's and AutoWasm's resources, and with wasmer installed.
 
-Not for tests that damage etcd or the API server: they start `kubernetes` for themselves. Invariants: wasmer watches all
+Not for tests that damage etcd or the API server: those start their own `kubernetes`. Invariants: wasmer watches all
 namespaces, so at most one installation runs at a time: `private` ends the shared one, and `installation` starts it again.
-When an installation begins, no AutoWasm and no EnvoyFilter of another test is left. All other objects are separated by
+When an installation starts, no AutoWasm and no EnvoyFilter of another test remains. All other objects are separated by
 namespace; each test has its own.
 """
 
@@ -38,7 +38,8 @@ _REMAINS = (
         for kind in kinds
         for namespace in ("default", istio.ROOT_NAMESPACE)
     ),
-    # Of `explaining.install_server` (`test_plan.py`): istiod prefers a Service, which has no endpoints, to a ServiceEntry of the same host.
+    # Objects of `explaining.install_server` (`test_plan.py`): istiod prefers its Service, which has no endpoints, to a ServiceEntry of the
+    # same host.
     f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/services",
     f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer",
 )
@@ -47,7 +48,7 @@ _CLEAN_SECONDS = 60
 _POLL_SECONDS = 0.05
 
 READER = "reader"
-"""A user without any right."""
+"""A user without any permissions."""
 
 
 class ControlPlane:
@@ -117,7 +118,7 @@ class ControlPlane:
 
     @asynccontextmanager
     async def without_remains(self) -> AsyncIterator[None]:
-        """Deletes before and after the leftovers of tests in the namespaces `default` and `istio-system`, and all Pods."""
+        """Deletes all Pods, and the objects that tests left in the namespaces `default` and `istio-system`, before and after."""
         await self._delete_remains()
         try:
             yield
@@ -128,7 +129,7 @@ class ControlPlane:
         client = self.cluster.client
         for path in _REMAINS:
             await client.delete(path)
-        # Wherever they are, their addresses could be those of a mesh's sidecars.
+        # In any namespace, their addresses could be those of a mesh's sidecars.
         for namespace in {owner for owner, _ in await client.list_names("/api/v1/pods")}:
             await client.delete(f"/api/v1/namespaces/{namespace}/pods?gracePeriodSeconds=0")
 
@@ -183,7 +184,7 @@ async def _delete_all(cluster: Cluster, namespace: str) -> list[str]:
 
 @asynccontextmanager
 async def shared_control_plane(directory: Path) -> AsyncIterator[ControlPlane]:
-    """Run a control plane with Istio's and AutoWasm's resources and rights; its audit log has all bodies."""
+    """Run a control plane with Istio's and AutoWasm's resources and RBAC; its audit log has all bodies."""
     users: dict[str, Sequence[str]] = {READER: ()}
     async with kubernetes(
         directory / "kubernetes", users=users, audit_level="RequestResponse"

@@ -1,6 +1,6 @@
 """Downloads of published modules from replicas with Envoy's requests, and the result of each.
 
-Invariant: other bytes than were requested are wrong, even if the test has damaged the sender.
+Invariant: an answer with other bytes than the requested ones is wrong, even if the test has damaged the sender.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ class Unreachable(Outcome):
 
 
 class Cut(Outcome):
-    """The connection ended within an answer: the client knows that it is not whole."""
+    """The connection ended within an answer, so the client knows that the answer is incomplete."""
 
 
 class WrongBytes(Outcome):
-    """A whole answer, 200, that is not the module."""
+    """A complete answer with status 200 that is not the module."""
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Watch:
     good: int = 0
     wrong: list[str] = field(default_factory=list)
     refused: int = 0
-    """By processes that the test had stopped, or from disks that it had damaged."""
+    """Failures of processes that the test had stopped, or of disks that it had damaged."""
 
     def count(self, outcome: Outcome, *excused: type[Outcome]) -> None:
-        """`excused`: failures that the test itself has caused. Other bytes than were requested are never excused."""
+        """`excused`: failures that the test itself has caused. Wrong bytes are never excused."""
         if isinstance(outcome, Good):
             self.good += 1
         elif isinstance(outcome, excused) and not isinstance(outcome, WrongBytes):

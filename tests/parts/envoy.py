@@ -40,7 +40,7 @@ class Envoy:
 
     @property
     def log(self) -> Path:
-        """The file of Envoy's log, which grows."""
+        """The file to which Envoy appends its log."""
         return self.process.log
 
     async def log_text(self) -> str:
@@ -48,11 +48,11 @@ class Envoy:
         return await asyncio.to_thread(self.log.read_text, errors="replace")
 
     async def ready(self) -> bool:
-        """Whether Envoy is past its start: listeners open, modules fetched or given up."""
+        """Whether Envoy has started: the listeners are open, and each module is fetched or has failed."""
         return (await wire.get(f"http://{self.admin}/ready")).status == 200
 
     async def stats(self, prefix: str = "") -> dict[str, int]:
-        """Counters and gauges with names that begin with `prefix`; no histograms, no texts."""
+        """Counters and gauges with names that begin with `prefix`, without histograms and text readouts."""
         answer = await wire.get(f"http://{self.admin}/stats?format=json")
         entries = json.loads(answer.body)["stats"]
         return {
@@ -62,7 +62,7 @@ class Envoy:
         }
 
     async def server_info(self) -> ServerInfo:
-        """Version, state, uptime; `epoch` counts hot restarts, so 0 means none."""
+        """Version, state, uptime; `epoch` counts hot restarts and is 0 without one."""
         answer = await wire.get(f"http://{self.admin}/server_info")
         said = json.loads(answer.body)
         return ServerInfo(
@@ -94,10 +94,10 @@ async def envoy(
 ) -> AsyncIterator[Envoy]:
     """Run Envoy with its bootstrap and `envoy.log` in `directory`, following the listeners in the file `lds`.
 
-    `lds` must exist; replace it by rename. `watched_directory` makes Envoy read it whenever a file is moved into that
-    folder (for the swapped symlinks of a ConfigMap), instead of when the file itself is replaced. `clusters` are the static ones: name
-    to `address:port`. `log_level` is the level, then `component:level` pairs. With `wait_for="admin"` Envoy may still be
-    starting, as it is while a module is being fetched. Raises ProcessError when it does not get there in `timeout` s.
+    `lds` must exist; replace it by rename. `watched_directory` makes Envoy read it whenever a file is moved into that folder (for the
+    swapped symlinks of a ConfigMap), instead of when the file itself is replaced. `clusters` are the static clusters: name to
+    `address:port`. `log_level` is the level, then `component:level` pairs. With `wait_for="admin"` Envoy may still be starting, as it
+    is while a module is being fetched. Raises ProcessError if it is not ready within `timeout` s.
     """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap = directory / "envoy.yaml"
@@ -137,7 +137,7 @@ def _read_address(path: Path) -> str:
 def bootstrap_yaml(
     *, lds: Path, clusters: Mapping[str, str], watched_directory: Path | None = None
 ) -> str:
-    """Envoy's bootstrap: admin on a port that Envoy chooses, listeners from `lds`, static `clusters`."""
+    """Envoy's bootstrap: the admin server on a port that Envoy chooses, listeners from `lds`, static `clusters`."""
     source: dict[str, Any] = {"path": str(lds)}
     if watched_directory:
         source["watched_directory"] = {"path": str(watched_directory)}

@@ -1,8 +1,8 @@
 """The desired AutoWasms of one namespace, and whether the API server has them and their EnvoyFilters.
 
-Changes are tried until the API server takes them, so it may fail meanwhile. An EnvoyFilter without its owner is left to
-the garbage collector of Kubernetes, which may take a minute after an outage of the API server; `test_cluster_objects.py`
-tests its deletion. Invariant: `wanted` is the last accepted state.
+Changes are retried until the API server accepts them, so it may fail meanwhile. Kubernetes' garbage collector deletes an
+EnvoyFilter without its owner, which may take a minute after an outage of the API server; `test_cluster_objects.py` tests
+its deletion. Invariant: `wanted` is the last accepted state.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _LATER = frozenset({401, 403, 409, 429, 500, 503})
 
 @dataclass
 class ExpectedObjects:
-    """Make them with `expected_objects`."""
+    """Create one with `expected_objects`."""
 
     installation: Installation
     namespace: str
@@ -55,7 +55,7 @@ class ExpectedObjects:
         self.wanted.pop(name, None)
 
     async def _until_taken(self, method: str, path: str, body: Document | None) -> None:
-        """404 and 409 mean that an earlier try was accepted although its answer was lost."""
+        """404 and 409 mean that an earlier attempt was accepted although its answer was lost."""
         taken = {"POST": 409, "DELETE": 404}.get(method)
         tried = False
         async with asyncio.timeout(_TAKEN_WITHIN):
@@ -84,7 +84,7 @@ class ExpectedObjects:
         await cluster.request(method, path, body=body, timeout=_CALL_SECONDS)
 
     async def wait_converged(self) -> None:
-        """Until every AutoWasm is Synced with its own module, and exactly the EnvoyFilters that follow from them have an owner.
+        """Wait until every AutoWasm is Synced with its own module, and exactly the EnvoyFilters that follow from them have an owner.
 
         Raises TimeoutError with the differences and the end of wasmer's log.
         """
@@ -107,7 +107,7 @@ class ExpectedObjects:
             raise TimeoutError("\n".join([*problems, tail])) from error
 
     async def _all_synced(self) -> None:
-        """One after the other, by a watch of each: to list all of them again and again would be in wasmer's way."""
+        """One after the other, each by a watch: listing all of them repeatedly would slow wasmer down."""
         for name in list(self.wanted):
             await self.installation.wait_object(
                 autowasms(self.namespace, name),
@@ -178,7 +178,7 @@ def _is_garbage(found: Document, uids: set[str]) -> bool:
 
 
 async def expected_objects(installation: Installation, namespace: str) -> ExpectedObjects:
-    """None yet, and three modules for them; `namespace` has the pull secret."""
+    """No objects yet, and three modules for them; `namespace` has the pull secret."""
     modules = []
     for value in ("one", "two", "three"):
         module = wat.header_filter(value)

@@ -1,6 +1,6 @@
 """Facts for tests of `autowasm.explain`: valid, unless a test changes them.
 
-Objects are written as the API has them and decoded as from a page, so field names are proved, too.
+Objects have the form of the API and are decoded like those of a page, so the tests check field names, too.
 """
 
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ RECORD = Record(
 
 
 def decoded(kind: type[T], document: Document) -> T:
-    """As from a page of the API server."""
+    """Decoded like an object in a page of the API server."""
     return msgspec.json.decode(msgspec.json.encode(document), type=kind, strict=False)
 
 
@@ -120,7 +120,7 @@ def server_pod(*, ready: str = "True") -> Pod:
 
 
 def service(name: str = "http", *, port: int = 80, target: int | str = 9080) -> Service:
-    """Of `details`."""
+    """A Service of `details`."""
     return decoded(
         Service,
         {
@@ -171,7 +171,7 @@ def namespaces(**labels: dict[str, str]) -> dict[str, Namespace]:
 
 
 def facts(document: Document | None = None, **changes: Any) -> Facts:
-    """All is right, but for `changes`."""
+    """Facts without a problem, except for `changes`."""
     document = document or autowasm()
     parsed = parse(document)
     desired = render(parsed, RECORD, EnvoyFetch())

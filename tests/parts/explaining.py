@@ -67,7 +67,7 @@ def pod(namespace: str, *, name: str = "details", image: str = PROXY, proxy: boo
 
 
 def service(namespace: str, *, name: str = "http", port: int = 80, target: int = 9080) -> Any:
-    """Of `details`."""
+    """A Service of `details`."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -136,12 +136,12 @@ async def set_pod_status(
 
 
 async def install_good(installation: Installation, namespace: str, **fields: Any) -> None:
-    """An AutoWasm, its Pod, which fetches the module, its Service, and wasmer, all as they should be."""
+    """An AutoWasm, its Pod, which fetches the module, its Service, and wasmer, all without a problem."""
     await install_server(installation)
     image = await push_module(installation)
     await installation.apply(pod(namespace), service(namespace))
     ready: Document = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    ready["podIPs"] = [{"ip": ports.LOOPBACK}]  # where our requests come from
+    ready["podIPs"] = [{"ip": ports.LOOPBACK}]  # the source address of our requests
     ready["startTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     await set_pod_status(installation, "details", namespace, ready)
     await installation.apply(installation.autowasm(image, namespace=namespace, **fields))

@@ -1,7 +1,7 @@
 """An Envoy that runs filters from local files, one listener for each, and the log lines that each filter wrote.
 
-What differs from run to run (dates, request ids, addresses, durations) is masked in the lines. Invariant: the lines of a
-filter are those of the thread that serves its requests; Envoy starts each filter in its main thread besides.
+Values that differ from run to run (dates, request ids, addresses, durations) are masked in the lines. Invariant: the
+lines of a filter are those of the thread that serves its requests; Envoy also starts each filter in its main thread.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _PAIRS = re.compile(r"( pairs \d -> 0 )(.+)\Z", re.DOTALL)
 
 
 def _readable(found: re.Match[str]) -> str:
-    """A header map that the filter got, as text; without how long the service took."""
+    """A header map that the filter got, as text, without the service's response time."""
     data = re.sub(
         rb"%([0-9A-F]{2})", lambda code: bytes.fromhex(code[1].decode()), found[2].encode()
     )
@@ -61,16 +61,16 @@ def masked_line(line: str) -> str:
 
 
 class Pacer:
-    """Writes to Envoy piece by piece: it waits until Envoy has handled one before the next follows.
+    """Writes to Envoy piece by piece, and waits until Envoy has handled a piece before it writes the next.
 
-    Envoy traces each callback of a filter in its log, which then grows and stays as it is.
+    Envoy traces each callback of a filter in its log, so a piece is handled once the log has grown and stopped growing.
     """
 
     def __init__(self, log: Path) -> None:
         self.log = log
 
     async def write(self, writer: asyncio.StreamWriter, data: bytes, *, end: bool = False) -> None:
-        """Write, and wait; for a moment where the log does not grow, because the filter holds a stream and sees nothing."""
+        """Write and wait; only for a moment if the log does not grow because the filter holds a stream and gets no callback."""
         before = seen = self._size()
         writer.write(data)
         await writer.drain()
@@ -112,9 +112,9 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 async def started(
     version: str, count: int, configuration: Callable[[Sequence[int]], str], directory: Path
 ) -> tuple[Process, list[int]]:
-    """An Envoy that runs with `count` listeners, and their ports, for which `configuration` writes its bootstrap.
+    """A running Envoy with `count` listeners, and their ports; `configuration` returns its bootstrap for these ports.
 
-    Others may take a port in between: it is tried again then.
+    If another process takes one of the ports in between, it tries again.
     """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap, log = directory / "envoy.json", directory / LOG
@@ -141,7 +141,7 @@ async def started(
 
 
 async def awaited_lines(log: Path, wanted: Mapping[str, int]) -> dict[str, list[str]]:
-    """The lines of the filters by name, once there are as many as wanted; those that there are after some seconds."""
+    """The lines of the filters by name, once there are as many as wanted, or those present after some seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINES_SECONDS):
             while True:
@@ -163,7 +163,7 @@ def log_lines(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     entries = []
     main_thread = text[2:].partition("|")[
         0
-    ]  # which starts Envoy, and the filters in their canaries
+    ]  # the thread that starts Envoy, and the filters' canary VMs
     for each in text.split("@@"):
         thread, _, rest = each.rstrip("\n").partition("|")
         level, _, rest = rest.partition("|")

@@ -1,7 +1,7 @@
 """Real filters from real toolchains: the modules of `tests/assets/filters/`, and how the answer of `echo` is read.
 
-`tests/assets/filters/README.md` describes each filter; it is the same in each toolchain. `build` blocks, for seconds
-to a minute where the cache lacks the module; on a loop use `asyncio.to_thread`.
+`tests/assets/filters/README.md` describes each filter; it is the same in each toolchain. `build` blocks for seconds
+to a minute if the cache lacks the module; in an event loop use `asyncio.to_thread`.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ TOOLCHAINS: Mapping[str, toolchains.Toolchain] = {
 }
 
 _FIRST = b"configuration "
-"""How each answer of `echo` begins; a service behind it answers something else."""
+"""The beginning of each answer of `echo`; a service behind it answers differently."""
 
 
 def build(name: str, *, toolchain: str = "c") -> Path:
     """The module of the filter `name`, such as `echo`. Raises PartError.
 
-    C makes modules of 30 KB, which Envoy loads at once. A module from Go has 2 MB: Envoy compiles it for a second, and for
-    several seconds where the machine is busy.
+    C makes modules of 30 KB, which Envoy loads at once. A module from Go has 2 MB: Envoy needs a second to compile it, and
+    several seconds on a busy machine.
     """
     return TOOLCHAINS[toolchain].build(name)
 
@@ -53,7 +53,7 @@ class Echo:
 
     @classmethod
     def parse(cls, body: bytes) -> "Echo":
-        """From the body of the filter's answer: lines of a name and hexadecimal bytes. Raises ValueError."""
+        """Parse the body of the filter's answer: lines of a name and hexadecimal bytes. Raises ValueError."""
         values: dict[str, bytes] = {}
         environment: dict[str, str] = {}
         for line in body.decode("ascii").splitlines():
@@ -106,7 +106,7 @@ async def until_answer(
 ) -> Answer:
     """The first answer to GET / that is as wanted. Raises TimeoutError with the last answer or error.
 
-    A module from Go needs the time: Envoy compiles it for seconds where the machine is busy.
+    A module from Go needs the time: on a busy machine Envoy takes seconds to compile it.
     """
     return await _until(
         lambda: wire.get(f"http://{host}/"), wanted, what=f"GET http://{host}/", timeout=timeout
@@ -128,7 +128,7 @@ async def _until(
                     last = answer = await ask()
                     if wanted(answer):
                         return answer
-                except OSError as error:  # an old filter chain ends with its connections
+                except OSError as error:  # an old filter chain closes its connections
                     last = error
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError as error:

@@ -1,12 +1,12 @@
-"""Three real replicas of `wasmer controller` in a mesh, with a fault proxy before each part that they use.
+"""Three real replicas of `wasmer controller` in a mesh, with a fault proxy in front of each part that they use.
 
     replica ──FaultProxy──▶ kube-apiserver        one proxy for each replica
     replica ──FaultProxy──▶ HttpFaultProxy ──▶ registry
     replica ──FaultProxy──▶ blob port of another  one proxy before each replica
     Envoy   ──────────────▶ blob ports            as istiod's endpoints
 
-Not the rows of the fault suite (`tests/chaos`). Invariant: `steady` counts every answer that is wrong; only a connection to a
-process that the test itself had stopped is no answer.
+The cases of the fault suite are in `tests/chaos`. Invariant: `steady` counts every wrong answer; only a connection to a
+process that the test itself has stopped may remain without an answer.
 """
 
 import asyncio
@@ -46,12 +46,12 @@ REPLICAS = 3
 LABELS = {"app": "details"}
 
 ENVOY = EnvoyFetch(timeout=5.0)
-"""A try that gets no answer ends in seconds, and the next one may be at another replica."""
+"""An attempt without an answer ends within seconds, and the next one may reach another replica."""
 
 _POLL = 0.2
-"""Seconds: an answer with all metrics costs a replica 10 ms."""
+"""Seconds: an answer with all metrics takes a replica 10 ms."""
 _FOREVER = 3600.0
-"""Seconds; a deadline around it ends it."""
+"""Seconds; an outer deadline ends it."""
 
 
 @dataclass
@@ -70,14 +70,14 @@ class Fleet:
     service: str
     """The service behind the sidecar."""
     envoy: EnvoyFetch
-    """How sidecars fetch."""
+    """The sidecars' settings for fetches."""
     wanted: dict[str, str] = field(default_factory=dict)
     absent: list[Wasmer] = field(default_factory=list)
-    """Replicas that the test has killed or frozen, or that start: they need not answer, but never wrong bytes."""
+    """Replicas that the test has killed or frozen, or that are starting: they need not answer, but must never send wrong bytes."""
     stopping: list[Wasmer] = field(default_factory=list)
-    """Replicas that the test stops: clients that reached them get a full answer."""
+    """Replicas that the test stops: clients that have connected get a full answer."""
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
-    """Of the downloads, by replica."""
+    """Locks of the downloads, by replica."""
     _serial: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -92,7 +92,7 @@ class Fleet:
 
     @property
     def present(self) -> list[Wasmer]:
-        """Replicas that have to answer."""
+        """Replicas that must answer."""
         return [one for one in self.replicas if not self.is_absent(one)]
 
     def is_absent(self, replica: Wasmer) -> bool:
@@ -190,14 +190,14 @@ class Fleet:
             raise TimeoutError("\n".join([*problems, *logs])) from error
 
     async def _all_synced(self) -> None:
-        """One after the other, by a watch of each: to list all of them again and again would be in the replicas' way."""
+        """One after the other, each by a watch: listing all of them repeatedly would slow the replicas down."""
         for name, digest in list(self.wanted.items()):
             await self.cluster.client.wait_object(
                 autowasms(name=name), partial(_is_synced, digest), timeout=_FOREVER
             )
 
     async def clean(self) -> None:
-        """All that a row changed is as it was; only `data` is there."""
+        """Undo every change of a test; of the AutoWasms only `data` stays."""
         for proxy in (*self.api, *self.peers, self.registry_port):
             proxy.mode = Pass()
         self.registry.fault = Forward()
@@ -219,12 +219,12 @@ class Fleet:
         await replica.process.kill()
 
     async def start(self, replica: Wasmer, *, timeout: float = 60) -> None:
-        """Run it again; it has to answer from when it is ready on."""
+        """Run it again; it must answer as soon as it is ready."""
         await replica.start(timeout=timeout)
         self._is_back(replica)
 
     async def stop(self, replica: Wasmer, *, timeout: float = 40) -> None:
-        """SIGTERM; until it is gone it answers clients that reached it."""
+        """SIGTERM; until it has ended, it answers clients that have connected."""
         self.stopping.append(replica)
         try:
             await replica.process.stop(timeout=timeout)
@@ -237,7 +237,7 @@ class Fleet:
         self.absent[:] = [one for one in self.absent if one is not replica]
 
     def _excused(self, replica: Wasmer) -> tuple[type[Outcome], ...]:
-        """Failures of its downloads that are allowed now."""
+        """Failures of its downloads that are currently allowed."""
         if self.is_absent(replica):
             return (Outcome,)
         return (Unreachable,) if any(one is replica for one in self.stopping) else ()
@@ -254,7 +254,7 @@ class Fleet:
             self._is_back(replica)
 
     async def lose_disk(self, *replicas: Wasmer) -> None:
-        """Everything in their caches is gone; they do not run."""
+        """Delete everything in their caches; they do not run."""
         for replica in replicas:
             assert not replica.process.alive
             await asyncio.to_thread(shutil.rmtree, replica.directory / "cache")
@@ -263,7 +263,7 @@ class Fleet:
 
     @property
     def load(self) -> Load:
-        """On the sidecar; an answer without the header is a failure."""
+        """A load on the sidecar; an answer without the header is a failure."""
         return Load(self.host, header="hello", pause=0.04)
 
     @asynccontextmanager
@@ -294,7 +294,7 @@ class Fleet:
 
     @asynccontextmanager
     async def between_downloads(self) -> AsyncIterator[None]:
-        """No download of `steady` is under way, and none begins."""
+        """Until the context ends, no download of `steady` is under way and none begins."""
         async with AsyncExitStack() as iterations:
             for replica in self.replicas:
                 await iterations.enter_async_context(self._turn(replica))
@@ -304,13 +304,13 @@ class Fleet:
         return self._turns.setdefault(replica.host, asyncio.Lock())
 
     async def _published(self) -> Sequence[str]:
-        """Digests that proxies have in their configuration, as far as the test knows: those of a settled state."""
+        """Digests that proxies have in their configuration in a settled state, as far as the test knows."""
         return self._told
 
     _told: list[str] = field(default_factory=list)
 
     async def publish(self, name: str, *, timeout: float = 60) -> str:
-        """`apply`, and wait until all is settled: from then on the digest is downloaded all the time."""
+        """`apply`, and wait for the settled state: from then on `steady` downloads the digest continuously."""
         digest = await self.apply(name)
         await self.settled(timeout=timeout)
         self.tell()
@@ -321,7 +321,7 @@ class Fleet:
         self._told = list(self.wanted.values())
 
     def untell(self, digest: str) -> None:
-        """It is not requested any more: the test has removed it everywhere."""
+        """Stop downloading the digest: the test has removed it everywhere."""
         self._told.remove(digest)
 
 
@@ -351,7 +351,7 @@ def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch
 
 
 def flags_of(envoy: EnvoyFetch) -> tuple[str, ...]:
-    """Flags that all replicas of a fleet have, whichever of them leads."""
+    """Flags of all replicas of a fleet."""
     return (
         *TIMINGS,
         f"--envoy-fetch-timeout={envoy.timeout:g}s",
@@ -368,12 +368,12 @@ async def fleet(
     envoy: EnvoyFetch = ENVOY,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Run it all; ready in about 6 s on a plane that runs, in 20 s without.
+    """Run all parts; ready in about 6 s on a running control plane, in 20 s without one.
 
     `arguments` are more flags of every replica; `envoy` has the fetch settings of EnvoyFilters.
 
-    It runs on `plane`, as the only installation there, unless the tests damage etcd or the API server: then it has a control
-    plane of its own. `env` replaces the environment of all replicas.
+    It runs on `plane`, as the only installation there. Tests that damage etcd or the API server omit `plane`: then it has a
+    control plane of its own. `env` replaces the environment of all replicas.
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -1,9 +1,9 @@
 """Real programs built from Go modules: the toolchain, and the groups of programs in `tests/assets/`.
 
 A group is built from a Go module with `tool` directives for the programs, so that go.mod and go.sum pin every byte
-that goes into them. Groups may share a module: then their common packages are compiled once. It has no versions:
-those are in the go.mod files. Invariant: a folder of binaries in the
-cache was built from exactly the go.mod, go.sum, sources of ours and flags that its name is the hash of.
+that goes into them. Groups may share a module: then their common packages are compiled once. Versions are only in
+the go.mod files. Invariant: a folder of binaries in the cache was built from exactly the go.mod, go.sum, sources
+of ours and flags that its name is the hash of.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ class GoGroup:
     tags: str = ""
     # Name of a program in `go build` → its name here.
     renamed: Mapping[str, str] = field(default_factory=dict)
-    # The folder of the module, where that is not named as the group.
+    # The folder of the module, if its name is not the group's.
     module: str = ""
-    # The programs of the module to build: all of its tools, or some.
+    # The programs to build: all tools of the module, or some of them.
     packages: tuple[str, ...] = ("tool",)
-    # A group with which it has most packages in common, and the seconds that it needs once that is built.
+    # The group with which it shares most packages, and the seconds that it takes once that group is built.
     after: tuple[str, float] | None = None
-    # Whether the published source has to be completed first (`oldkubernetes.py`).
+    # Whether the published source must be completed first (`oldkubernetes.py`).
     incomplete: bool = False
 
     @property
@@ -58,13 +58,13 @@ class GoGroup:
         tags = (f"-tags={self.tags}",) if self.tags else ()
         return (
             *("-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={self.ldflags}"),
-            # The linker drops debug information (-w). Not generating it saves 15 % of the compilation.
+            # The linker drops debug information (-w). Not generating it saves 15 % of the compilation time.
             "-gcflags=all=-dwarf=false",
             *tags,
         )
 
     def key(self) -> str:
-        """A hash of all that the binaries depend on."""
+        """A hash of everything that the binaries depend on."""
         digest = hashlib.sha256()
         for name in ("go.mod", "go.sum"):
             digest.update((self.folder / name).read_bytes())
@@ -86,7 +86,7 @@ class GoGroup:
         return f"bin/{self.name}-{self.key()}"
 
     def build(self) -> Path:
-        """The folder with the programs of the group, built first where it is absent. Raises PartError."""
+        """The folder with the programs of the group, built first if it is absent. Raises PartError."""
         # A second build would only compete for the cores, and compile common packages twice.
         what = f"{', '.join(self.programs)} from Go source"
         part = cache.Part(self.name, what, self._usual_seconds(), turn="go-build")
@@ -107,7 +107,7 @@ class GoGroup:
             if self.incomplete:
                 oldkubernetes.complete(folder, folder := Path(scratch), go=go, env=env)
             cache.run(
-                # A build uses every core for minutes: the person's other programs, and tests that run meanwhile, go first.
+                # A build uses every core for minutes: the user's other programs, and tests that run meanwhile, take precedence.
                 [nice, *command] if (nice := shutil.which("nice")) else command,
                 what=f"building the group {self.name}",
                 cwd=folder,
@@ -130,7 +130,7 @@ GROUPS: Mapping[str, GoGroup] = {
             module="tools",
             packages=("github.com/google/go-containerregistry/cmd/crane",),
         ),
-        # Not of the module "tools": oras needs a later Go than the pinned one from PyPI.
+        # Not in the module "tools": oras needs a later Go than the pinned one from PyPI.
         GoGroup("registry", ("registry", "oras"), 30),
         GoGroup("helm", ("helm",), 60, module="tools", packages=("helm.sh/helm/v3/cmd/helm",)),
         GoGroup(
@@ -172,10 +172,10 @@ GROUPS: Mapping[str, GoGroup] = {
             packages=("helm.sh/helm/v4/cmd/helm",),
             after=("kstatus", 60),
         ),
-        # Not of the module "tools": another source there would have all of them built again.
+        # Not in the module "tools": a change of a source there would rebuild all of its programs.
         GoGroup("fileserver", ("fileserver",), 10),
         GoGroup("actionlint", ("actionlint",), 15),
-        # Clients of every cloud's service discovery are most of it, and are not needed.
+        # Without the service discovery of the clouds, which is most of the program and is not needed.
         GoGroup(
             "prometheus",
             ("prometheus", "promtool"),
@@ -192,9 +192,9 @@ GROUPS: Mapping[str, GoGroup] = {
 
 
 def module_files(group: GoGroup, *, module: str, files: Sequence[str]) -> Path:
-    """A folder with copies of `files`, paths in the source of `module` at the version that the group pins. Raises PartError.
+    """A folder with copies of `files`, which are paths in the source of `module` at the version that the group pins. Raises PartError.
 
-    The source is downloaded where it is absent; nothing is built.
+    The source is downloaded if it is absent; nothing is built.
     """
     key = hashlib.sha256((group.folder / "go.sum").read_bytes() + repr((module, files)).encode())
     part = cache.Part(f"{group.name}-files", f"files from the source of {module}", 15)
@@ -242,17 +242,17 @@ def go_command(required: tuple[int, ...]) -> Path:
 
 
 def go_environment() -> dict[str, str]:
-    """The caller's environment, with fixed values for variables that would make the build depend on the machine."""
+    """The caller's environment, with fixed values for variables that could make the build depend on the machine."""
     fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    # GOROOT may belong to another Go on the machine than the one that runs.
+    # GOROOT may belong to another Go installation.
     return {name: value for name, value in os.environ.items() if name != "GOROOT"} | fixed
 
 
 def compiler_memory() -> dict[str, str]:
-    """Settings that let Go's compiler use memory in place of collecting garbage, which is 15 % of its work.
+    """Settings that let Go's compiler use more memory and collect less garbage, which is 15 % of its work.
 
     GOMEMLIMIT (https://pkg.go.dev/runtime) is an eighth of the memory for each process: a build runs one for each core, and
-    tests run meanwhile. Empty where that is less than a GiB, or where the caller has chosen.
+    tests run meanwhile. Empty if that is less than a GiB, or if the caller has set it.
     """
     megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8 // 2**20
     if megabytes < 1024 or "GOGC" in os.environ:

@@ -1,7 +1,7 @@
-"""How often the Go programs that tests start collect garbage: seldom. They run for minutes, and memory costs less than processor time.
+"""Rare garbage collection for the Go programs that tests start: they run for minutes, and memory costs less than processor time.
 
-kube-apiserver spends a quarter of the processor time of its start on collecting garbage with Go's defaults. Invariant: a
-program that lives long has a limit of memory, above which it collects as usual.
+With Go's defaults kube-apiserver spends a quarter of the processor time of its start on garbage collection. Invariant: a
+long-running program has a memory limit, above which it collects as usual.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ BRIEF: Mapping[str, str] = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
 """For a command that ends within seconds, such as kubectl or helm."""
 
 SMALL: Mapping[str, str] = {"GOGC": "400"}
-"""For a server that keeps some ten megabytes, such as etcd or a registry."""
+"""For a server that uses some tens of megabytes, such as etcd or a registry."""
 
 LARGE: Mapping[str, str] = {"GOGC": "off", "GOMEMLIMIT": "700MiB"}
-"""For kube-apiserver, which keeps about 150 MB."""
+"""For kube-apiserver, which uses about 150 MB."""

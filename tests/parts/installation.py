@@ -1,6 +1,6 @@
 """AutoWasm installed in a cluster: the shipped CRD and RBAC, a registry with a password, and one `wasmer controller`.
 
-Not a mesh: Istio's resources are there, istiod and a proxy are `istio.py`'s. Invariant: wasmer talks to the API server with
+Not a mesh: it has Istio's resources, but istiod and proxies are in `istio.py`. Invariant: wasmer calls the API server with
 a token of the shipped ServiceAccount, so requests that the shipped RBAC does not grant are refused.
 """
 
@@ -37,13 +37,13 @@ Document = dict[str, Any]
 
 
 def autowasms(namespace: str = "default", name: str = "", *, subresource: str = "") -> str:
-    """The path of the collection, or of one."""
+    """The path of the collection, or of one object."""
     path = f"/apis/wasm.tcm.io/v1alpha1/namespaces/{namespace}/autowasms"
     return "/".join(part for part in (path, name, subresource) if part)
 
 
 def envoyfilters(namespace: str = "default", name: str = "") -> str:
-    """The path of the collection, or of one."""
+    """The path of the collection, or of one object."""
     path = f"/apis/networking.istio.io/v1alpha3/namespaces/{namespace}/envoyfilters"
     return f"{path}/{name}" if name else path
 
@@ -64,7 +64,7 @@ class Installation:
     registry: RegistryServer
     wasmer: Wasmer
     may_die: bool = field(default=False, kw_only=True)
-    """Whether the test kills wasmer itself: another replica does the work meanwhile."""
+    """Whether the test itself kills wasmer: another replica does the work meanwhile."""
 
     @property
     def audit(self) -> AuditLog:
@@ -76,7 +76,7 @@ class Installation:
         return await self.audit.entries(user=ACCOUNT, since=since)
 
     async def writes(self, since: int = 0) -> list[Entry]:
-        """wasmer's writes, failed ones included; without its Lease, which is renewed all the time."""
+        """wasmer's writes, failed ones included, except those of its Lease, which it renews all the time."""
         writes = await self.audit.writes(user=ACCOUNT, since=since)
         return [entry for entry in writes if entry.resource != "leases"]
 
@@ -160,7 +160,7 @@ class Installation:
     async def wait_phase(
         self, phase: str, *, name: str = "test", namespace: str = "default", timeout: float = 40
     ) -> Document:
-        """The AutoWasm once it has this phase for its generation. Raises TimeoutError with the last one and the log."""
+        """The AutoWasm once it has this phase for its generation. Raises TimeoutError with its last version and the log."""
 
         def reached(found: Document | None) -> bool:
             status = (found or {}).get("status") or {}
@@ -182,9 +182,9 @@ class Installation:
         what: str = "",
         timeout: float = 30,
     ) -> Document:
-        """The object at `path` once it fulfils the condition (empty: there is none).
+        """The object at `path` (empty: there is none) once it fulfils the condition.
 
-        Raises TimeoutError with the last one and the end of wasmer's log, ProcessError if wasmer died.
+        Raises TimeoutError with its last version and the end of wasmer's log, ProcessError if wasmer died.
         """
         try:
             found = await self.cluster.client.wait_object(
@@ -229,12 +229,12 @@ class Installation:
         return await self.wait_object(envoyfilters(namespace, name), fulfilled, timeout=timeout)
 
     async def wait_gone(self, path: str, *, timeout: float = 60) -> None:
-        """Until there is no such object."""
+        """Wait until there is no such object."""
         await self.cluster.client.wait_gone(path, timeout=timeout)
 
 
 def pull_secret(host: str, *, namespace: str = "default") -> Document:
-    """The Secret that the sample names, good for the registry at `host`."""
+    """The Secret that the sample names, valid for the registry at `host`."""
     config = {"auths": {host: {"username": USER, "password": PASSWORD}}}
     data = base64.b64encode(json.dumps(config).encode()).decode()
     return {
@@ -247,7 +247,7 @@ def pull_secret(host: str, *, namespace: str = "default") -> Document:
 
 
 async def install_crd(kubectl: Client, *flags: str) -> None:
-    """AutoWasm's resource, as shipped, with kubectl, which is given these `flags`."""
+    """Apply AutoWasm's resource definition, as shipped, with kubectl and these `flags`."""
     await kubectl.run("apply", *flags, "-f", MANIFESTS / "crd.yaml")
     await clients.crds_established(kubectl, "autowasms.wasm.tcm.io")
 
@@ -255,7 +255,7 @@ async def install_crd(kubectl: Client, *flags: str) -> None:
 async def install(
     cluster: Cluster, kubectl: Client | None = None, crd_flags: Sequence[str] = ()
 ) -> None:
-    """AutoWasm's resource and wasmer's rights, as shipped, in a cluster that has Istio's root namespace.
+    """Apply AutoWasm's resource definition and wasmer's RBAC, as shipped, in a cluster that has Istio's root namespace.
 
     With `kubectl` the resource definition is applied as in docs/install.md, with these flags: an API server of an old release refuses a
     server-side apply of fields that it does not know.
@@ -284,8 +284,8 @@ async def installed(
 ) -> AsyncIterator[Installation]:
     """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port).
 
-    `api` is the URL at which wasmer finds the API server, unless that is the server's own. With `crd_flags` AutoWasm's
-    resource is applied by `kubectl apply` with these flags (see `install`). `fork` as in `wasmer.controller`.
+    `api` is the URL at which wasmer finds the API server, unless that is the server's own. With `crd_flags`, `kubectl
+    apply` with these flags applies AutoWasm's resource definition (see `install`). `fork` as in `wasmer.controller`.
     """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     await install(cluster, kubectl if crd_flags is not None else None, crd_flags or ())
@@ -321,7 +321,7 @@ async def installed_without_istiod(
     arguments: Sequence[str] = (),
     fork: bool = True,
 ) -> AsyncIterator[Installation]:
-    """The same on a bare cluster: Istio's CRDs and root namespace are made."""
+    """The same on a bare cluster: it also creates Istio's CRDs and root namespace."""
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
     await istio.apply_crds(cluster)
     await cluster.create_namespace(istio.ROOT_NAMESPACE)

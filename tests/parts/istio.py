@@ -1,8 +1,8 @@
-"""A real istiod beside the bare control plane of `kubernetes.py`, and a plain Envoy that it drives as one sidecar.
+"""A real istiod beside the bare control plane of `kubernetes.py`, and a plain Envoy that it configures as a sidecar.
 
-Not a mesh: no iptables, mutual TLS only where a test requests it (`agent.py`), upstream's Envoy and not Istio's build of it.
-The configuration from an EnvoyFilter, and the time at which a proxy gets it, are as in a mesh. Each sidecar and the blob server have a
-loopback address of their own.
+Not a mesh: no iptables, mutual TLS only if a test requests it (`agent.py`), and upstream's Envoy instead of Istio's build.
+The configuration from an EnvoyFilter, and the time at which a proxy gets it, are as in a mesh. Each sidecar has its own
+loopback address, as has the blob server.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ _BLOB_HOST = f"wasmer.{ROOT_NAMESPACE}.svc.cluster.local"
 _READY_SECONDS = 60
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _XDS_CLUSTER = "xds-grpc"
-# The name in istiod's listeners of the cluster that has the workload's certificates.
+# The cluster that provides the workload's certificates, as istiod's listeners name it.
 _SDS_CLUSTER = "sds-grpc"
 
 SDS_SOCKET = Path("var/run/secrets/workload-spiffe-uds/socket")
-"""Where an agent serves certificates, below the folder that it shares with its Envoy."""
+"""The socket on which an agent serves certificates, below the folder that it shares with its Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Istiod:
-    """A running control plane of the mesh. `grpc` is where proxies connect, without TLS."""
+    """A running control plane of the mesh. Proxies connect to `grpc`, without TLS."""
 
     process: Process
     cluster: Cluster
@@ -44,9 +44,9 @@ class Istiod:
     grpc: str
     http: str
     monitoring: str
-    """Where its metrics are."""
+    """The address of its metrics."""
     secure: str = ""
-    """Where agents have certificates signed, over TLS; empty: istiod is no authority."""
+    """The address at which istiod signs certificates for agents, over TLS; empty if istiod is no certificate authority."""
     release: releases.Istio = releases.ISTIO
 
     async def apply(self, *documents: Mapping[str, Any]) -> None:
@@ -54,9 +54,9 @@ class Istiod:
         await self.cluster.apply(*documents)
 
     async def add_blob_service(self, *hosts: str, service_port: int = 8081) -> None:
-        """Make `wasmer.istio-system.svc.cluster.local:SERVICE_PORT` lead to servers at `hosts` (address:port, one port).
+        """Route `wasmer.istio-system.svc.cluster.local:SERVICE_PORT` to the servers at `hosts` (address:port, the same port for all).
 
-        The sidecars' outbound listener takes SERVICE_PORT on their own addresses.
+        The sidecars' outbound listeners use SERVICE_PORT on the sidecars' own addresses.
         """
         await self.apply(_blob_service(hosts, service_port=service_port))
 
@@ -77,7 +77,7 @@ class Istiod:
         )
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of all series of a metric that have these labels; 0: there is none."""
+        """The sum of all series of a metric that have these labels; 0 if there is none."""
         answer = await wire.get(f"http://{self.monitoring}/metrics")
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         total = 0.0
@@ -104,7 +104,7 @@ async def istiod(
 ) -> AsyncIterator[Istiod]:
     """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError.
 
-    As an `authority` it signs the workloads' certificates, as in every mesh. `flags`: feature flags (`PILOT_…`).
+    As an `authority` it signs the workloads' certificates, as in a usual mesh. `flags`: feature flags (`PILOT_…`).
     """
     program = await asyncio.to_thread(provision.pilot_discovery, release)
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
@@ -154,9 +154,10 @@ async def sidecar(
     certificates: bool = False,
     timeout: float = 60,
 ) -> AsyncIterator[Envoy]:
-    """A plain Envoy that follows istiod as the workload `name` in `default` (add it first) at `address`.
+    """A plain Envoy that gets its configuration from istiod as the workload `name` in `default` (add it first) at `address`.
 
-    A `router` is a gateway in Istio's terms. With `certificates` it has those of the agent that runs in `directory`.
+    A `router` is a gateway in Istio's terms. With `certificates` it uses those of the agent that runs in
+    `directory`.
     """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap = directory / "envoy.yaml"
@@ -192,7 +193,7 @@ async def sidecar(
 async def wait_for_blob_endpoints(proxy: Envoy, *hosts: str, timeout: float = 60) -> None:
     """Return once the sidecar knows these endpoints (address:port) of wasmer's Service, and no others.
 
-    Requests for a module that is published before fail. Raises TimeoutError with the endpoints that it has.
+    Requests for a module that is published earlier fail. Raises TimeoutError with the sidecar's endpoints.
     """
     found: set[str] = set()
     try:
@@ -209,7 +210,7 @@ async def wait_for_blob_endpoints(proxy: Envoy, *hosts: str, timeout: float = 60
 
 
 async def apply_crds(cluster: Cluster, release: releases.Istio = releases.ISTIO) -> None:
-    """Istio's resources, all that a controller of EnvoyFilters needs of Istio; those that are there stay. Raises ApiError."""
+    """Create Istio's CRDs, all that a controller of EnvoyFilters needs of Istio; existing ones stay. Raises ApiError."""
     file = await asyncio.to_thread(provision.istio_crds, release)
     text = await asyncio.to_thread(file.read_text)
     served = {name for _, name in await cluster.client.list_names(_DEFINITIONS)}
@@ -262,7 +263,7 @@ def _mesh() -> list[dict[str, Any]]:
 
 
 def _removed(filters: Sequence[str]) -> dict[str, Any]:
-    """An EnvoyFilter that takes these HTTP filters out of every listener."""
+    """An EnvoyFilter that removes these HTTP filters from every listener."""
     chain = "envoy.filters.network.http_connection_manager"
     patches = [
         {

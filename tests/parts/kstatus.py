@@ -1,6 +1,6 @@
-"""The status of objects for Helm and Flux, by their own code: the program in `../assets/gitops/kstatus/`.
+"""The status of objects as Helm and Flux compute it, by their own code: the program in `../assets/gitops/kstatus/`.
 
-Not a client of a cluster: it is given objects as they were read.
+Not a client of a cluster: the caller passes objects that it has read.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """A client of the API server for tests: kept connections, server-side apply, and watches instead of polls.
 
-Not our own client (`autowasm.kube`), which is under test. Invariant: a call is answered by the API server or raises; only a
-kept connection that the server closed before it answered is replaced, once, by a new one.
+Not our own client (`autowasm.kube`), which is under test. Invariant: a call returns the API server's answer or raises. A
+call on a kept connection that the server closed before it answered is repeated once, on a new connection.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _DISCOVERY_SECONDS = 20
 
 
 class ApiError(Exception):
-    """The API server answered with another status than 2xx; `status` is it."""
+    """The API server answered with a `status` other than 2xx."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class KubeApi:
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
     def headers(self, user: str, *, content_type: str = _JSON) -> dict[str, str]:
-        """Of a request by `user`."""
+        """The headers of a request by `user`."""
         return {
             "authorization": f"Bearer {self._tokens[user]}",
             "accept": _JSON,
@@ -74,7 +74,7 @@ class KubeApi:
         content_type: str = _JSON,
         accept: str = _JSON,
     ) -> wire.Answer:
-        """One call. A 429 is tried again, as kubectl does. Raises OSError, of which TimeoutError is one, without an answer."""
+        """One call, repeated after a 429, as kubectl does. Raises OSError (also TimeoutError) if there is no answer."""
         headers = self.headers(user, content_type=content_type) | {"accept": accept}
         async with asyncio.timeout(timeout):
             while True:
@@ -107,7 +107,7 @@ class KubeApi:
     ) -> Document:
         """One call, as JSON; a PATCH is a merge patch unless `content_type` is another type.
 
-        Raises ApiError on another status than 2xx, OSError without an answer.
+        Raises ApiError on a status other than 2xx, and OSError if there is no answer.
         """
         content = json.dumps(body).encode() if body is not None else b""
         kind = content_type or (_MERGE_PATCH if method == "PATCH" else _JSON)
@@ -121,7 +121,7 @@ class KubeApi:
     async def each(
         self, calls: Iterable[tuple[str, str, Mapping[str, Any] | None]], *, connections: int = 4
     ) -> None:
-        """Many calls (method, path, body) as the administrator, over so many connections.
+        """Many calls (method, path, body) as the administrator, over this many connections.
 
         Raises ApiError on a status other than 2xx, and OSError, within an ExceptionGroup.
         """
@@ -174,7 +174,7 @@ class KubeApi:
             check(answer, "DELETE", path)
 
     async def list_names(self, collection: str) -> list[tuple[str, str]]:
-        """Namespace and name of each object of a collection, without spec and status."""
+        """Namespace and name of each object of a collection; spec and status are not read."""
         answer = await self.call("GET", collection, accept=_METADATA)
         check(answer, "GET", collection)
         metadata = [one["metadata"] for one in json.loads(answer.body)["items"] or ()]
@@ -191,9 +191,9 @@ class KubeApi:
         return True
 
     async def path_of(self, document: Mapping[str, Any]) -> str:
-        """Where the object is. Raises KeyError for a kind that the API server does not serve within some seconds."""
+        """The path of the object. Raises KeyError for a kind that the API server does not serve within some seconds."""
         group, kind = document["apiVersion"], document["kind"]
-        # A new definition is served some moments after it is established.
+        # The API server serves a new definition some moments after it is established.
         with suppress(TimeoutError):
             async with asyncio.timeout(_DISCOVERY_SECONDS):
                 while kind not in self._resources.get(group, {}):
@@ -229,7 +229,7 @@ class KubeApi:
                 await self.wait_object(path, _is_established, timeout=timeout)
 
     async def wait_for(self, path: str, *, timeout: float = 120) -> Document:
-        """The object at `path`, as soon as it is there. Raises TimeoutError."""
+        """The object at `path`, as soon as it exists. Raises TimeoutError."""
 
         def there(found: Document | None) -> bool:
             return found is not None
@@ -254,7 +254,7 @@ class KubeApi:
         timeout: float = 30,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> Document | None:
-        """The object at `path` (None: there is none) once it fulfils the condition; a watch, not a poll.
+        """The object at `path` (None: there is none) once it fulfils the condition; it watches instead of polling.
 
         `meanwhile` is called about every second, and may raise. Raises TimeoutError with the last version.
         """
@@ -265,7 +265,7 @@ class KubeApi:
                     try:
                         last = await self.request("GET", path)
                     except ApiError as error:
-                        if error.status not in (403, 404):  # 403: a namespace that is not there yet
+                        if error.status not in (403, 404):  # 403: the namespace does not exist yet
                             raise
                         last = None
                     if condition(last):
@@ -280,7 +280,7 @@ class KubeApi:
                                     if condition(last):
                                         return last
                     except TimeoutError:
-                        pass  # the outer deadline comes out at its own end
+                        pass  # the outer deadline raises at its own end
                     except (ApiError, OSError):
                         await asyncio.sleep(_RETRY_SECONDS)
         except TimeoutError as error:
@@ -309,7 +309,7 @@ class KubeApi:
         return await wire.Connection.open(urlsplit(self.url).netloc, tls=self._tls)
 
     async def _keep(self, connection: wire.Connection) -> None:
-        """Keep it for the next call if the server does."""
+        """Keep the connection for the next call if the server does."""
         if connection.usable:
             self._idle.append((asyncio.get_running_loop(), time.monotonic(), connection))
         else:

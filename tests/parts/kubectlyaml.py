@@ -16,7 +16,7 @@ from tests.parts import provision
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The objects before the first error, and that error; empty: there was none."""
+    """The objects before the first error, and that error (empty if there was none)."""
 
     objects: list[dict[str, Any]]
     error: str
@@ -29,7 +29,7 @@ class Kubectl:
         self._process = process
 
     def read(self, content: bytes) -> Answer:
-        """Numbers are as Python reads the JSON that kubectl would send."""
+        """Numbers have the types that Python reads from the JSON that kubectl would send."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(base64.b64encode(content) + b"\n")

@@ -1,6 +1,6 @@
 """A real Kubernetes control plane: etcd, kube-apiserver, kube-controller-manager. No nodes, so no Pod ever runs.
 
-Everything that is only an object works as in a cluster: RBAC, CRDs, watches, tokens, garbage collection, Leases.
+Everything that needs no node works as in a cluster: RBAC, CRDs, watches, tokens, garbage collection, Leases.
 Invariant: the API server keeps its port and its data through `stop_api` and `start_api`.
 """
 
@@ -58,7 +58,7 @@ class Cluster:
 
     @property
     def audit_log(self) -> Path:
-        """One JSON object a line for each request, complete as soon as the request was answered."""
+        """The audit log: one line of JSON for each request, complete as soon as the request is answered."""
         return self.directory / "audit.jsonl"
 
     async def start_api(self) -> None:
@@ -75,7 +75,7 @@ class Cluster:
         await self.store.start(ready=partial(_etcd_is_ready, self.etcd), timeout=_READY_SECONDS)
 
     async def kill_etcd(self) -> None:
-        """kill -9: from now on the API server answers nothing but errors, after a while."""
+        """kill -9: after a while the API server answers only with errors."""
         await self.store.kill()
 
     async def start_controller_manager(self) -> None:
@@ -90,7 +90,7 @@ class Cluster:
         await self.controller_manager.start(ready=ready, timeout=_READY_SECONDS)
 
     async def stop_controller_manager(self) -> None:
-        """End it: from now on nothing is garbage collected."""
+        """End the controller manager: from now on nothing is garbage-collected."""
         assert self.controller_manager is not None
         await self.controller_manager.stop(timeout=5)
 
@@ -103,7 +103,7 @@ class Cluster:
         user: str = ADMIN,
         timeout: float = 30,
     ) -> Document:
-        """One call of the API, as JSON. Raises ApiError on another status than 2xx, OSError without an answer."""
+        """One call of the API, as JSON. Raises ApiError on a status other than 2xx, and OSError if there is no answer."""
         return await self.client.request(method, path, body=body, user=user, timeout=timeout)
 
     async def compact(self) -> int:
@@ -119,7 +119,7 @@ class Cluster:
     async def each(
         self, calls: Iterable[tuple[str, str, Mapping[str, Any] | None]], *, connections: int = 4
     ) -> None:
-        """Many calls (method, path, body) as the administrator, over so many connections.
+        """Many calls (method, path, body) as the administrator, over this many connections.
 
         Raises ApiError on a status other than 2xx, and OSError, within an ExceptionGroup.
         """
@@ -130,7 +130,7 @@ class Cluster:
         return await self.client.apply(*documents)
 
     async def create_namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> None:
-        """Create the namespace; with a controller manager wait for its default ServiceAccount, without which it takes no Pods."""
+        """Create the namespace; with a controller manager, wait for its default ServiceAccount, which Pods require."""
         metadata = {"name": name, "labels": dict(labels or {})}
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         await self.request("POST", "/api/v1/namespaces", body=body)
@@ -138,7 +138,7 @@ class Cluster:
             await self.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts/default")
 
     async def wait_for(self, path: str, *, timeout: float = 120) -> Document:
-        """The object at `path`, as soon as it is there. Raises TimeoutError."""
+        """The object at `path`, as soon as it exists. Raises TimeoutError."""
         return await self.client.wait_for(path, timeout=timeout)
 
     async def _ready(self) -> bool:
@@ -155,11 +155,11 @@ async def kubernetes(
     extra: Sequence[str] = (),
     release: releases.Kubernetes = releases.KUBERNETES,
 ) -> AsyncIterator[Cluster]:
-    """Run a control plane with all its files in `directory`; ready in some seconds, up to 900 MB.
+    """Run a control plane with all its files in `directory`; ready in some seconds, uses up to 900 MB of memory.
 
-    `users` are more users beside the administrator: name to groups (RBAC decides what they may). Without the
-    `controller_manager` nothing is garbage collected, namespaces never go, and Pods need no ServiceAccount. `extra` are
-    more flags of kube-apiserver. Raises ProcessError with the log of what failed.
+    `users` are users besides the administrator: name to groups (RBAC decides their permissions). Without the
+    `controller_manager` nothing is garbage-collected, namespaces are never removed, and Pods need no ServiceAccount.
+    `extra` are more flags of kube-apiserver. Raises ProcessError with the log of what failed.
     """
     groups = {**(users or {}), ADMIN: ("system:masters",)}
     tokens = {name: secrets.token_hex(16) for name in groups}
@@ -287,7 +287,7 @@ def _api_flags(directory: Path, tls: TlsFiles, port: int) -> list[str]:
         f"--cert-dir={directory / 'certificates'}",
         f"--tls-cert-file={tls.certificate}",
         f"--tls-private-key-file={tls.key}",
-        # One key pair serves TLS and signs tokens: nothing here is worth two.
+        # One key pair serves TLS and signs tokens: two would add nothing here.
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={tls.certificate}",
         f"--service-account-signing-key-file={tls.key}",

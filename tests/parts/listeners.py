@@ -1,8 +1,8 @@
-"""Configuration that istiod renders for proxies: each listener's filter chains with their HTTP filters, and the clusters. A second each.
+"""Configuration that istiod renders for proxies: each listener's filter chains with their HTTP filters, and the clusters. Takes a second.
 
-Istio's own renderer as a program (`assets/listeners`), no control plane and no Envoy: for tables of many shapes. Tests with
-`istio.py` show that a proxy accepts the configuration, and its effects. Invariant: a scene raises an error if istiod ignores
-one of its objects.
+Istio's own renderer as a program (`assets/listeners`), without a control plane and Envoy, for tests of many cases. Tests
+with `istio.py` show that a proxy accepts the configuration, and its effects. Invariant: a scene raises an error if istiod
+ignores one of its objects.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ ProxyType = Literal["sidecar", "router", "waypoint"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """One proxy of the scene. `metadata` is its node's, as `ISTIO_META_…` sets it: strings."""
+    """One proxy of the scene. `metadata` is that of its node, as `ISTIO_META_…` sets it: strings."""
 
     name: str
     type: ProxyType = "sidecar"
@@ -59,7 +59,7 @@ class Rendered:
     clusters: tuple[str, ...]
 
     def of(self, listener: str) -> Iterator[Chain]:
-        """The HTTP filter chains of this listener. Raises KeyError for one that the proxy has not."""
+        """The HTTP filter chains of this listener. Raises KeyError if the proxy does not have it."""
         if listener not in self.digests:
             raise KeyError(f"{listener} is none of {sorted(self.digests)}")
         return (each for each in self.chains if each.listener == listener and each.filters)
@@ -90,7 +90,7 @@ async def scene(
     *,
     flags: Mapping[str, str] | None = None,
 ) -> Scene:
-    """As `rendered`, with the warnings of istiod's webhook."""
+    """Like `rendered`, with the warnings of istiod's webhook."""
     program = await asyncio.to_thread(provision.istio_listeners)
     given = {
         "configs": yaml.safe_dump_all(documents),

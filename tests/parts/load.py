@@ -1,8 +1,8 @@
 """A steady load without retries: an answer without the filter's header counts as failed.
 
-Not a benchmark. Two workers send requests alternately with a pause: one keeps its connection for as long as the server allows,
-one opens a connection for every request. Invariant: total = failed + good answers, and every request that
-has begun is counted once: the end of the load waits for those in flight.
+Not a benchmark. Two workers send requests alternately with a pause: one keeps its connection until the server closes it, the
+other opens a connection for every request. Invariant: total = failed + good answers, and every request that has begun is
+counted once: the end of the load waits for those in flight.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.parts import wire
 Worker = Literal["kept", "fresh"]
 _WORKERS: tuple[Worker, ...] = ("kept", "fresh")
 
-# The first failures have the reason; the others repeat it.
+# The first failures show the reason; the others repeat it.
 _DETAILED_FAILURES = 20
 
 
@@ -36,9 +36,9 @@ class Failure:
 class LoadReport:
     """Results so far. `by_value` counts the answers by the value of the wanted header (None: without it).
 
-    `reopened` counts how often the kept connection was ended by the server between two requests, in order. `first` and `last`
-    are when the first and the last answer with a value had arrived, by the monotonic clock in seconds. `times` are of each request, if the
-    load records them: when it began, by the same clock, and how long it took.
+    `reopened` counts how often the server closed the kept connection properly between two requests. `first` and `last`
+    are the times at which the first and the last answer with a value had arrived, by the monotonic clock in seconds.
+    `times` has the begin (by the same clock) and the duration of each request, if the load records them.
     """
 
     total: int = 0
@@ -69,8 +69,9 @@ class LoadReport:
 class Load:
     """The request, and the condition for a good answer: status 200, and `header` with one of `values` (None: with any value).
 
-    Without `header` status 200 is enough. `pause` is between two requests of a worker, `timeout` for one request with
-    its connection; a worker ends after `max_requests` or `max_seconds`, so no load is left running by mistake.
+    Without `header` status 200 is enough. `pause` is the time between two requests of a worker, `timeout` that for
+    one request with its connection; a worker ends after `max_requests` or `max_seconds`, so no load is left running
+    by mistake.
     """
 
     host: str

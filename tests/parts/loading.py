@@ -17,7 +17,7 @@ _DEADLINE = 100.0
 async def envoy_failure(
     version: str, module: bytes, directory: Path, *, plugin: Mapping[str, Any] | None = None
 ) -> str:
-    """Envoy's error for the module; empty if it loads, starts and accepts its configuration.
+    """Envoy's error for the module; empty if the module loads, starts and accepts its configuration.
 
     `plugin` is the `PluginConfig` without the code; without it the configuration is empty. `exit status -11` when Envoy
     crashes: the number is the signal's. Writes to `directory`.

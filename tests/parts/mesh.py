@@ -1,8 +1,8 @@
-"""A mesh composed of the parts: Kubernetes, istiod, AutoWasm installed, and a service for sidecars to stand before.
+"""A mesh composed of the parts: Kubernetes, istiod, an installed AutoWasm, and a service behind the sidecars.
 
-Invariants: the Service of wasmer leads to its blob port, so a sidecar gets modules as in a cluster; a sidecar that was added
-listens on a loopback address of its own and ends with the mesh. A test file derives a class from `Mesh` for what its tests
-do with one, and adds its workloads: `Workload(**it.parts, sidecar=await it.add_sidecar("details", labels))`.
+Invariants: the Service of wasmer routes to its blob port, so a sidecar gets modules as in a cluster; an added sidecar
+listens on a loopback address of its own and ends with the mesh. A test file derives a class from `Mesh` for the actions of
+its tests, and adds its workloads: `Workload(**it.parts, sidecar=await it.add_sidecar("details", labels))`.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class Mesh(Installation):
         version: str = pypi.ENVOY_VERSIONS[0],
         certificates: bool = False,
     ) -> Sidecar:
-        """A workload with an Envoy of this version; with `certificates` also an agent that has them signed."""
+        """A workload with an Envoy of this version; with `certificates` also an agent that gets them signed."""
         address = address or ports.free_address()
         directory = self.directory / "sidecars" / name
         host = await self.add_workload(name, labels, address=address)
@@ -116,11 +116,12 @@ async def composed(
 ) -> AsyncIterator[Mesh]:
     """Run one with all files in `directory`; the Envoys are those of `add_sidecar`.
 
-    `authority` and `flags` are istiod's (`istio.istiod`), `audit_level` the API server's, `crd_flags` the installation's;
-    `arguments` are more flags of wasmer, `fork` as in `wasmer.controller`. Raises ProcessError with the log of what failed.
+    `authority` and `flags` are for istiod (`istio.istiod`), `audit_level` for the API server, `crd_flags` for the
+    installation; `arguments` are more flags of wasmer, `fork` is that of `wasmer.controller`. Raises ProcessError with
+    the log of what failed.
 
-    It runs on `plane`, as the only installation there, and deletes before and after the leftovers of tests in the namespaces `default`
-    and `istio-system`. Without `plane` it has a control plane of its own, of the given release and with `audit_level`.
+    It runs on `plane`, as the only installation there, and deletes the objects that tests left in the namespaces `default` and
+    `istio-system`, before and after. Without `plane` it has a control plane of its own, of the given release and with `audit_level`.
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -1,6 +1,6 @@
 """Packages from npm, exactly as a package-lock.json in `tests/assets/` names them, run by a Node from PyPI.
 
-Invariant: nothing that a package brings is run when it is installed.
+Invariant: the installation runs no script of a package.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from tests.parts import cache, pypi
 
 
 def install(folder: Path) -> Path:
-    """The folder node_modules with exactly the packages of `folder`/package-lock.json, filled first where it is absent.
+    """The folder node_modules with exactly the packages of `folder`/package-lock.json, installed first if it is absent.
 
     Raises PartError.
     """
@@ -29,7 +29,7 @@ def install(folder: Path) -> Path:
             [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             what=f"installing the npm packages of {folder.name}",
             cwd=target,
-            # Node brings its own list of authorities; pip and Go trust those of the machine, such as a proxy's.
+            # Node has its own list of certificate authorities; pip and Go trust those of the machine, such as a proxy's.
             env={**os.environ, "NODE_USE_SYSTEM_CA": "1"},
         )
 

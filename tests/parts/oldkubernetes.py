@@ -1,8 +1,9 @@
-"""Changes to the source of Kubernetes 1.16 with which a current Go builds the same program.
+"""Changes to the source of Kubernetes 1.16 that let a current Go build the same program.
 
-* The OpenAPI definitions are not in the module: the release's own build generates them. Its own openapi-gen does so here.
-* The validator of custom resources takes an empty string for null if both are at one address, which they are since Go keeps one zero
-  value for all types. With the Go of that release they were not. One condition is changed.
+* The OpenAPI definitions are not in the module: the release's own build generates them. Here the release's own
+  openapi-gen generates them.
+* The validator of custom resources mistakes an empty string for null if both have the same address. A current Go has one zero value
+  for all types, so they do; with the Go of that release they did not. One condition is changed.
 
 Invariant: nothing else in the copied source differs from the modules that go.sum names.
 """
@@ -24,18 +25,18 @@ _FILE = "zz_generated.openapi"
 _SOURCES = ("cmd", "pkg", "plugin", "third_party")
 """The folders of k8s.io/kubernetes that the programs are built from."""
 _MARK = re.compile(r"^// \+k8s:openapi-gen=true", re.MULTILINE)
-"""A comment in each package that has definitions, by which the Makefile of that release finds them."""
+"""A comment by which the Makefile of that release finds the packages that have definitions."""
 
 
 _VALIDATE = "github.com/go-openapi/validate"
 _ZERO_IS_NULL = (
     "data == nil || reflect.DeepEqual(reflect.Zero(reflect.TypeOf(data)), reflect.ValueOf(data))"
 )
-"""In type.go of that module."""
+"""The condition in type.go of that module."""
 
 
 def complete(folder: Path, scratch: Path, *, go: Path, env: Mapping[str, str]) -> None:
-    """Make `scratch` a Go module like `folder`, with copies of the modules that have to differ. Raises PartError."""
+    """Make `scratch` a Go module like `folder`, with copies of the modules that must differ. Raises PartError."""
     for name in ("go.mod", "go.sum"):
         shutil.copyfile(folder / name, scratch / name)
     definitions = _generate(scratch, go=go, env=env)
@@ -50,7 +51,7 @@ def complete(folder: Path, scratch: Path, *, go: Path, env: Mapping[str, str]) -
 
 
 def _generate(scratch: Path, *, go: Path, env: Mapping[str, str]) -> Path:
-    """The folder below which the definitions are."""
+    """The folder that contains the definitions."""
     log.info("Generating the OpenAPI definitions of Kubernetes.")
     what = "generating the OpenAPI definitions of Kubernetes"
     generator = scratch / "openapi-gen"
@@ -69,7 +70,7 @@ def _generate(scratch: Path, *, go: Path, env: Mapping[str, str]) -> Path:
     arguments += ["--output-package", f"{_KUBERNETES}/{_GENERATED}", "-O", _FILE]
     arguments += ["--report-filename", scratch / "report"]
     packages = _packages(scratch, go=go, env=env)
-    # It gets the place of packages from Go, which it finds on PATH.
+    # It gets the location of packages from Go, which it finds on PATH.
     path = {"PATH": f"{go.parent}:{env.get('PATH', '')}"}
     cache.run(
         [generator, *arguments, "-i", ",".join(packages)],
@@ -83,14 +84,14 @@ def _generate(scratch: Path, *, go: Path, env: Mapping[str, str]) -> Path:
 def _copy(
     module: str, folders: Sequence[str], scratch: Path, *, go: Path, env: Mapping[str, str]
 ) -> Path:
-    """A copy of these folders of the module, which is used in its place."""
+    """A copy of these folders of the module, which replaces it."""
     what = f"copying {module}"
     listed = cache.run([go, "list", "-m", "-json", module], what=what, cwd=scratch, env=env)
     found = json.loads(listed)
     found = found.get("Replace", found)
     copied = scratch / "copied" / module
     for name in folders:
-        # The module cache is read-only; copyfile leaves the modes behind.
+        # The module cache is read-only; copyfile does not copy the modes.
         origin = Path(found["Dir"]) / name
         shutil.copytree(origin, copied / name, copy_function=shutil.copyfile, dirs_exist_ok=True)
     shutil.copyfile(Path(found["GoMod"]), copied / "go.mod")
@@ -100,7 +101,7 @@ def _copy(
 
 
 def _packages(folder: Path, *, go: Path, env: Mapping[str, str]) -> list[str]:
-    """The packages with definitions, among those that kube-apiserver is made of."""
+    """The packages of kube-apiserver that have definitions."""
     listed = cache.run(
         [
             go,

@@ -1,7 +1,8 @@
 """A container of a Deployment or a Job, run from its YAML: arguments, environment, user, volumes and probes are those written there.
 
-Not a kubelet: no image is pulled, no Pod scheduled, nothing restarted, and network and processes are the machine's, so ports
-have to be mapped. Invariant: the container can write only to the writable mounts of its Deployment (`_pod.py` enforces it).
+Not a kubelet: no image is pulled, no Pod scheduled, nothing restarted, and the container shares the machine's network and
+processes, so ports must be mapped. Invariant: the container can write only to the writable mounts of its Deployment
+(`_pod.py` enforces it).
 """
 
 import asyncio
@@ -103,7 +104,7 @@ class Container:
         return variables
 
     def volumes(self, directory: Path, account: ServiceAccountVolume) -> list[Document]:
-        """For `_pod.py`: an emptyDir is a folder in `directory`, the ServiceAccount's is where the kubelet puts it."""
+        """The volumes for `_pod.py`: an emptyDir is a folder in `directory`, the ServiceAccount's volume is at the kubelet's path."""
         kinds = {volume["name"]: volume for volume in self.template.get("volumes", ())}
         found = []
         for mount in self.spec.get("volumeMounts", ()):
@@ -145,7 +146,7 @@ class Container:
         account: ServiceAccountVolume,
         environment: Mapping[str, str],
     ) -> tuple[int, str]:
-        """`program` with the container's arguments, to its end: exit status and output. Raises TimeoutError after 2 min."""
+        """Run `program` with the container's arguments to its end: exit status and output. Raises TimeoutError after 2 min."""
 
         def command() -> list[str | Path]:
             user, group = self.user
@@ -187,9 +188,9 @@ def confined(
     volumes: Sequence[Document],
     inotify: int | None = None,
 ) -> list[str | Path]:
-    """The command that becomes `command`, confined like a container; its specification is written into `directory`. Blocks.
+    """A command that runs `command` confined like a container; its specification is written into `directory`. Blocks.
 
-    `inotify` limits its instances of inotify.
+    `inotify` limits its number of inotify instances.
     """
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "container.json"
@@ -213,7 +214,7 @@ class Probed:
     """Seconds until the startup probe was answered."""
     ready: bool = False
     killed: str = ""
-    """Why the kubelet would have killed it; empty: it would not."""
+    """The reason for which the kubelet would have killed it; empty if it would not."""
     probes: dict[str, int] = field(default_factory=dict)
 
 

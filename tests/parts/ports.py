@@ -1,9 +1,9 @@
 """Free TCP ports and addresses on loopback.
 
-Not a reservation: between the choice and the bind, a program of someone else may take the port. Programs that can choose for
-themselves (port 0) do. Invariants: no two processes of ours get the same port of 127.0.0.1, as each has a range of its own; a
-process gets a port again only after all others of its range; the ranges are below those that Linux gives to outgoing connections,
-of which a test has thousands.
+Not a reservation: between the choice and the bind, a foreign program may take the port. Programs that can choose a port
+themselves (port 0) do so. Invariants: no two processes of ours get the same port of 127.0.0.1, as each has a range of its own; a
+process reuses a port only after all others of its range; the ranges are below the ports that Linux gives to outgoing
+connections, of which a test has thousands.
 """
 
 import atexit
@@ -20,13 +20,13 @@ _EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().spli
 """The first port that Linux gives to outgoing connections."""
 _LOWEST = 10_000
 _RANGE = 256
-"""Ports in the range of a process. 88 processes have one; others take ports of outgoing connections."""
+"""Ports in the range of a process. 88 processes get one; further processes use ports of outgoing connections."""
 _CLAIM_PORT = 65535
 """The port on the first address of a network of 256 that marks the network, or a range of ports, as used by a process."""
 
 
 def _claim(address: str) -> bool:
-    """Mark the address as used for as long as this process lives. False: another process has it."""
+    """Mark the address as used until this process ends. False if another process has it."""
     claim = socket.socket()
     try:
         claim.bind((address, _CLAIM_PORT))
@@ -38,7 +38,7 @@ def _claim(address: str) -> bool:
 
 
 class _Ports:
-    """Those of the range of this process, one after the other, again and again. A forked process gets a range of its own."""
+    """The ports of this process's range, in a cycle. A forked process gets a range of its own."""
 
     def __init__(self) -> None:
         self._process = 0
@@ -67,7 +67,7 @@ _ports = _Ports()
 
 
 def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:
-    """Different ports, all free at this moment."""
+    """Distinct ports that are free at this moment."""
     with ExitStack() as held:
         ports = []
         for _ in range(count):
@@ -83,13 +83,13 @@ def free_port(*, address: str = LOOPBACK) -> int:
 
 
 class _Addresses:
-    """Addresses in networks of 256, each of which is claimed for as long as the process lives."""
+    """Addresses in networks of 256; each network is claimed until the process ends."""
 
     def __init__(self) -> None:
         self._free: Iterator[str] = iter(())
 
     def next(self) -> str:
-        """One that no other process of ours uses."""
+        """An address that no other process of ours uses."""
         if address := next(self._free, ""):
             return address
         network = self._claimed()

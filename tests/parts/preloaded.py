@@ -1,9 +1,9 @@
 """Our own commands, forked from a process that has imported them: a start costs 20 ms of processor time instead of 500.
 
-That process is multiprocessing's fork server, one per test process; it ends with it. Invariant: it runs the code of the installed
-console script, with arguments, environment, folder, streams and session of its own, and with the exit status or signal of
-a program. Only the interpreter is shared: the hash seed, flags, and variables that Python reads at its start. A
-test about those starts the console script.
+That process is multiprocessing's fork server; each test process has one, which ends with it. Invariant: a command runs the code
+of the installed console script, with its own arguments, environment, folder, streams and session, and ends with the exit status
+or signal of a program. Only the interpreter is shared: the hash seed, flags, and variables that Python reads at its start. A test
+about those starts the console script.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ from tests.parts import _leash
 # Modules that wasmer imports by name or for its first Wasm module.
 _IMPORTED_LATER = ("anyio._backends._asyncio", "wasmtime")
 
-# multiprocessing polls all its children at each start of one, and reads the status of each only once.
+# multiprocessing polls all its children whenever it starts one, and reads the status of each only once.
 _one_at_a_time = threading.Lock()
 
 
 def fits(environment: Mapping[str, str]) -> bool:
-    """Whether a command with this environment can be forked: it has the same variables for Python and coverage."""
+    """Whether a command with this environment can be forked: its variables for Python and coverage must be the same as ours."""
     return not any(
         name.startswith(("COVERAGE_", "PYTHON")) and os.environ.get(name) != text
         for name, text in environment.items()
@@ -45,7 +45,7 @@ def fits(environment: Mapping[str, str]) -> bool:
 
 
 class Forked:
-    """A command that was forked, with the part of `asyncio.subprocess.Process` that is used here."""
+    """A forked command, with the part of `asyncio.subprocess.Process` that is used here."""
 
     def __init__(self, child: context.ForkServerProcess) -> None:
         assert child.pid is not None
@@ -87,8 +87,8 @@ async def start(
 ) -> Forked:
     """Run the console script `entry_point` as `command`; `streams` are its standard input, output and error, which stay open here.
 
-    If its input is a terminal, that is its controlling terminal.
-    Returns once it leads a session of its own, which dies with this process.
+    If its input is a terminal, that becomes its controlling terminal. Returns once it leads a session of its
+    own, which ends with this process.
     """
     given = (entry_point, list(command), dict(environment), str(directory))
     launching = asyncio.ensure_future(asyncio.to_thread(_launch, given, streams))
@@ -112,7 +112,7 @@ def _launch(given: Sequence[Any], streams: Sequence[int]) -> context.ForkServerP
                 child.start()
         finally:
             os.close(begun)
-        os.read(ready, 1)  # or the end, if it died before
+        os.read(ready, 1)  # or the end of the stream, if it died before
     finally:
         os.close(ready)
     return child
@@ -175,7 +175,7 @@ async def _reader(number: int) -> AsyncIterator[asyncio.StreamReader]:
 
 
 def _write(number: int, data: bytes) -> None:
-    """All of it, or as much as the command reads before it ends."""
+    """Write all of it, or as much as the command reads before it ends."""
     with suppress(BrokenPipeError), os.fdopen(number, "wb") as pipe:
         pipe.write(data)
 
@@ -190,7 +190,7 @@ def _server() -> context.ForkServerContext:
 
 
 class _Streams:
-    """Open files that go to the child with its arguments, in which they are the numbers of its own."""
+    """Open files that are sent to the child with its arguments, which name them by the child's own descriptors."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._numbers = numbers
@@ -214,14 +214,14 @@ def _become(
     _leash.die_with_parent()
     tests = multiprocessing.parent_process()
     if tests is None or not tests.is_alive():
-        os._exit(1)  # They, and with them the fork server, went before that.
+        os._exit(1)  # The tests ended before the death signal was set.
     *standard, begun = streams
     for number, stream in enumerate(standard):
         os.dup2(stream, number)
     if os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its controlling terminal: Ctrl-C there is a signal
     os.write(begun, b".")
-    # Among the others is the end of a pipe; the fork server waits until it is closed.
+    # One of the others is the end of a pipe, and the fork server waits until it is closed.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(environment)

@@ -1,6 +1,6 @@
 """A real program that runs for as long as a test or the demo needs it.
 
-Not a supervisor: a process that dies is an error, which shows the end of its log. Invariant: after `stop`, `kill` or
+Not a supervisor: the death of a process is an error, which shows the end of its log. Invariant: after `stop`, `kill` or
 the end of the context no process is left, and none outlives the Python process that started it.
 """
 
@@ -24,12 +24,12 @@ _TAIL_BYTES = 64 * 1024
 
 _IN_USE = "address already in use"
 
-# How often a program that cannot choose its port itself is started with another number.
+# Attempts to start a program that cannot choose its port itself, each with another port.
 PORT_ATTEMPTS = 5
 
 
 class ProcessError(Exception):
-    """A real program died, or did not get ready in time. The message ends with the last lines of its log."""
+    """A real program died, or was not ready in time. The message ends with the last lines of its log."""
 
     @property
     def port_taken(self) -> bool:
@@ -40,7 +40,7 @@ class ProcessError(Exception):
 class Process:
     """One program, which may be stopped and started again. Its output is appended to `log`.
 
-    It runs in a session of its own, so Ctrl-C in a terminal reaches us first and we end it in order.
+    It runs in a session of its own, so Ctrl-C in a terminal reaches only us, and we end it properly.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Process:
         cwd: Path | None = None,
         entry_point: str = "",
     ) -> None:
-        """`entry_point`: the console script of ours that `command` is; it is forked instead of started (`preloaded.py`)."""
+        """`entry_point`: if `command` is a console script of ours, its entry point; then it is forked instead of started (`preloaded.py`)."""
         self.name = name
         self.command = [str(word) for word in command]
         self.log = log
@@ -170,7 +170,7 @@ class Process:
             return ""
 
     async def stop(self, *, timeout: float = 10) -> None:
-        """Send SIGTERM, and SIGKILL after `timeout` seconds. Returns when it has ended; no error if it had already."""
+        """Send SIGTERM, and SIGKILL after `timeout` seconds. Returns when it has ended; no error if it had already ended."""
         if self._running is None:
             return
         self._signal(signal.SIGTERM)
@@ -187,7 +187,7 @@ class Process:
         return await self._running.wait()
 
     async def kill(self) -> None:
-        """End it without a chance to tidy up (SIGKILL), with all processes that it started."""
+        """End it without a chance to clean up (SIGKILL), with all processes that it started."""
         if self._running is None:
             return
         self._signal(signal.SIGKILL)

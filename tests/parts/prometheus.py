@@ -23,20 +23,20 @@ from tests.parts.process import Process
 
 @dataclass(slots=True)
 class Prometheus:
-    """A running one. Times are seconds since the epoch."""
+    """A running Prometheus. Times are seconds since the epoch."""
 
     process: Process
     directory: Path
     host: str
     targets: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Path to scrape by host, by job."""
+    """By job and host: the path to scrape."""
 
     async def ready(self) -> bool:
         """The answer of `/-/ready`."""
         return (await wire.get(f"http://{self.host}/-/ready")).status == 200
 
     def write(self) -> None:
-        """The configuration as of now."""
+        """The current configuration."""
         jobs = [
             {
                 "job_name": job,
@@ -67,19 +67,19 @@ class Prometheus:
         (self.directory / "prometheus.yaml").write_text(yaml.safe_dump(document))
 
     async def scrape(self, job: str, host: str, *, path: str = "/metrics") -> None:
-        """Scrape this, too."""
+        """Scrape this target, too."""
         self.targets[job] = {host: path}
         await asyncio.to_thread(self.write)
         os.kill(self.process.pid, signal.SIGHUP)
 
     async def forget(self, job: str) -> None:
-        """No longer scrape it."""
+        """Stop scraping this target."""
         del self.targets[job]
         await asyncio.to_thread(self.write)
         os.kill(self.process.pid, signal.SIGHUP)
 
     async def request(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """`data` of an answer of the API. Raises AssertionError with its error."""
+        """`data` of an answer of the API. Raises AssertionError with the API's error."""
         query = urllib.parse.urlencode(parameters or {})
         answer = await wire.get(f"http://{self.host}/api/v1/{path}?{query}", timeout=30)
         said = json.loads(answer.body)
@@ -87,12 +87,12 @@ class Prometheus:
         return said["data"]
 
     async def value(self, expression: str) -> float | None:
-        """The largest value now; None: nothing has one."""
+        """The largest value now; None if there is no value."""
         found = (await self.request("query", {"query": expression}))["result"]
         return max((float(one["value"][1]) for one in found), default=None)
 
     async def series(self, expression: str, begin: float, end: float, step: float) -> list[Any]:
-        """Series of a time, with their values."""
+        """The series at a time, with their values."""
         span = {"start": str(begin), "end": str(end), "step": str(step)}
         result: list[Any] = (await self.request("query_range", {"query": expression, **span}))[
             "result"
@@ -100,7 +100,7 @@ class Prometheus:
         return result
 
     async def firing(self) -> set[str]:
-        """Alerts that fire now."""
+        """Alerts that are firing."""
         alerts = (await self.request("alerts"))["alerts"]
         return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 

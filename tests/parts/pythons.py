@@ -1,8 +1,8 @@
-"""Interpreters of every Python that the project claims: those of the machine, else Debian's packages in a folder of the cache.
+"""Interpreters of every Python that the project supports: those of the machine, else Debian's packages in a folder of the cache.
 
-Not an installation: nothing of the system is changed, and no root is needed. A package of a newer Debian brings its own C
-library; patchelf sets both in the interpreter, so it runs like any other program. Invariant: a returned interpreter has
-run, and has the requested version.
+Not a system installation: it changes nothing outside of the cache and needs no root. A package of a newer Debian comes
+with that release's C library; patchelf makes the interpreter use it, so it runs like any other program. Invariant: a
+returned interpreter has run, and has the requested version.
 """
 
 import logging
@@ -26,13 +26,13 @@ IMAGE: Final = "3.13"
 """The Python of the image: the base in the Dockerfile."""
 
 SUITES: Final[Mapping[str, str]] = {"3.11": "bookworm", "3.13": "trixie", "3.14": "testing"}
-"""The release of Debian that packages it; none has 3.12."""
+"""The release of Debian that packages each version; none has 3.12."""
 
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def interpreter(version: str) -> Path:
-    """The program `pythonX.Y`; installed from Debian's packages where the machine has none. Raises PartError."""
+    """The program `pythonX.Y`; installed from Debian's packages if the machine has none. Raises PartError."""
     for candidate in _on_this_machine(version):
         if _is(candidate, version):
             return candidate
@@ -46,7 +46,7 @@ def interpreter(version: str) -> Path:
         entry, fill=lambda target: _from_debian(target, version=version, suite=suite)
     )
     program = folder / "usr/bin" / f"python{version}"
-    # The folder has its final name only now, and the paths in the program are absolute.
+    # The paths in the program are absolute, and the folder has its final name only now.
     with cache.exclusive(f"{entry}-paths"):
         if not _is(program, version):
             _set_paths(folder, program)
@@ -56,7 +56,7 @@ def interpreter(version: str) -> Path:
 
 
 def shared_library(version: str) -> Path:
-    """The folder of Debian's libpythonX.Y.so alone: its Python does without, and the package can be absent. Raises PartError."""
+    """The folder of Debian's libpythonX.Y.so alone: Debian's Python does not need it, so the package may be absent. Raises PartError."""
     suite = SUITES.get(version)
     if suite is None:
         raise cache.PartError(f"no release of Debian packages libpython{version}")
@@ -76,7 +76,7 @@ def environment(version: str, folder: Path, *, project: Path) -> Path:
     python = interpreter(version)
     log.info("Setting up %s with Python %s (once; a minute).", folder, version)
     shutil.rmtree(folder, ignore_errors=True)
-    # Debian's has no ensurepip: the pip of the running environment installs into the other.
+    # Debian's Python has no ensurepip: the pip of the running environment installs into the other.
     cache.run([python, "-m", "venv", "--without-pip", folder], what=f"making {folder}")
     cache.run(
         [
@@ -102,7 +102,7 @@ def _on_this_machine(version: str) -> Iterator[Path]:
 
 
 def _is(program: Path, version: str) -> bool:
-    """True if it runs, has the modules that the project needs (a build may lack ssl), and has this version."""
+    """Whether it runs, has the modules that the project needs (a build may lack ssl), and has this version."""
     asked = "import ctypes, ssl, venv, zlib; import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run(
@@ -135,7 +135,7 @@ def _from_debian(target: Path, *, version: str, suite: str, package: str = "") -
         folder = Path(name)
         for needed in ("state/lists/partial", "cache/archives/partial"):
             (folder / needed).mkdir(parents=True)
-        (folder / "status").touch()  # nothing is installed there: the C library comes, too
+        (folder / "status").touch()  # nothing is installed there, so apt fetches the C library, too
         (folder / "debian.sources").write_text(_source(suite))
         apt = ["apt-get", *_apt_options(folder)]
         cache.run([*apt, "update"], what=f"reading the package lists of Debian {suite}")
@@ -146,7 +146,7 @@ def _from_debian(target: Path, *, version: str, suite: str, package: str = "") -
 
 
 def _apt_options(folder: Path) -> list[str]:
-    """An apt that uses only the keys and proxies of the system."""
+    """An apt configuration that uses only the keys and proxies of the system."""
     settings = {
         "Dir::Etc::SourceList": folder / "debian.sources",
         "Dir::Etc::SourceParts": "-",
@@ -161,7 +161,7 @@ def _apt_options(folder: Path) -> list[str]:
 
 
 def _source(suite: str) -> str:
-    """The mirror that this machine's apt uses, with another suite."""
+    """The mirror of this machine's apt, with another suite."""
     listed = cache.run(
         [
             *("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"),
@@ -176,7 +176,7 @@ def _source(suite: str) -> str:
 
 
 def _set_paths(folder: Path, program: Path) -> None:
-    """Make the program use the C library and the others that came with it. RPATH counts for libraries that it loads later, too."""
+    """Make the program use the C library and the other libraries installed with it. RPATH also applies to libraries that it loads later."""
     loaders = sorted(folder.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"))
     if not loaders:
         raise cache.PartError(f"{folder}: there is no loader of the C library")

@@ -1,7 +1,7 @@
 """Real OCI registries: distribution's (storage on disk, passwords, TLS) and go-containerregistry's.
 
-Without faults: `faults/` makes a registry slow or wrong. Invariant: `host` stays
-the same through `stop` and `start`, so a test can stop the registry and start it again.
+Faults of a registry are in `faults/`. Invariant: `host` stays the same through `stop` and `start`, so a test
+can stop the registry and start it again.
 """
 
 import asyncio
@@ -63,8 +63,8 @@ async def distribution(
 ) -> AsyncIterator[RegistryServer]:
     """distribution's registry with its storage, configuration and log in `directory`; delete is enabled.
 
-    `users` (name to password) switches basic authentication on, for reading too; `tls` https; `auth` is the section of
-    this name in its configuration (`tokens.TokenService`). `address` is where it listens.
+    `users` (name to password) enables basic authentication, for reading too; `tls` enables https; `auth` is the
+    section of this name in its configuration (`tokens.TokenService`). `address` is where it listens.
     """
     program = await asyncio.to_thread(provision.distribution)
     # The registry would send traces to a collector on a port of ours.
@@ -95,7 +95,7 @@ async def distribution(
 
 @asynccontextmanager
 async def crane(directory: Path) -> AsyncIterator[RegistryServer]:
-    """`crane registry serve` with its blobs and log in `directory`: starts in no time, knows no passwords.
+    """`crane registry serve` with its blobs and log in `directory`: starts at once, has no authentication.
 
     It keeps manifests in memory only: after `stop` and `start` it is empty.
     """
@@ -176,6 +176,6 @@ def _htpasswd(name: str, password: str) -> str:
     # Imported here: the demo runs without the dependencies of the tests.
     import bcrypt  # noqa: PLC0415
 
-    # The fewest rounds there are: every single request of a client is checked.
+    # The smallest possible number of rounds: the registry checks the password of every request.
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds=4)).decode()
     return f"{name}:{hashed}\n"

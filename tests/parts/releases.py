@@ -1,7 +1,7 @@
-"""The releases of Kubernetes, Istio and Envoy that tests run: their differences, and which of them are run together.
+"""The releases of Kubernetes, Istio and Envoy that tests run, their differences, and their combinations.
 
 The programs of these releases are available from the package registries. docs/compatibility.md publishes the table; a test
-holds it against `COMBINATIONS`. Invariant: a release's version is that of the module that its group pins.
+compares it with `COMBINATIONS`. Invariant: a release's version is that of the module that its group pins.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Kubernetes:
     api_flags: tuple[str, ...] = ()
     controller_manager_flags: tuple[str, ...] = ()
     apply_flags: tuple[str, ...] = ()
-    """Of `kubectl apply` of our manifests (docs/install.md)."""
+    """Flags of `kubectl apply` for our manifests (docs/install.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Istio:
     group: str = "istio"
     """In `golang.GROUPS`."""
     crds: str = "manifests/charts/base/files/crd-all.gen.yaml"
-    """In the source folder of Istio."""
+    """The path in the source folder of Istio."""
     bootstrap: str = "tools/packaging/common/envoy_bootstrap.json"
     """The same."""
     own_filters: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Combination:
 
 KUBERNETES = Kubernetes(
     "1.36.3",
-    # With open watches it would wait for a minute.
+    # Otherwise its shutdown waits a minute for open watches.
     api_flags=("--shutdown-watch-termination-grace-period=0s",),
 )
 OLDEST_KUBERNETES = Kubernetes(
@@ -65,7 +65,7 @@ OLDEST_KUBERNETES = Kubernetes(
     # Until 1.23 both also served plain text, on fixed ports.
     api_flags=("--insecure-port=0",),
     controller_manager_flags=("--port=0",),
-    # Before 1.23 x-kubernetes-validations is no field of a schema, before 1.19 seccompProfile none of a Pod.
+    # A schema has no field x-kubernetes-validations before 1.23, and a Pod no field seccompProfile before 1.19.
     apply_flags=("--validate=false",),
 )
 

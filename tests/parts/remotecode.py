@@ -1,6 +1,6 @@
-"""Listeners whose filters fetch their module, and a server of modules that answers as a test wants; no control plane, no wasmer.
+"""Listeners whose filters fetch their module, and a server of modules with answers that the test chooses; no control plane, no wasmer.
 
-For modules that wasmer would refuse. Envoy follows a listener file (`envoy.envoy`); `Listeners.use` replaces it.
+For modules that wasmer would refuse. Envoy watches a listener file (`envoy.envoy`); `Listeners.use` replaces it.
 """
 
 import asyncio
@@ -31,17 +31,17 @@ class Origin:
         self._once: set[str] = set()
 
     def add(self, module: bytes) -> str:
-        """Serve the module; its sha256."""
+        """Serve the module; returns its sha256."""
         sha256 = hashlib.sha256(module).hexdigest()
         self._modules[sha256] = module
         return sha256
 
     def hold(self, sha256: str) -> None:
-        """Do not answer requests for it."""
+        """Hold requests for the module."""
         self._held[sha256] = asyncio.Event()
 
     def release(self, sha256: str) -> None:
-        """Answer them."""
+        """Answer the held requests."""
         self._held.pop(sha256).set()
 
     def serve_once(self, sha256: str) -> None:
@@ -87,7 +87,7 @@ class Plugin:
     retries: int = 0
 
     def filter(self) -> dict[str, Any]:
-        """The HTTP filter. Its VM id is unique, as that which wasmer writes."""
+        """The HTTP filter. Its VM ID is unique, like the one that wasmer writes."""
         uri = {"uri": f"http://modules/wasm/{self.sha256}", "cluster": CLUSTER, "timeout": "20s"}
         remote = {
             "http_uri": uri,
@@ -121,7 +121,7 @@ class Listeners:
         return self.directory / "lds.yaml"
 
     def use(self, *plugins: Plugin) -> None:
-        """Replace the file: these plug-ins on every listener."""
+        """Replace the file by one with these plug-ins on every listener."""
         document = yaml.safe_load(envoy.listeners_yaml(self.ports, cluster="web"))
         for listener in document["resources"]:
             manager = listener["filter_chains"][0]["filters"][0]["typed_config"]

@@ -1,7 +1,7 @@
 """A mesh for staged rollouts: eight sidecars as in Pods, each with a Pod at the API server, under load.
 
-Six of them have the label `app: staged`, which AutoWasms here select; two have another one. Invariants: each Envoy was started by an agent
-with Istio's bootstrap, so its statistics are on port 15090 of its own address; a Pod has the name and the address of its proxy.
+Six of them have the label `app: staged`, which AutoWasms here select; two have another label. Invariants: each Envoy was started by an
+agent with Istio's bootstrap, so its statistics are on port 15090 of its own address; a Pod has the name and the address of its proxy.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class StagedSidecar:
 
     @property
     def address(self) -> str:
-        """Of the Pod."""
+        """The address of the Pod."""
         return self.host.rpartition(":")[0]
 
     async def inbound(self) -> Document:
@@ -58,7 +58,7 @@ class StagedSidecar:
         return _plugins(await self.inbound())
 
     async def listener_version(self) -> str:
-        """Of the inbound listener: istiod changes it with each push that changes a listener; `last_updated` only with this one's."""
+        """`last_updated` of the inbound listener: istiod changes the version of all listeners with each push that changes any of them."""
         listener = await self.inbound()
         return str(listener.get("last_updated", ""))
 
@@ -85,11 +85,11 @@ class StagedMesh(Mesh):
     others: list[StagedSidecar] = field(default_factory=list)
 
     def names(self) -> set[str]:
-        """Of the matched Pods."""
+        """The names of the matched Pods."""
         return {one.name for one in self.matched}
 
     def sidecar(self, name: str) -> StagedSidecar:
-        """By the Pod's name."""
+        """The sidecar of the Pod with this name."""
         return next(one for one in [*self.matched, *self.others] if one.name == name)
 
     async def add_staged(
@@ -101,8 +101,10 @@ class StagedMesh(Mesh):
         pod: bool = True,
         **more: Any,
     ) -> StagedSidecar:
-        """One more Pod with a sidecar. `workload`: its Deployment or the like, as the injector names it to the proxy; `more` are
-        arguments of `agent.injected`."""
+        """Add a Pod with a sidecar.
+
+        `workload`: its Deployment or other owner, as the injector names it to the proxy. `more` are arguments of `agent.injected`.
+        """
         address = ports.free_address()
         labels = {"app": app, "pod": name}
         host = await self.add_workload(name, labels, address=address)
@@ -115,7 +117,8 @@ class StagedMesh(Mesh):
                 address=address,
                 version=pypi.ENVOY_VERSIONS[0],
                 metadata={"WORKLOAD_NAME": workload or name},
-                # Istio's build of Envoy counts `istio_requests_total`; a plain one has its own counters, which Istio leaves out.
+                # Istio's build of Envoy counts `istio_requests_total`; a plain Envoy has its own counters, which Istio's
+                # bootstrap excludes.
                 proxy_config={"proxyStatsMatcher": {"inclusionRegexps": [_REQUESTS]}},
                 **more,
             )
@@ -126,12 +129,12 @@ class StagedMesh(Mesh):
         return StagedSidecar(name, host, envoy)
 
     async def add_pod(self, name: str, labels: dict[str, str], *, address: str) -> None:
-        """As a kubelet would report it."""
+        """Create a Pod with the status that a kubelet would report."""
         document = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": "default", "labels": labels},
-            # Without a node: of one that does not exist, the controller manager deletes it.
+            # It has no node: the controller manager deletes a Pod of a node that does not exist.
             "spec": {
                 "containers": [
                     {"name": one, "image": "example.com/x:1"} for one in ("main", "istio-proxy")
@@ -157,7 +160,7 @@ class StagedMesh(Mesh):
         await self.cluster.request("PUT", path, body={**pod, "status": status})
 
     async def remove_pod(self, name: str) -> None:
-        """At once, as there is no kubelet."""
+        """Delete the Pod at once, as there is no kubelet."""
         path = f"{PODS}/{name}?gracePeriodSeconds=0"
         try:
             await self.cluster.request("DELETE", path)
@@ -166,7 +169,7 @@ class StagedMesh(Mesh):
                 raise
 
     async def image(self, filter_: str, *, tag: str = "", note: str = "") -> str:
-        """Push a filter of `tests/assets/filters`; the reference. A module with another `note` has another digest."""
+        """Push a filter of `tests/assets/filters`; returns the reference. A module with another `note` has another digest."""
         path = await asyncio.to_thread(filters.build, filter_)
         module = await asyncio.to_thread(path.read_bytes)
         return await self.push(tag or filter_, with_note(module, note) if note else module)
@@ -198,7 +201,7 @@ class StagedMesh(Mesh):
         return document
 
     async def rollout(self, name: str = "test") -> Document:
-        """`status.rollout`; empty: there is none."""
+        """`status.rollout`; empty if there is none."""
         found: Document = ((await self.get(name)).get("status") or {}).get("rollout") or {}
         return found
 
@@ -229,7 +232,7 @@ class StagedMesh(Mesh):
         }
 
     async def only_on(self, plugin: str, names: set[str], *, timeout: float = 30) -> None:
-        """Return once exactly these of the matched Pods have this plugin. Raises TimeoutError."""
+        """Return once exactly these matched Pods have this plugin. Raises TimeoutError."""
         async with asyncio.timeout(timeout):
             while await self.with_plugin(plugin) != names:
                 await asyncio.sleep(0.05)
@@ -246,7 +249,7 @@ class StagedMesh(Mesh):
 
 
 def with_note(module: bytes, note: str) -> bytes:
-    """The module with one more custom section, which changes nothing but its digest. At most 100 bytes."""
+    """The module with one more custom section of at most 100 bytes, which changes only the digest."""
     name = b"note"
     content = bytes([len(name)]) + name + note.encode()
     return module + bytes([0, len(content)]) + content

@@ -1,6 +1,6 @@
-"""The same filter with the same TCP connection in a real Envoy, before its TCP proxy, and in the sandbox.
+"""Runs the same filter with the same TCP connection in a real Envoy, before its TCP proxy, and in the sandbox.
 
-As `comparison.py`, for network filters: what each side got, and the log of the filter.
+Like `comparison.py`, for network filters: compares the data that each side got, and the log of the filter.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _NETWORK = "type.googleapis.com/envoy.extensions.filters.network"
 
 @dataclass(frozen=True)
 class TcpCase:
-    """A filter, its configuration, and what both sides send, in order; then the client closes."""
+    """A filter, its configuration, and the data that both sides send, in order; then the client closes."""
 
     name: str
     module: bytes
@@ -44,7 +44,7 @@ class TcpCase:
 
     @property
     def plugin(self) -> Plugin:
-        """As the sandbox has it."""
+        """The plugin in the form of the sandbox."""
         return Plugin(
             name=self.name,
             vm_id=f"vm-{self.name}",
@@ -55,7 +55,7 @@ class TcpCase:
 
 @dataclass(frozen=True)
 class TcpObserved:
-    """What each side got, whether the client saw the end, and the filter's log."""
+    """The data that each side got, whether the client saw the end, and the filter's log."""
 
     to_service: bytes
     to_client: bytes
@@ -103,7 +103,7 @@ class _Service:
 async def in_envoy(
     version: str, cases: Sequence[TcpCase], expected: Mapping[str, TcpObserved], directory: Path
 ) -> dict[str, TcpObserved]:
-    """Run all cases in one Envoy of this version. `expected` tells how many lines of a log are waited for."""
+    """Run all cases in one Envoy of this version. Waits for as many log lines as `expected` has."""
     pacer = Pacer(directory / LOG)
     directory.mkdir(parents=True, exist_ok=True)
     found: dict[str, tuple[bytes, bytes]] = {}

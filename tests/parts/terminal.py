@@ -33,11 +33,11 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All that was written so far, with its control sequences. Line ends are those of a file."""
+        """Everything that was written so far, with its control sequences. Line ends are those of a file."""
         return self._seen.decode(errors="replace").replace("\r\n", "\n")
 
     def press(self, keys: bytes) -> None:
-        """Type."""
+        """Type these keys."""
         os.write(self._leader, keys)
 
     def read_until(self, pattern: str, *, timeout: float = 60) -> str:
@@ -49,13 +49,13 @@ class Screen:
         return self.text
 
     def read_to_end(self, *, timeout: float = 60) -> None:
-        """Read until no program has the terminal any more. Raises TimeoutError."""
+        """Read until no program has the terminal open. Raises TimeoutError."""
         end = time.monotonic() + timeout
         while self._read(end - time.monotonic()):
             pass
 
     def _read(self, timeout: float) -> bool:
-        """One piece. False at the end."""
+        """Read one piece. False at the end."""
         ready, _, _ = select.select([self._leader], [], [], max(timeout, 0))
         if not ready:
             raise TimeoutError(f"nothing more was written: {self.text}")
@@ -90,7 +90,7 @@ def running(
     environment: Mapping[str, str],
     stdout: int | None = None,
 ) -> Iterator[Terminal]:
-    """Run a program at a terminal of so many columns, and 24 rows. `stdout`: standard output, if it is not the terminal."""
+    """Run a program at a terminal of this many columns, and 24 rows. `stdout`: standard output, if it is not the terminal."""
     leader, follower = _open(columns)
     try:
         process = subprocess.Popen(
@@ -121,7 +121,7 @@ async def shown(
     cwd: Path,
     environment: Mapping[str, str],
 ) -> tuple[str, int]:
-    """Run a console script of ours to its end at a terminal: what a person sees, and the exit status. Raises TimeoutError.
+    """Run a console script of ours to its end at a terminal: the terminal's output, and the exit status. Raises TimeoutError.
 
     It is forked (`preloaded.py`).
     """
@@ -166,5 +166,5 @@ def plain(text: str) -> str:
 
 
 def drawn(text: str) -> list[str]:
-    """The states of a line that is drawn again and again, as columns of the screen."""
+    """The states of a line that is redrawn repeatedly, as columns of the screen."""
     return [each.replace(_ERASE, "") for each in re.split(r"[\r\n]", plain(text)) if each]

@@ -32,7 +32,7 @@ class TokenService:
     users: dict[str, str]
     refresh_tokens: set[str] = field(default_factory=set)
     grants: dict[str, set[str]] = field(default_factory=dict)
-    """Repositories by user; a user who is not in it may do everything. `refresh` is the user of the refresh token."""
+    """Repositories by user; a user without an entry may do everything. `refresh` is the user of the refresh token."""
     lifetime: float = 60.0
     tls: ssl.SSLContext | None = None
     given: int = 0

@@ -34,10 +34,10 @@ class Toolchain(ABC):
 
     @abstractmethod
     def compile(self, filter_: str, output: Path) -> None:
-        """Write the module of the filter to `output`; get the compiler first where it is absent. Raises PartError."""
+        """Write the module of the filter to `output`; install the compiler first if it is absent. Raises PartError."""
 
     def seconds(self) -> float:
-        """Usual seconds for a filter, once the compiler is there."""
+        """Usual seconds for a filter, once the compiler is installed."""
         return 5
 
     @abstractmethod
@@ -50,7 +50,7 @@ class Toolchain(ABC):
         return tuple(sorted(path.name for path in folders if path.name not in self.shared))
 
     def build(self, filter_: str) -> Path:
-        """The module of the filter `filter_`, compiled first where the cache lacks it. Raises PartError."""
+        """The module of the filter `filter_`, compiled first if the cache lacks it. Raises PartError."""
         entry = f"filters/{self.name}-{filter_}-{self._key(filter_)}"
         part = cache.Part(
             f"filters-{self.name}", f"the filter {filter_} ({self.name})", self.seconds()
@@ -81,7 +81,7 @@ class Go(Toolchain):
     """Plain Go from 1.24 on, which can export functions (`//go:wasmexport`)."""
 
     def version(self) -> str:
-        """The least version; the compiler is the one on PATH where that is new enough."""
+        """The minimum version; the compiler is the one on PATH if that is new enough."""
         return ".".join(map(str, golang.required_go(self.folder)))
 
     def compile(self, filter_: str, output: Path) -> None:
@@ -164,7 +164,7 @@ class AssemblyScript(Toolchain):
         """See Toolchain."""
         packages = npm.install(self.folder)
         with tempfile.TemporaryDirectory() as made:
-            # The compiler searches for packages beside the sources, and the checkout must not contain any.
+            # The compiler searches for packages beside the sources, but the checkout must not contain any.
             work = Path(made)
             for name in (filter_, *self.shared):
                 _copy(self.folder / name, work / name)

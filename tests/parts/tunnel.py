@@ -1,6 +1,6 @@
-"""A client of HBONE, as an ambient workload's ztunnel is one: HTTP/2 CONNECT with a mesh certificate, then bytes through it.
+"""An HBONE client, like the ztunnel of an ambient workload: HTTP/2 CONNECT with a mesh certificate, then bytes through the tunnel.
 
-Independent of Envoy and of Istio: h2 on asyncio. One stream a connection. Source: istio.io/docs/ambient/architecture/hbone.
+Independent of Envoy and of Istio: h2 on asyncio. One stream per connection. Source: istio.io/docs/ambient/architecture/hbone.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Tunnel:
     _stream: int
 
     async def get(self, path: str = "/", *, host: str = "details") -> wire.Answer:
-        """One HTTP/1.1 request through the tunnel, and the whole answer. Raises OSError, TimeoutError of it, or HTTPException."""
+        """One HTTP/1.1 request through the tunnel, and the whole answer. Raises OSError (also TimeoutError) or HTTPException."""
         request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
         self._connection.send_data(self._stream, request.encode())
         self._writer.write(self._connection.data_to_send())
@@ -62,7 +62,7 @@ async def tunnel(
 ) -> AsyncIterator[Tunnel]:
     """CONNECT to `target` (`address:port`) through the proxy at `address`, port 15008. Raises OSError or TimeoutError.
 
-    `certificates` is a workload's context (`Agent.client`); its protocols become HTTP/2's.
+    `certificates` is a workload's context (`Agent.client`); its ALPN protocol is set to HTTP/2.
     """
     certificates.set_alpn_protocols(["h2"])
     async with asyncio.timeout(_SECONDS):
@@ -98,7 +98,7 @@ async def _connect(
 
 
 def _answer(received: bytes) -> wire.Answer:
-    """Parsed by the standard library's client; several headers with one name are joined by `, `."""
+    """Parsed by the standard library's client; the values of repeated headers are joined by `, `."""
     response = http.client.HTTPResponse(_Received(received))  # type: ignore[arg-type]
     response.begin()
     headers: dict[str, str] = {}

@@ -12,14 +12,15 @@ from aiohttp import web
 
 from tests.parts import ports
 
-# Envoy keeps connections: a server that closes an idle one just as a request arrives makes Envoy answer 503.
+# Envoy keeps connections: if a server closes an idle one just as a request arrives, Envoy answers 503.
 _KEEPALIVE_SECONDS = 3600
 
 
 class Upstream:
     """Echoes every request as JSON: `method`, `path` (with query), `headers` (lower-case names), `body`.
 
-    The query `?delay=SECONDS` holds the answer, `?status=CODE` sets its status. `requests` counts.
+    The query `?delay=SECONDS` holds the answer, `?status=CODE` sets its status. `requests` counts the
+    requests.
     """
 
     def __init__(self) -> None:

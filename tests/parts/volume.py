@@ -1,8 +1,8 @@
-"""A small volume of its own that a test can fill up for real, and a program that sees it.
+"""A small volume that a test can really fill up, and a program that uses it.
 
-A tmpfs of a given size in a user and mount namespace that a holder process keeps (`unshare -rm`: no root needed); programs
-enter it by a command prefix, and the test reads it through /proc. Where a machine forbids such namespaces, the program's
-own `os.mkdir` reports a full disk instead, while the test requests it: `real` is whether the volume is real.
+A tmpfs of a given size in a user and mount namespace that a holder process keeps (`unshare -rm`: no root needed). Programs
+enter it by a command prefix, and the test reads it through /proc. On a machine that forbids such namespaces, the program's
+own `os.mkdir` reports a full disk when the test requests it, and `real` is false.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.parts.process import Process, ProcessError
 
 FORBID = "AUTOWASM_TEST_NO_NAMESPACES"
-"""Environment variable: if set, tests run as on a machine that forbids namespaces."""
+"""Environment variable: if set, tests behave as on a machine that forbids namespaces."""
 
 _FILLER = "filler"
 _BLOCK = b"\0" * 65_536
@@ -34,7 +34,7 @@ os.mkdir = mkdir
 
 @dataclass(slots=True)
 class Volume:
-    """`directory` is where programs that run with `prefix` and `env` see it; `view`, where the test does."""
+    """`directory` is its path for programs that run with `prefix` and `env`; `view` is its path for the test."""
 
     directory: Path
     view: Path
@@ -44,7 +44,7 @@ class Volume:
     flag: Path = field(default=Path("/"))
 
     async def fill(self) -> None:
-        """Leave not one block free."""
+        """Fill every free block."""
         await asyncio.to_thread(self._fill)
 
     def _fill(self) -> None:
@@ -75,7 +75,7 @@ def _write_until_full(fd: int, block: bytes) -> None:
 
 @asynccontextmanager
 async def small_volume(directory: Path, *, size: int) -> AsyncIterator[Volume]:
-    """`size` bytes at `directory`, which is made."""
+    """A volume of `size` bytes at `directory`, which is created."""
     await asyncio.to_thread(directory.mkdir, parents=True)
     log = directory.with_name(f"{directory.name}-holder.log")
     ready = directory.with_name(f"{directory.name}-mounted")

@@ -1,7 +1,7 @@
 """`wasmer standalone` and `wasmc`, as a user runs them: real processes of the installed package.
 
-Not a mock and not an import of the code: the command is tested. Ports stay the same through `stop` and `start`, so
-an Envoy with these ports in its configuration reaches it again.
+Not a mock and not an import of the code: tests run the command. Ports stay the same through `stop` and `start`, so
+an Envoy with these ports in its configuration can connect again.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tests.parts.clients import Client
 from tests.parts.process import Process
 
 LOOPBACK_SOURCES = ("--allow-cidr", "127.0.0.0/8")
-"""Tests' registries and object servers are on loopback, which `wasmer controller` refuses unless it is opened."""
+"""The registries and object servers of tests are on loopback, which `wasmer controller` refuses by default."""
 ENVOY_CLUSTER = "wasmer"
 """The name that the filters use for the blob port; Envoy needs it as a static cluster."""
 
@@ -39,16 +39,16 @@ class Wasmer:
 
     @property
     def config(self) -> Path:
-        """AutoWasm and Secret documents go here."""
+        """The folder for AutoWasm and Secret documents."""
         return self.directory / "config"
 
     @property
     def lds(self) -> Path:
-        """The listener file that Envoy follows."""
+        """The listener file that Envoy watches."""
         return self.directory / "envoy" / "lds.yaml"
 
     async def start(self, *, timeout: float = 30) -> None:
-        """Run (again); returns when it is ready. Raises ProcessError."""
+        """Run it (again); returns when it is ready. Raises ProcessError."""
         await self.process.start(ready=self.ready, timeout=timeout)
 
     async def ready(self) -> bool:
@@ -56,10 +56,10 @@ class Wasmer:
         return (await wire.request("GET", f"http://{self.admin}/readyz", timeout=2)).status == 200
 
     def apply(self, document: Mapping[str, Any], *, file: str | None = None) -> None:
-        """Put one document into the config directory, by rename; `file` is `<name>.yaml` unless given."""
+        """Put one document into the config directory, by a rename; `file` defaults to `<name>.yaml`."""
         target = self.config / (file or f"{document['metadata']['name']}.yaml")
         half = target.with_name(f".{target.name}.new")
-        half.write_text(json.dumps(dict(document), indent=2))  # PyYAML leaves `y` without quotes
+        half.write_text(json.dumps(dict(document), indent=2))  # PyYAML writes `y` without quotes
         half.replace(target)
 
     def delete(self, name: str) -> None:
@@ -67,17 +67,17 @@ class Wasmer:
         (self.config / f"{name}.yaml").unlink()
 
     def status(self, name: str, *, namespace: str = "default") -> dict[str, Any]:
-        """`status` as written; empty if there is none yet."""
+        """`status` as wasmer wrote it; empty if there is none yet."""
         whole = _read(self.directory / "envoy/status" / f"{namespace}.{name}.yaml")
         status: dict[str, Any] = whole.get("status", {})
         return status
 
     def envoyfilter(self, name: str, *, namespace: str = "default") -> dict[str, Any]:
-        """The EnvoyFilter as written; empty if there is none."""
+        """The EnvoyFilter as wasmer wrote it; empty if there is none."""
         return _read(self.directory / "envoy/envoyfilters" / f"{namespace}.{name}.yaml")
 
     async def wait_phase(self, name: str, *phases: str, timeout: float = 30) -> dict[str, Any]:
-        """The status, once its phase is one of `phases`. Raises TimeoutError with the last one and the log."""
+        """The status, once its phase is one of `phases`. Raises TimeoutError with the last status and the log."""
         what = f"{name} is {' or '.join(phases)}"
         return await self.wait_status(
             name, lambda status: status.get("phase") in phases, what=what, timeout=timeout
@@ -91,7 +91,7 @@ class Wasmer:
         what: str = "the condition holds",
         timeout: float = 30,
     ) -> dict[str, Any]:
-        """The status, once the condition holds for it. Raises TimeoutError with the last one and the log."""
+        """The status, once it fulfils the condition. Raises TimeoutError with the last status and the log."""
         status: dict[str, Any] = {}
         try:
             async with asyncio.timeout(timeout):
@@ -108,9 +108,10 @@ class Wasmer:
             ) from error
 
     async def wait_gone(self, name: str, *, timeout: float = 30) -> None:
-        """Until neither EnvoyFilter nor status of the AutoWasm `name` is there. Raises TimeoutError with the log.
+        """Wait until the AutoWasm `name` has no EnvoyFilter and no status. Raises TimeoutError with the log.
 
-        Envoy has dropped the filter some milliseconds before: wasmer takes it out of the listener file first.
+        Envoy has removed the filter some milliseconds earlier: wasmer removes it from the listener file
+        first.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -145,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _parse(text: bytes) -> dict[str, Any]:
-    """Waiting reads the same text fifty times a second, and PyYAML takes milliseconds for it."""
+    """A wait reads the same text fifty times a second, and PyYAML takes milliseconds to parse it."""
     return yaml.safe_load(text) or {}
 
 
@@ -162,8 +163,8 @@ async def standalone(
 ) -> AsyncIterator[Wasmer]:
     """Run it over `directory` (config/, envoy/, cache/, wasmer.log) until the context ends.
 
-    `template` is the text of the listener template; `prefix` a command that becomes wasmer. With a prefix, or
-    without `fork`, an interpreter of its own is started: for tests that measure its memory.
+    `template` is the text of the listener template; `prefix` is a command that runs wasmer. With a prefix, or
+    without `fork`, it starts a new interpreter, for tests that measure its memory.
     """
     port, admin = ports.free_ports(2)
     config = directory / "config"
@@ -226,9 +227,9 @@ async def controller(
     env: Mapping[str, str] | None = None,
     fork: bool = True,
 ) -> AsyncIterator[Wasmer]:
-    """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens.
+    """Run `wasmer controller` against an API server; its blob port listens at `host` (`address:port`).
 
-    `reach` are the flags for the addresses that sources may have. Without `fork` an interpreter of its own is started.
+    `reach` are the flags for the addresses that sources may have. Without `fork` it starts a new interpreter.
     """
     admin = f"{ports.LOOPBACK}:{ports.free_port()}"
     command: list[str | Path] = [program("wasmer"), "controller", "--kubeconfig", kubeconfig]

@@ -1,7 +1,7 @@
-"""WebAssembly text to module, by the real wat2wasm, and the filter that most tests need.
+"""Compiles WebAssembly text with the real wat2wasm; has the filter that most tests need.
 
-Not a checker: a text that compiles may be anything but a filter. Blocks for some milliseconds; the first time it may
-have to get the compiler.
+Not a checker: a text that compiles need not be a filter. Blocks for some milliseconds, and the first time also to
+install the compiler if it is absent.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ def compile_text(text: str) -> bytes:
 
 
 def assemble(text: str) -> bytes:
-    """As `compile_text`, by wasm-tools: it knows typed references and garbage-collected types, and no legacy exceptions."""
+    """Like `compile_text`, with wasm-tools: it supports typed references and garbage-collected types, but no legacy exceptions."""
     version = pypi.WASM_TOOLS.version
     key = hashlib.sha256(f"wasm-tools {version}\0{text}".encode()).hexdigest()
 
@@ -55,9 +55,9 @@ def header_filter(value: str, *, name: str = "hello") -> bytes:
 
 
 def padded(module: bytes, *, size: int) -> bytes:
-    """The same module made exactly `size` bytes long by a custom section of zeros, which changes nothing.
+    """The same module, made exactly `size` bytes long by a custom section of zeros, which has no effect.
 
-    `size` is at least 16 bytes more than the module has.
+    `size` must exceed the module's size by at least 16 bytes.
     """
     # Section: id, length of the rest in five bytes, an empty name (its length, 0), the padding.
     content = b"\0" * (size - len(module) - 6)

@@ -1,7 +1,7 @@
-"""The least HTTP/1.1 client, on raw streams: one request, one answer, nothing done behind the caller's back.
+"""A minimal HTTP/1.1 client, on raw streams: one request, one answer, nothing done implicitly.
 
 Not for the product. Real client libraries retry, pool and follow redirects by themselves, and each of these has hidden
-a failed request once; here a connection that breaks is an error, always. Bodies up to 256 MiB, in memory.
+a failed request once; here a broken connection is always an error. Bodies up to 256 MiB, in memory.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Unfinished(WireError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. Header names are lower-case; of several with one name the values are joined by `, `."""
+    """A complete answer. Header names are lower-case; the values of repeated headers are joined by `, `."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,7 +39,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Connection:
-    """One connection to a server; several requests, one after the other, for as long as `usable`."""
+    """One connection to a server, for requests one after the other while it is `usable`."""
 
     host: str
     reader: asyncio.StreamReader
@@ -57,7 +57,7 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether another request may be sent: the server neither announced the end nor closed."""
+        """Whether another request may be sent: the server has neither announced the end nor closed the connection."""
         return not (self._closing or self.reader.at_eof() or self.writer.is_closing())
 
     async def request(
@@ -136,7 +136,7 @@ class Connection:
             if not version.startswith("HTTP/1."):
                 raise ValueError(first)
             status = int(status_text)
-            if status >= 200:  # 100 Continue and its like announce the answer
+            if status >= 200:  # 100 Continue and other interim responses announce the answer
                 break
         headers: dict[str, str] = {}
         for line in lines:
@@ -178,12 +178,12 @@ class Connection:
     async def close(self) -> None:
         """Close, without waiting for the other side to agree."""
         self.writer.transport.abort()
-        with suppress(OSError):  # it may have broken before: closed is closed
+        with suppress(OSError):  # it may have broken before
             await self.writer.wait_closed()
 
 
 def _framed(answer: Answer, method: str) -> bool:
-    """Whether the end of the answer was marked by something else than the end of the connection."""
+    """Whether something other than the end of the connection marks the end of the answer."""
     return (
         method == "HEAD"
         or answer.status in (204, 304)
@@ -209,9 +209,9 @@ async def request(
     timeout: float = 10,
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """One request on a connection of its own. Raises OSError, of which TimeoutError after `timeout` seconds is one.
+    """One request on a connection of its own. Raises OSError, such as TimeoutError after `timeout` seconds.
 
-    An https URL without `tls` is not verified.
+    For an https URL without `tls` the certificate is not verified.
     """
     parts = urlsplit(url)
     context = (tls or unverified_tls()) if parts.scheme == "https" else None

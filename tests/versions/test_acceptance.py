@@ -1,4 +1,4 @@
-"""The main use of AutoWasm, on each combination of releases in `releases.COMBINATIONS`: a filter is pushed, runs, is replaced, is removed.
+"""The main use of AutoWasm, on each combination of releases in `releases.COMBINATIONS`: a filter is pushed, runs, is replaced and removed.
 
 The client's responses show the effect of the filter. The other features of an API server that wasmer needs (rights, the Lease,
 Events, watches, garbage collection) are asserted on the same cluster.
@@ -26,12 +26,12 @@ pytestmark = [
 
 LABELS = {"app": "details"}
 GUARD = 90
-"""Seconds after which a wait has hung."""
+"""Seconds after which a wait counts as hanging."""
 
 
 @dataclass
 class ChosenMesh(Mesh):
-    """One with a sidecar, all of these releases."""
+    """A mesh with one sidecar, all parts of these releases."""
 
     releases: releases.Combination
     sidecar: Sidecar
@@ -57,7 +57,7 @@ class ChosenMesh(Mesh):
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
-    # A worker process of pytest-xdist for each.
+    # Each in its own worker process of pytest-xdist.
     params=[
         pytest.param(one, id=str(one), marks=pytest.mark.xdist_group(str(one)))
         for one in releases.COMBINATIONS
@@ -80,7 +80,7 @@ async def running_mesh(
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def mesh(running_mesh: ChosenMesh) -> AsyncIterator[ChosenMesh]:
-    """The mesh without anything of another test in it."""
+    """The mesh without leftovers of another test."""
     await running_mesh.load.wait_for(None, timeout=GUARD)
     yield running_mesh
     await running_mesh.clean()
@@ -151,7 +151,7 @@ async def test_filter_receives_configuration_environment_and_root_id(mesh: Chose
 
 
 async def test_restarted_wasmer_writes_no_envoyfilter_again(mesh: ChosenMesh) -> None:
-    """A field that the API server drops would make each comparison fail, and each restart drain connections."""
+    """If the API server dropped a field, each comparison would fail, and each restart would drain connections."""
     image = await mesh.push("v1", wat.header_filter("one"))
     await mesh.kubectl_apply(
         mesh.for_sidecar(
@@ -245,7 +245,7 @@ async def test_the_api_server_refuses_an_object_that_breaks_the_schema(
 
 
 async def test_what_an_old_schema_lets_pass_is_refused_in_the_status(mesh: ChosenMesh) -> None:
-    """Servers before 1.25 know no rules, only types and patterns."""
+    """Servers before 1.25 support no validation rules, only types and patterns."""
     document = mesh.for_sidecar("r.example/a:v1")
     document["spec"]["filter"]["source"]["object"] = {"url": "https://o.example/a.wasm"}
     try:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.versions, pytest.mark.timeout(300)]
 IMAGE = "--set=image.repository=r.example/wasmer"
 # The change to install.yaml that docs/install.md requires for servers before 1.21.
 BUDGETS = {releases.OLDEST_KUBERNETES: "policy/v1beta1"}
-# The API server of 1.16 takes no patch of a resource definition with numbers in it ("cannot convert int64 to float64").
+# The API server of 1.16 rejects a patch of a resource definition that contains numbers ("cannot convert int64 to float64").
 UPGRADES = {releases.OLDEST_KUBERNETES: "replace"}
 
 
@@ -33,7 +33,7 @@ class Ground:
     helm: Client
 
     async def check(self) -> None:
-        """The resource, wasmer's workload, and the rights that its account needs are there."""
+        """The resource definition, wasmer's workload, and the permissions of its account exist."""
         await clients.crds_established(self.kubectl, "autowasms.wasm.tcm.io")
         for kind in ("deployment", "service", "poddisruptionbudget"):
             await self.kubectl.run("get", kind, "wasmer", "-n", istio.ROOT_NAMESPACE)

@@ -1,4 +1,4 @@
-"""Filters that call every host function with the same arguments, and log what each returns as one character."""
+"""Filters that call every host function with the same arguments, and log each result as one character."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,11 +20,11 @@ _NOT_CALLED = {
     "env.proxy_continue_request",
     "env.proxy_continue_response",
 }
-"""They would crash Envoy here."""
+"""Functions that would crash Envoy here."""
 
 
 def cases(version: str) -> Iterator[Case]:
-    """For each set of arguments a filter of each ABI version, with all functions that this Envoy offers."""
+    """For each set of arguments, one filter of each ABI version, with all functions that this Envoy offers."""
     for abi_version in abi.ABIS:
         names = [
             name
@@ -34,7 +34,7 @@ def cases(version: str) -> Iterator[Case]:
             and name not in _NOT_CALLED
         ]
         for kind, arguments in _ARGUMENTS.items():
-            # With addresses that are good, only WASI: `proxy_*` would read what lies there.
+            # Valid addresses only for WASI: `proxy_*` functions would read the memory there.
             chosen = [name for name in names if kind == "outside" or not name.startswith("env.")]
             text = _module(chosen, arguments, abi_version)
             yield Case(f"calls-{abi_version.replace('.', '-')}-{kind}", wat.compile_text(text))

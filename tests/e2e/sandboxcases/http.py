@@ -1,6 +1,6 @@
 """HTTP filters whose behaviour in the sandbox must equal that in Envoy: header maps, bodies, control, callouts, properties.
 
-Each row is a script of the filter `probe`. What it answers, logs, forwards and returns is compared.
+Each case is a script of the filter `probe`. Its answers, logs, forwarded messages and results are compared.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _TO_GRPC: tuple[tuple[int, tuple[tuple[str, str], ...], bytes], ...] = (
     *((200, (), b"hi"), (200, (), bytes(5)), (200, (), bytes((0, 0, 0, 0, 3)) + b"abc")),
     *((200, _DENIED, b""), (404, _DENIED, b"")),
 )
-"""Status, headers and body of responses to gRPC calls that are none of gRPC."""
+"""Status, headers and body of responses to gRPC calls that are not gRPC responses."""
 _LARGE = Response(200, (("content-length", "3000"),), (b"a" * 1500, b"b" * 1500))
 
 
@@ -38,7 +38,7 @@ def _case(name: str, script: str = "", **fields: Any) -> Case:
 
 
 def _calling(name: str, script: str, **fields: Any) -> Case:
-    """A case whose script calls a cluster, which it names CLUSTER, or SERVICE for gRPC."""
+    """A case whose script calls a cluster, which the script names CLUSTER, or SERVICE for gRPC."""
     cluster = f"cluster-{name}"
     clusters = {cluster: fields.pop("answer", _ANSWER)}
     script = script.replace("CLUSTER", cluster).replace("SERVICE", _service(cluster))
@@ -46,13 +46,13 @@ def _calling(name: str, script: str, **fields: Any) -> Case:
 
 
 def _service(cluster: str) -> str:
-    """A `GrpcService` that names a cluster, as a word of a script."""
+    """A `GrpcService` that names a cluster, encoded as a word of a script."""
     name = bytes([0x0A, len(cluster)]) + cluster.encode()
     return "".join(f"%{byte:02x}" for byte in bytes([0x0A, len(name)]) + name)
 
 
 def header_maps() -> Iterator[Case]:
-    """What the host functions for header maps do, in which phase which map is within reach."""
+    """The effects of the host functions for header maps, and the maps that are available in each phase."""
     yield _case("plain")
     yield _case(
         "pairs",
@@ -191,7 +191,7 @@ grpc-encoding"""
 
 
 def _twice(event: str, kind: int, names: str) -> str:
-    """Add each header twice: whether Envoy joins the values, and remove it again."""
+    """Add each header twice, to see whether Envoy joins the values, and remove it again."""
     return "\n".join(
         lines(f"""{event} remove {kind} {name}
         {event} add {kind} {name} a
@@ -210,7 +210,7 @@ def _inline(event: str, kind: int, names: str) -> Iterator[Case]:
 
 
 def bodies() -> Iterator[Case]:
-    """What a filter reads and writes of bodies, and what it holds back."""
+    """The parts of bodies that a filter reads, writes and holds back."""
     yield _case(
         "read-bodies",
         """request_body bytes 0 0 100
@@ -487,7 +487,7 @@ def control() -> Iterator[Case]:
 
 
 def callouts() -> Iterator[Case]:
-    """Calls to clusters, and what follows from the answers."""
+    """Calls to clusters, and the effects of the answers."""
     yield _case("call-unknown", "request_headers call nowhere /x 1000")
     yield _calling(
         "call",
@@ -816,7 +816,7 @@ xds.node.metadata.NAME xds.virtual_host_name xds.filter_chain_name xds.nope wasm
 
 
 def properties() -> Iterator[Case]:
-    """Which properties a stream has in which phase."""
+    """The properties of a stream in each phase."""
     request = Request(
         "GET",
         "/p/q?a=b&c",

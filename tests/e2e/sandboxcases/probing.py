@@ -1,4 +1,4 @@
-"""How the cases are written: scripts of the filter `probe`, one operation a line, as `tests/assets/filters/README.md` has them."""
+"""The form of the cases: scripts of the filter `probe`, one operation per line, as described in `tests/assets/filters/README.md`."""
 
 from functools import cache
 

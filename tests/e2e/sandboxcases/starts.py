@@ -1,6 +1,6 @@
-"""Modules that start in Envoy or do not, what is said of those that do not, and how that is compared.
+"""Modules that start in Envoy or do not, the messages for those that do not, and the comparison of the messages.
 
-`CRASHES` are modules that crash Envoy. `LATER` are modules that Envoy loads without a complaint, and that answer every request with 503.
+`CRASHES` are modules that crash Envoy. `LATER` are modules that Envoy loads without an error, but with which every request gets 503.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ _FILTER = """
 
 @dataclass(frozen=True)
 class Start:
-    """A module with a plugin. `says` are parts of what Envoy says of it, `we_say` of the verdict's message."""
+    """A module with a plugin. `says` are parts of Envoy's message, `we_say` of the verdict's message."""
 
     module: Callable[[], bytes]
     plugin: Plugin = field(default_factory=Plugin)
@@ -32,7 +32,7 @@ class Start:
     we_say: tuple[str, ...] = ()
 
     async def compare(self, version: str, directory: Path) -> None:
-        """Raises AssertionError unless the sandbox and an Envoy of this version say the same. Writes to `directory`."""
+        """Raises AssertionError unless the sandbox and an Envoy of this version agree. Writes to `directory`."""
         module = self.module()
         config = plugin_of(self.plugin, directory / "module.wasm")
         said = await envoy_failure(version, module, directory, plugin=config)
@@ -199,7 +199,7 @@ CASES: Mapping[str, Start] = {
 OF_GO: Mapping[str, Start] = {
     "refused-go": _built("refuse-config", "go", configuration=b"please refuse"),
 }
-"""Apart from `CASES`, because to compile one takes seconds."""
+"""Separate from `CASES`, because compiling one takes seconds."""
 
 CRASHES: Mapping[str, Start] = {
     "start-section-logs": _text(

@@ -1,4 +1,4 @@
-"""TCP filters whose behaviour in the sandbox must equal that in Envoy. Each row is a script of the filter `probe`."""
+"""TCP filters whose behaviour in the sandbox must equal that in Envoy. Each case is a script of the filter `probe`."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Filters from real toolchains, with requests that show what each does."""
+"""Filters from real toolchains, with requests that show the effect of each."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -3,9 +3,9 @@
     python -m tests.hostile.fuzz [--seconds N] [TARGET ...]      all targets, one after the other
     python -m tests.hostile.fuzz --replay TARGET FILE            replay a crash file, with the traceback
 
-A target that finds something ends, names the file that shows it and the command that replays it; the exit status is 1. What a
-run learned stays in `.fuzz/` for the next. atheris has wheels for CPython 3.11 to 3.13 on Linux: elsewhere this reports it and
-succeeds, because hypothesis tests the same readers in tests/property.
+A target ends at its first finding, and prints the file with the input and the command that replays it; the exit status is 1.
+The corpus of a run stays in `.fuzz/` for the next one. atheris has wheels for CPython 3.11 to 3.13 on Linux: elsewhere the
+program reports that and succeeds, because hypothesis tests the same readers in tests/property.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NAMES: Final = (
     "watch-lines",
     "host-calls",
 )
-"""The keys of `targets.TARGETS`, which is imported only where it runs: atheris changes what it imports."""
+"""The keys of `targets.TARGETS`, which is imported only in the processes that run it: atheris changes modules that it imports."""
 ROOT = Path(__file__).parents[3]
 WORK = ROOT / ".fuzz"
 _SLOWEST = 10
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _run(name: str, seconds: int) -> bool:
-    """In a process of its own: libFuzzer ends it. Whether nothing was found."""
+    """Run a target in a process of its own, because libFuzzer ends the process. Returns whether nothing was found."""
     artifacts = WORK / "found"
     artifacts.mkdir(parents=True, exist_ok=True)
     before = set(artifacts.iterdir())

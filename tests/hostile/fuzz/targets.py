@@ -1,6 +1,6 @@
 """The fuzz targets: one function for each reader of foreign input, and seeds for it.
 
-They do not test the results of the readers: only an unexpected exception and an endless run are errors. Each function
+They do not test the results of the readers: only an unexpected exception or an endless run is an error. Each function
 gets bytes, and returns or raises one of `expected`.
 """
 
@@ -40,7 +40,7 @@ from tests.parts.envoy import listeners_yaml
 from tests.unit.wasm.archives import tar, zst
 
 LIMITS = Limits(unpacked_bytes=4 * 1024 * 1024, ratio_grace_bytes=1024 * 1024, archive_entries=200)
-"""Of archives: small, so that a bomb costs the fuzzer little."""
+"""Limits of archives: small, so that a bomb costs the fuzzer little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _documents(data: bytes) -> object:
 
 
 def _template(data: bytes) -> object:
-    """Without filters a template means what it meant, and with one it is a document still."""
+    """Without filters a template keeps its meaning, and with one it is still a document."""
     made = ListenerTemplate(data.decode(errors="replace"))
     filter_ = {
         "configPatches": [
@@ -189,7 +189,7 @@ def _watch(data: bytes) -> object:
 
 
 def _any_depth(decode: Callable[[bytes], object], text: bytes) -> None:
-    """A loop only where it is needed: making one takes longer than all the rest."""
+    """An event loop only if it is needed: creating one takes longer than all other work."""
     try:
         decode(text)
     except RecursionError:
@@ -205,11 +205,11 @@ def _watch_seeds() -> Iterable[bytes]:
 
 
 _ENGINES: list[Engine] = []
-"""One, made by the first input."""
+"""One object, created for the first input."""
 
 
 def _host_calls(data: bytes) -> object:
-    """A module that makes these calls ends in a verdict."""
+    """A module with these calls gets a verdict."""
     if not _ENGINES:
         _ENGINES.append(make_engine())
     return hostcalls.run(data, _ENGINES[0]).started

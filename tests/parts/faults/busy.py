@@ -1,6 +1,6 @@
-"""An API server that is too busy for wasmer, by its own flow control (API priority and fairness); others are served as ever.
+"""An API server that is too busy for wasmer, by its own flow control (API priority and fairness); it serves other clients as usual.
 
-Not a fake: the 429s and their Retry-After are the server's own. Invariant: inside of the context wasmer is refused each call.
+Not a fake: the server itself sends the 429s and their Retry-After. Invariant: within the context each call of wasmer is refused.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ _SCHEMA = {
 
 @asynccontextmanager
 async def no_place_for_wasmer(it: Installation) -> AsyncIterator[None]:
-    """The API server answers wasmer with 429 and Retry-After: a request that never ends has the only place for its kind."""
+    """The API server answers wasmer with 429 and Retry-After: a request that never ends occupies the only seat of its priority level."""
     await it.cluster.request("POST", f"{FLOW_CONTROL}/prioritylevelconfigurations", body=_LEVEL)
     schema = await it.cluster.request("POST", f"{FLOW_CONTROL}/flowschemas", body=_SCHEMA)
     config = yaml.safe_load(await asyncio.to_thread((it.directory / "wasmer.kubeconfig").read_text))
@@ -74,7 +74,7 @@ async def no_place_for_wasmer(it: Installation) -> AsyncIterator[None]:
     holder = await wire.Connection.open(urlsplit(it.cluster.url).netloc, tls=it.cluster.context)
     try:
         lines = {**headers, "host": holder.host, "content-type": "application/json"}
-        lines["content-length"] = "1000"  # of which none is ever sent
+        lines["content-length"] = "1000"  # the body, which is never sent
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         path = "/api/v1/namespaces/default/events"
         holder.writer.write(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode())

@@ -17,7 +17,7 @@ class Clock:
     file: Path
 
     def jump_to(self, seconds: int) -> None:
-        """From now on it is so far before the system's, or, negative, behind it."""
+        """From now on the clock is this far ahead of the system's, or behind it if negative."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         half = self.file.with_name(f".{self.file.name}")
         half.write_text(str(seconds))
@@ -25,5 +25,5 @@ class Clock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the processes; of them only."""
+        """Environment variables for the processes, and for no others."""
         return {**os.environ, "PYTHONPATH": str(_CLOCK), "AUTOWASM_TEST_CLOCK": str(self.file)}

@@ -1,4 +1,4 @@
-"""The API server refuses one kind of wasmer's writes, by an admission policy: so a leader stands between two of its writes.
+"""The API server refuses one kind of wasmer's writes by an admission policy, which stops a leader between two of its writes.
 
 Invariant: refused writes are in the audit log with status 403, so a test can wait for the effect.
 """
@@ -23,7 +23,7 @@ _GROUPS = {"envoyfilters": "networking.istio.io", "autowasms/status": "wasm.tcm.
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """In force."""
+    """A policy that is in force."""
 
     installation: Installation
     resource: Denied
@@ -41,7 +41,7 @@ class Denial:
 
 @asynccontextmanager
 async def denied(installation: Installation, resource: Denied) -> AsyncIterator[Denial]:
-    """Until the context ends. Of the status, only writes of `Synced` are refused."""
+    """Refuse the writes until the context ends. Of the status, only writes of `Synced` are refused."""
     kubectl = installation.kubectl
     expression = "true" if resource == "envoyfilters" else "object.status.phase == 'Synced'"
     text = yaml.safe_dump_all(_policy(resource, expression))

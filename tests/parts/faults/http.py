@@ -33,19 +33,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Lie:
-    """In every answer below `path`, the last byte is another one; length and headers are as they were."""
+    """In every answer below `path`, the last byte is changed; length and headers stay the same."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """One byte of the body a second."""
+    """The body is sent at one byte per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misstate:
-    """In every answer below `path`, `Content-Length` is `by` bytes larger than the body, and then the connection ends; or smaller."""
+    """In every answer below `path`, `Content-Length` is `by` bytes larger than the body (smaller if negative), and then the connection ends."""
 
     path: str
     by: int
@@ -53,7 +53,7 @@ class Misstate:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, and the status that the server answered it with."""
+    """A request, and the status of the server's answer."""
 
     method: str
     path: str
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Every request is forwarded; where `rule` returns an answer, that one goes to the client, instead of the server's."""
+    """Every request is forwarded; if `rule` returns an answer, the client gets that instead of the server's."""
 
     rule: Callable[[Request], Answer | None]
 
@@ -181,5 +181,5 @@ class HttpFaultProxy:
         response = web.StreamResponse(status=status, headers={**headers, "Content-Length": length})
         response.force_close()
         await response.prepare(request)
-        await response.write(body)  # as much of it as was announced
+        await response.write(body)  # as many bytes as were announced
         return response

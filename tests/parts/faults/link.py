@@ -1,7 +1,7 @@
 """A slow link before a real server: a round-trip time, and a rate that all connections share.
 
-Below TLS and HTTP, and without loss: bytes come late, in order and complete. Invariant: each chunk is held for half a round trip in
-each direction, but chunks that follow each other travel at the same time, as on a cable. TCP's slow start is not reproduced, so a real
+It works below TLS and HTTP and without loss: bytes arrive late, in order and complete. Invariant: each chunk is held for half a round
+trip in each direction, but successive chunks travel at the same time, as on a cable. TCP's slow start is not reproduced, so a real
 link of this kind is slower for the first kilobytes of a connection.
 """
 
@@ -13,7 +13,7 @@ from typing import Self
 
 _CHUNK = 16 * 1024
 _TRAVELLING = 256
-"""Chunks of a connection that are on their way, in one direction; beyond that the link takes no more from the sender."""
+"""Maximum number of chunks of a connection in transit, per direction; beyond that the link reads no more from the sender."""
 
 
 class Link:
@@ -78,7 +78,7 @@ class Link:
                 group.create_task(self._carry(reader, server, ends, limited=False))
                 group.create_task(self._carry(there, writer, ends, limited=True))
         except OSError:
-            pass  # the server is not there: the client sees its connection closed
+            pass  # the server is not running: the client sees its connection closed
         finally:
             _abort(ends)
 
@@ -98,7 +98,7 @@ class Link:
                 try:
                     chunk = await reader.read(_CHUNK)
                 except OSError:
-                    chunk = b""  # one side went: so does the other
+                    chunk = b""  # one side has closed, so close the other
                 left = self._leave(len(chunk)) if limited else time.monotonic()
                 await travelling.put((left + self.round_trip / 2, chunk))
                 if not chunk:
@@ -114,15 +114,15 @@ class Link:
             due, chunk = await travelling.get()
             await asyncio.sleep(due - time.monotonic())
             if writer.is_closing():
-                _abort(ends)  # the receiver went: the sender hears of it
+                _abort(ends)  # the receiver has closed: close the sender's side, too
             else:
-                with suppress(OSError):  # it went just now: the next chunk finds it closed
+                with suppress(OSError):  # it closed just now: the write of the next chunk fails
                     await _write(writer, chunk)
             if not chunk:
                 return
 
     def _leave(self, size: int) -> float:
-        """When the last of these bytes is on the link: after all that others sent before."""
+        """The time at which the last of these bytes is on the link, after all bytes that were sent before."""
         now = time.monotonic()
         if not self.rate:
             return now

@@ -13,22 +13,22 @@ from typing import Literal
 _RESOLVER = Path(__file__).with_name("resolver")
 
 Failure = Literal["EAI_AGAIN", "EAI_NONAME", "hang"]
-"""The name server fails; it knows no such name, as of a Service without endpoints; it does not answer."""
+"""The name server fails; it has no such name, as for a Service without endpoints; it does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """For `name`; the process reads `file`."""
+    """The answers for `name`; the process reads `file`."""
 
     name: str
     file: Path
 
     def lead_to(self, addresses: Sequence[str]) -> None:
-        """From now on these are the answer."""
+        """From now on the answer is these addresses."""
         self._tell({"what": "addresses", "addresses": list(addresses)})
 
     def fail(self, failure: Failure) -> None:
-        """From now on there is none."""
+        """From now on the lookup fails."""
         self._tell({"what": failure})
 
     def lookups(self, what: str) -> int:
@@ -40,7 +40,7 @@ class Names:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the process; of it only."""
+        """Environment variables for the process, and for no other."""
         return {
             **os.environ,
             "PYTHONPATH": str(_RESOLVER),

@@ -21,27 +21,27 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """New connections are reset at once. Those that are there live on."""
+    """New connections are reset at once. Existing ones continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Connections are taken and nothing moves on them, nor on those that are there; nothing is closed, nothing lost."""
+    """Connections are accepted, but no data moves on them or on existing ones; nothing is closed and nothing is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class CutAfter:
-    """Connections are closed once so many bytes have gone to the client since this was set; then `Pass`, after `times`."""
+    """Connections are closed once the client has received this many bytes since the fault was set; after `times` of them, `Pass`."""
 
     size: int
     times: int = 1
     reset: bool = False
-    """With a TCP reset, not in order."""
+    """With a TCP reset instead of a normal close."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Every chunk, in both directions, is held for so long."""
+    """Every chunk is held for this long, in both directions."""
 
     seconds: float
 
@@ -96,7 +96,7 @@ class FaultProxy:
         self._changed = asyncio.Event()
 
     def lead_to(self, host: str, port: int) -> None:
-        """New connections go there: for a server that is started after the proxy."""
+        """Send new connections to this server, for a server that is started after the proxy."""
         self._upstream = (host, port)
 
     async def __aenter__(self) -> Self:
@@ -120,7 +120,7 @@ class FaultProxy:
 
     @property
     def open(self) -> int:
-        """Connections that are there now."""
+        """The number of open connections."""
         return len(self._connections)
 
     def cut_all(self, *, reset: bool = False) -> None:
@@ -145,7 +145,7 @@ class FaultProxy:
                 group.create_task(self._pump(connection, reader, connection.server, back=False))
                 group.create_task(self._pump(connection, upstream_reader, writer, back=True))
         except OSError:
-            pass  # the server is not there: the client sees its connection closed
+            pass  # the server is not running: the client sees its connection closed
         finally:
             self._close(connection)
             self._connections.discard(connection)
@@ -168,7 +168,7 @@ class FaultProxy:
                     writer.write(chunk)
                     await writer.drain()
         except OSError:
-            pass  # one side went: so does the other
+            pass  # one side has closed, so close the other
         finally:
             self._close(connection)
 

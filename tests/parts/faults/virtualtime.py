@@ -1,8 +1,8 @@
 """Time that passes at once for `wasmer` processes: an interval of a minute takes as long as the work at its end.
 
-For work that wasmer does by the clock (polls, checks of Pods, limits of writes), where the interval itself is tested in virtual
-time with its own code. Calls that run when time passes reach their deadline, so a test lets time pass while
-there are none. A Lease has to be longer than the time that passes. Invariant: time passes on both clocks (`clock/sitecustomize.py`), and
+For periodic and rate-limited work of wasmer (polls, checks of Pods, limits of writes); other tests cover the intervals
+themselves in virtual time. Calls in flight when time passes reach their deadline, so a test lets time pass while there are
+none. A Lease must last longer than the time that passes. Invariant: time passes on both clocks (`clock/sitecustomize.py`), and
 all timers that are due by then fire before `pass_` returns.
 """
 
@@ -31,7 +31,7 @@ class VirtualTime:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the processes; of them only."""
+        """Environment variables for the processes, and for no others."""
         return {**os.environ, **self.variables}
 
     @property
@@ -54,9 +54,9 @@ class VirtualTime:
         return time.monotonic() + self.passed
 
     async def pass_(self, seconds: float, servers: Iterable[Wasmer]) -> None:
-        """Let so much time pass for the processes, and wake those of `servers` that run. Raises OSError if one does not answer."""
+        """Let this much time pass for the processes, and wake the running ones of `servers`. Raises OSError if one does not answer."""
         assert seconds > 0
         self._memory[:] = struct.pack("q", round((self.passed + seconds) * 1e9))
-        # A sleeping loop has computed its timeout before: any event makes it read the clock again.
+        # A sleeping event loop has already computed its timeout: any event makes it read the clock again.
         running = [one for one in servers if one.process.alive]
         await asyncio.gather(*(wire.get(f"http://{one.admin}/healthz") for one in running))

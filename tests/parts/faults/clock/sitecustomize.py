@@ -1,8 +1,8 @@
 """A clock that a test sets, inside a process that is started with this folder on PYTHONPATH.
 
 All processes share the system's clock, and time namespaces exclude the wall clock. Two things can be set, each by a file that
-`clocks.py` or `virtualtime.py` writes: the wall clock jumps, either way, while the monotonic clock continues as it does in
-reality; or time passes at once, on both clocks. C libraries (certificates, `select`) see neither: a wait that has begun
+`clocks.py` or `virtualtime.py` writes: the wall clock jumps in either direction, while the monotonic clock continues as in
+reality; or time passes at once, on both clocks. C libraries (certificates, `select`) are not affected: a wait that has begun
 keeps its length. Invariant: the first read after a change returns the changed time.
 """
 
@@ -45,7 +45,7 @@ def _now(_: type, tz: datetime.tzinfo | None = None) -> datetime.datetime:
     return _datetime_now(tz) + datetime.timedelta(microseconds=_shift() // 1000)
 
 
-# A subclass in its place would be another type to msgspec, and the class takes no new attributes: so its own dictionary.
+# msgspec treats a subclass as another type, and the class accepts no new attributes, so its dictionary is changed.
 (_attributes,) = gc.get_referents(datetime.datetime.__dict__)
 _attributes["now"] = classmethod(_now)
 ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))

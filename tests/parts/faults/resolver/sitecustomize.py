@@ -1,7 +1,7 @@
 """A name service with faults on command, inside a process that is started with this folder on PYTHONPATH.
 
-To make the system's resolver fail needs rights that a test does not have. It answers for no other names: they go
-to the system. Invariant: each question for the name is one line in `<file>.asked`. `names.py` writes the file.
+A test has no permission to make the system's resolver fail. Lookups of other names go to the system's resolver.
+Invariant: each lookup of the name is one line in `<file>.asked`. `names.py` writes the file.
 """
 
 import json
