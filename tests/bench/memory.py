@@ -36,7 +36,7 @@ async def run(plan: Plan) -> Result:
         await fill(installation, image, autowasms_count)
         await synced(installation, autowasms_count)
         with_autowasms = measure.memory(wasmer.process.pid)
-        await _all_told(installation)
+        await _all_reported(installation)
         idle = await _share(installation, plan.pick(60.0, 3.0))
         async with asyncio.TaskGroup() as group:
             churning = group.create_task(_churn_steadily(installation, autowasms_count))
@@ -67,7 +67,7 @@ async def run(plan: Plan) -> Result:
     return Result(figures)
 
 
-async def _all_told(installation: Installation) -> None:
+async def _all_reported(installation: Installation) -> None:
     """Return once no Event was written for a while: at ten a second, those of a thousand new objects take minutes."""
     path, told, since = "/api/v1/namespaces/default/events?limit=1", -1, time.monotonic()
     async with asyncio.timeout(600):

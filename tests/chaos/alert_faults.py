@@ -18,7 +18,7 @@ import yaml
 
 from tests.chaos import alerting, disks
 from tests.chaos.alerting import again_and_again, fetch
-from tests.e2e.conftest import Scene
+from tests.e2e.conftest import Standalone
 from tests.fakes.forkserver import children_of
 from tests.parts import envoy as envoys
 from tests.parts import ports, registry, wasmer, wat, wire
@@ -44,14 +44,14 @@ def template(port: int) -> str:
 
 
 @dataclass
-class TimedScene(Scene):
+class TimedStandalone(Standalone):
     """On a clock that the test moves."""
 
     time: VirtualTime
 
 
 @asynccontextmanager
-async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
+async def timed_standalone(directory: Path) -> AsyncIterator[TimedStandalone]:
     """A small disk budget, short timeouts, and one module in Envoy."""
     arguments = ["--disk-budget", "1Mi", "--namespace-disk-budget", "4Mi", "--blob-grace", "20s"]
     arguments += ["--envoy-fetch-timeout", "2s", "--envoy-fetch-retries", "1"]
@@ -74,7 +74,7 @@ async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
             envoys.envoy(directory / "envoy", lds=server.lds, clusters=clusters)
         )
         proxy: Any = None  # there is no proxy between Envoy and wasmer here
-        result = TimedScene(
+        result = TimedStandalone(
             directory, stack, store, server, proxied, proxy, port, clusters, time=clock
         )
         server.apply(result.autowasm(await result.push_header("v1")))
@@ -83,7 +83,7 @@ async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
         yield result
 
 
-Fault = Callable[[TimedScene, Prometheus], Awaitable[tuple[str, ...]]]
+Fault = Callable[[TimedStandalone, Prometheus], Awaitable[tuple[str, ...]]]
 """Makes its alerts fire, ends the fault, and returns the alerts' names."""
 
 
@@ -110,23 +110,23 @@ async def run(directory: Path, *groups: Group, then: Measured | None = None) -> 
     """The groups' alerts fire during their faults and resolve afterwards; every panel that the groups list has data."""
     rules = alerting.quick_rules()
     async with (
-        timed_scene(directory) as scene,
+        timed_standalone(directory) as standalone,
         prometheus(directory / "prometheus", rules=rules) as watcher,
     ):
-        server, fired = scene.wasmer, set[str]()
+        server, fired = standalone.wasmer, set[str]()
         begin = time.time()
         await watcher.scrape("wasmer", server.admin)
-        await watcher.scrape("envoy", scene.envoy.admin, path="/stats/prometheus")
+        await watcher.scrape("envoy", standalone.envoy.admin, path="/stats/prometheus")
         digest = server.status("test")["module"]["sha256"]
         async with (
             again_and_again(lambda: fetch(server.host, digest), 0.1),
-            again_and_again(lambda: wire.get(f"http://127.0.0.1:{scene.port}/"), 0.05),
+            again_and_again(lambda: wire.get(f"http://127.0.0.1:{standalone.port}/"), 0.05),
         ):
             await _wait_scraped(watcher)
             await _wait_scraped_often(watcher)
             assert await watcher.firing() == set(), "nothing is wrong yet"
             for fault in (fault for group in groups for fault in group.faults):
-                expected = await fault(scene, watcher)
+                expected = await fault(standalone, watcher)
                 fired |= set(expected)
                 await watcher.wait_resolved(*expected)
             await watcher.wait_resolved(*(alert.name for alert in ALERTS))
@@ -153,18 +153,18 @@ async def _wait_scraped_often(watcher: Prometheus) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _sources(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """Tags that do not exist at first."""
     alerts = ("AutoWasmFailed", "AutoWasmNotSynced", "AutoWasmSourcesFail")
-    server, asked = scene.wasmer, 0
-    server.apply(scene.autowasm(scene.image("v1"), name="older"))
+    server, asked = standalone.wasmer, 0
+    server.apply(standalone.autowasm(standalone.image("v1"), name="older"))
     await server.wait_phase("older", "Synced")
 
     async def ask() -> None:
         nonlocal asked
         asked += 1
         for name in ("missing", "older"):
-            document = scene.autowasm(scene.image("v2"), name=name)
+            document = standalone.autowasm(standalone.image("v2"), name=name)
             document["metadata"]["annotations"] = {"wasm.tcm.io/refresh": str(asked)}
             await asyncio.to_thread(server.apply, document)
 
@@ -172,7 +172,7 @@ async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
         await server.wait_phase("missing", "Failed")
         await server.wait_phase("older", "Degraded")
         await watcher.wait_firing(*alerts)
-        await scene.push_header("v2")
+        await standalone.push_header("v2")
         for name in ("missing", "older"):
             await server.wait_phase(name, "Synced", timeout=60)
         await watcher.wait_resolved(*alerts)
@@ -181,26 +181,26 @@ async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     return alerts
 
 
-async def _polls(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _polls(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """wasmer polls the sources every half minute, the shortest interval, while the registry is down and time passes at once."""
-    server, names = scene.wasmer, [f"polled-{number}" for number in range(6)]
+    server, names = standalone.wasmer, [f"polled-{number}" for number in range(6)]
     for name in names:
-        image = await scene.push_header(name, name=name)
-        server.apply(scene.autowasm(image, name=name, refreshInterval="30s"))
+        image = await standalone.push_header(name, name=name)
+        server.apply(standalone.autowasm(image, name=name, refreshInterval="30s"))
     for name in names:
         await server.wait_phase(name, "Synced")
-    await scene.registry.stop()
+    await standalone.registry.stop()
 
     async def poll() -> None:
         before = await server.metric("autowasm_polls_total")
-        await scene.time.pass_(_POLL_SECONDS, [server])
+        await standalone.time.pass_(_POLL_SECONDS, [server])
         async with asyncio.timeout(60):
             while await server.metric("autowasm_polls_total") == before:
                 await asyncio.sleep(0.1)
 
     async with again_and_again(poll, 0.5):
         await watcher.wait_firing("AutoWasmPollsFail", timeout=180)
-        await scene.registry.start()
+        await standalone.registry.start()
         await watcher.wait_resolved("AutoWasmPollsFail", timeout=180)
     for name in names:
         assert server.status(name)["phase"] == "Synced", "what is published stays"
@@ -208,17 +208,17 @@ async def _polls(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     return ("AutoWasmPollsFail",)
 
 
-async def _unknown(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _unknown(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """A client guesses digests."""
-    async with again_and_again(lambda: fetch(scene.wasmer.host, "0" * 64), 0.2):
+    async with again_and_again(lambda: fetch(standalone.wasmer.host, "0" * 64), 0.2):
         await watcher.wait_firing("AutoWasmUnknownModules")
     return ("AutoWasmUnknownModules",)
 
 
-async def _damaged(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _damaged(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """A byte of the stored file is changed."""
-    digest = scene.wasmer.status("test")["module"]["sha256"]
-    file = disks.blob_file(scene.wasmer, digest)
+    digest = standalone.wasmer.status("test")["module"]["sha256"]
+    file = disks.blob_file(standalone.wasmer, digest)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.chmod(0o600)
@@ -227,13 +227,13 @@ async def _damaged(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     return ("AutoWasmBlobDamaged",)
 
 
-async def _full(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _full(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """Published modules use up the budget, and one more is published."""
     alerts = ("AutoWasmBudgetNearlyPinned", "AutoWasmStorageFull")
-    server = scene.wasmer
+    server = standalone.wasmer
     for name, size in (("large", 870_000), ("more", 200_000)):  # an eighth is for compiled code
         module = wat.padded(wat.header_filter(name), size=size)
-        server.apply(scene.autowasm(await scene.push(name, module), name=name))
+        server.apply(standalone.autowasm(await standalone.push(name, module), name=name))
         await server.wait_phase(name, "Synced" if name == "large" else "Failed", timeout=60)
     await watcher.wait_firing(*alerts)
     server.delete("large")
@@ -242,9 +242,9 @@ async def _full(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     return alerts
 
 
-async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _writes(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """Writes fail: there is a file in place of the folder."""
-    server, asked = scene.wasmer, 0
+    server, asked = standalone.wasmer, 0
     folder = server.directory / "envoy/status"
     aside = folder.with_name("aside")
     folder.rename(aside)
@@ -253,7 +253,7 @@ async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     async def ask() -> None:
         nonlocal asked
         asked += 1
-        document = scene.autowasm(scene.image("v1"), name="unwritten")
+        document = standalone.autowasm(standalone.image("v1"), name="unwritten")
         document["metadata"]["annotations"] = {"wasm.tcm.io/refresh": str(asked)}
         await asyncio.to_thread(server.apply, document)
 
@@ -266,9 +266,9 @@ async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     return ("AutoWasmReconcileErrors",)
 
 
-async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _held_up(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """The process gets no processor time, in the middle of its work."""
-    pid = scene.wasmer.process.pid
+    pid = standalone.wasmer.process.pid
 
     async def hold() -> None:
         os.killpg(pid, signal.SIGSTOP)
@@ -279,34 +279,38 @@ async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
     async with AsyncExitStack() as stack:
         for _ in range(8):  # so it is computing when it is stopped
-            ask = again_and_again(lambda: wire.get(f"http://{scene.wasmer.admin}/metrics"), 0.0)
+            ask = again_and_again(
+                lambda: wire.get(f"http://{standalone.wasmer.admin}/metrics"), 0.0
+            )
             await stack.enter_async_context(ask)
         await stack.enter_async_context(again_and_again(hold, 0.08))
         await watcher.wait_firing("AutoWasmLoopBlocked")
     return ("AutoWasmLoopBlocked",)
 
 
-async def _lost(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _lost(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """The cache is empty and the registry is down when a proxy starts; then the registry returns."""
     alerts = ("AutoWasmModulesNotServed", "AutoWasmSidecarsCannotFetch", "AutoWasmRequestsFail")
-    await scene.registry.stop()
-    await scene.wasmer.process.stop()
-    await asyncio.to_thread(shutil.rmtree, scene.wasmer.directory / "cache")
-    starting = asyncio.create_task(scene.wasmer.start(timeout=120), name="wasmer")
-    folder = scene.directory / "newcomer"
-    late = envoys.envoy(folder, lds=scene.wasmer.lds, clusters=scene.clusters, wait_for="admin")
+    await standalone.registry.stop()
+    await standalone.wasmer.process.stop()
+    await asyncio.to_thread(shutil.rmtree, standalone.wasmer.directory / "cache")
+    starting = asyncio.create_task(standalone.wasmer.start(timeout=120), name="wasmer")
+    folder = standalone.directory / "newcomer"
+    late = envoys.envoy(
+        folder, lds=standalone.wasmer.lds, clusters=standalone.clusters, wait_for="admin"
+    )
     async with late as newcomer:
         await watcher.scrape("newcomer", newcomer.admin, path="/stats/prometheus")
         await watcher.wait_firing(*alerts)
     await watcher.forget("newcomer")
-    await scene.registry.start()
+    await standalone.registry.start()
     await starting
     return alerts
 
 
-async def _preflight(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _preflight(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """The fork server is killed repeatedly while an AutoWasm gets other configurations."""
-    server, asked = scene.wasmer, 0
+    server, asked = standalone.wasmer, 0
     name = "configured"
 
     async def kill() -> None:
@@ -317,7 +321,9 @@ async def _preflight(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     async def ask() -> None:
         nonlocal asked
         asked += 1
-        document = scene.autowasm(scene.image("v1"), name=name, pluginConfig=f"number {asked}")
+        document = standalone.autowasm(
+            standalone.image("v1"), name=name, pluginConfig=f"number {asked}"
+        )
         await asyncio.to_thread(server.apply, document)
 
     async def starts() -> str:
@@ -347,11 +353,11 @@ def _fork_servers(parent: int) -> list[int]:
     return found
 
 
-async def _down(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+async def _down(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str, ...]:
     """No process at all."""
-    await scene.wasmer.process.kill()
+    await standalone.wasmer.process.kill()
     await watcher.wait_firing("AutoWasmDown")
-    await scene.wasmer.start()
+    await standalone.wasmer.start()
     return ("AutoWasmDown",)
 
 

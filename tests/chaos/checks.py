@@ -11,9 +11,9 @@ from tests.parts.fleet import Fleet
 
 
 @asynccontextmanager
-async def unharmed(world: Fleet) -> AsyncIterator[Watch]:
+async def unharmed(fleet: Fleet) -> AsyncIterator[Watch]:
     """No download is wrong and no request through Envoy fails while the context lasts."""
-    async with world.steady() as (watch, report):
+    async with fleet.steady() as (watch, report):
         yield watch
     assert watch.wrong == [], (
         f"{watch.wrong[:5]}: {len(watch.wrong)} of {watch.good + len(watch.wrong)}"
@@ -27,16 +27,16 @@ async def unharmed(world: Fleet) -> AsyncIterator[Watch]:
 class Audited:
     """The writes of all replicas since `since`, from the audit log."""
 
-    world: Fleet
+    fleet: Fleet
     since: int
 
     @classmethod
-    async def begin(cls, world: Fleet) -> Self:
+    async def begin(cls, fleet: Fleet) -> Self:
         """Writes from now on."""
-        return cls(world, await world.installation.audit.position())
+        return cls(fleet, await fleet.installation.audit.position())
 
     async def _taken(self) -> list[Entry]:
-        writes = await self.world.installation.writes(self.since)
+        writes = await self.fleet.installation.writes(self.since)
         return [one for one in writes if one.code < 300 and one.resource != "events"]
 
     async def rewritten(self) -> list[str]:

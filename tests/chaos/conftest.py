@@ -7,19 +7,19 @@ import pytest_asyncio
 
 from tests.chaos.newcomer import NAME, add_newcomers_service
 from tests.parts.controlplane import ControlPlane
-from tests.parts.fleet import Fleet, fleet
+from tests.parts.fleet import Fleet, new_fleet
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def running_fleet(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path_factory.mktemp("fleet"), plane=control_plane) as world:
-        yield world
+    async with new_fleet(tmp_path_factory.mktemp("fleet"), plane=control_plane) as fleet:
+        yield fleet
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def world(running_fleet: Fleet) -> Fleet:
+async def fleet(running_fleet: Fleet) -> Fleet:
     """Three replicas, one AutoWasm `data` on the sidecar, nothing wrong."""
     await running_fleet.clean()
     return running_fleet
@@ -32,7 +32,7 @@ async def with_newcomers(running_fleet: Fleet) -> AsyncIterator[Fleet]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def mesh(with_newcomers: Fleet, world: Fleet) -> Fleet:
-    """`world`, and an AutoWasm for Pods that start later (`newcomer.py`)."""
-    await world.publish(NAME)
-    return world
+async def mesh(with_newcomers: Fleet, fleet: Fleet) -> Fleet:
+    """`fleet`, and an AutoWasm for Pods that start later (`newcomer.py`)."""
+    await fleet.publish(NAME)
+    return fleet

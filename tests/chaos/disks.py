@@ -40,24 +40,24 @@ def empty(replica: Wasmer) -> None:
         shutil.rmtree(cache, ignore_errors=True)
 
 
-async def stop_all(world: Fleet) -> None:
+async def stop_all(fleet: Fleet) -> None:
     """kill -9 of all of them."""
-    for replica in world.replicas:
-        await world.kill(replica)
+    for replica in fleet.replicas:
+        await fleet.kill(replica)
 
 
-async def start_all(world: Fleet) -> None:
+async def start_all(fleet: Fleet) -> None:
     """Start all at once, as after a power cut. Returns when all of them are ready."""
     async with asyncio.TaskGroup() as group:
-        for replica in world.replicas:
-            group.create_task(world.start(replica), name="start")
+        for replica in fleet.replicas:
+            group.create_task(fleet.start(replica), name="start")
 
 
-async def delete_image(world: Fleet, image: str) -> None:
+async def delete_image(fleet: Fleet, image: str) -> None:
     """Delete the manifest of `image` (`host/repository@sha256:...`) from the registry, like `crane delete`."""
     name, _, digest = image.partition("@")
     repository = name.partition("/")[2].partition(":")[0]
-    url = f"{world.installation.registry.url}/v2/{repository}/manifests/{digest}"
+    url = f"{fleet.installation.registry.url}/v2/{repository}/manifests/{digest}"
     login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     headers = {
         "authorization": f"Basic {login}",

@@ -33,11 +33,11 @@ class FaultCase:
         return self.name
 
     @asynccontextmanager
-    async def lasting(self, world: Fleet) -> AsyncIterator[Bites]:
+    async def lasting(self, fleet: Fleet) -> AsyncIterator[Bites]:
         """The fault lasts until the context ends; yields a function that returns the number of its effects so far."""
         async with AsyncExitStack() as stack:
             between = []
-            for replica, way in zip(world.replicas, world.peers, strict=True):
+            for replica, way in zip(fleet.replicas, fleet.peers, strict=True):
                 proxy = HttpFaultProxy(f"http://{replica.host}")
                 between.append(await stack.enter_async_context(proxy))
                 proxy.fault = self.fault
@@ -46,14 +46,14 @@ class FaultCase:
                 way.cut_all()
 
             def injected() -> int:
-                held = sum(way.counters.refused + way.counters.hung for way in world.peers)
+                held = sum(way.counters.refused + way.counters.hung for way in fleet.peers)
                 return held + sum(proxy.injected for proxy in between)
 
             before = injected()
             try:
                 yield lambda: injected() - before
             finally:
-                for replica, way in zip(world.replicas, world.peers, strict=True):
+                for replica, way in zip(fleet.replicas, fleet.peers, strict=True):
                     address, _, port = replica.host.rpartition(":")
                     way.lead_to(address, int(port))
                     way.mode = Pass()
@@ -81,23 +81,23 @@ async def from_source(replica: Wasmer) -> float:
     return await replica.metric("autowasm_fetched_bytes_total")
 
 
-def names_of(world: Fleet, row: str) -> Names:
+def names_of(fleet: Fleet, row: str) -> Names:
     """The name of the peers' Service."""
-    return Names(PEERS_NAME, world.installation.directory / f"names-{row}.json")
+    return Names(PEERS_NAME, fleet.installation.directory / f"names-{row}.json")
 
 
 @asynccontextmanager
-async def found_by_name(world: Fleet, names: Names, row: str) -> AsyncIterator[Wasmer]:
+async def found_by_name(fleet: Fleet, names: Names, row: str) -> AsyncIterator[Wasmer]:
     """A new replica that looks up the others in `names`. It must answer like all others."""
-    port = world.replicas[0].host.rpartition(":")[2]
-    async with world.installation.another(
+    port = fleet.replicas[0].host.rpartition(":")[2]
+    async with fleet.installation.another(
         f"by-name-{row}",
         host=f"{ports.free_address()}:{port}",
-        arguments=flags_of(world.envoy),
+        arguments=flags_of(fleet.envoy),
         env=names.environment,
     ) as replica:
-        world.replicas.append(replica)
+        fleet.replicas.append(replica)
         try:
             yield replica
         finally:
-            world.replicas.remove(replica)
+            fleet.replicas.remove(replica)

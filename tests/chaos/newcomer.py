@@ -16,22 +16,22 @@ ADDRESS = "127.0.0.25"
 LABELS = {"app": NAME}
 
 
-async def add_newcomers_service(world: Fleet) -> None:
+async def add_newcomers_service(fleet: Fleet) -> None:
     """Run once for a fleet: creates the service behind the new sidecars."""
-    await world.istiod.add_workload(
-        NAME, labels=LABELS, address=ADDRESS, port=world.port, service=world.service
+    await fleet.istiod.add_workload(
+        NAME, labels=LABELS, address=ADDRESS, port=fleet.port, service=fleet.service
     )
 
 
 @asynccontextmanager
-async def newcomer(world: Fleet, *, row: str, timeout: float = 90) -> AsyncIterator[None]:
+async def newcomer(fleet: Fleet, *, row: str, timeout: float = 90) -> AsyncIterator[None]:
     """Start one, wait until its answers carry the filter's header. `NAME` is published before. Raises TimeoutError."""
-    directory = world.installation.directory / f"{NAME}-{row}"
+    directory = fleet.installation.directory / f"{NAME}-{row}"
     async with sidecar(
-        world.istiod, directory, name=NAME, labels=LABELS, address=ADDRESS, timeout=timeout
+        fleet.istiod, directory, name=NAME, labels=LABELS, address=ADDRESS, timeout=timeout
     ):
         async with asyncio.timeout(timeout):
-            while not await _answers(world.port):
+            while not await _answers(fleet.port):
                 await asyncio.sleep(0.05)
         yield
 

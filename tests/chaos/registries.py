@@ -35,40 +35,40 @@ class FaultCase:
     def __str__(self) -> str:
         return self.name
 
-    def injected(self, world: Fleet) -> int:
+    def injected(self, fleet: Fleet) -> int:
         """The number of failures of this kind so far."""
-        counters = world.registry_port.counters
+        counters = fleet.registry_port.counters
         match self.mode:
             case Refuse():
                 return counters.refused
             case Hang():
                 return counters.hung
             case _:
-                return world.registry.injected
+                return fleet.registry.injected
 
     @asynccontextmanager
-    async def lasting(self, world: Fleet) -> AsyncIterator[None]:
+    async def lasting(self, fleet: Fleet) -> AsyncIterator[None]:
         """The fault lasts until the context ends."""
         if self.other_login:
-            await _log_in(world, "somebody-else")
-        world.registry.fault, world.registry_port.mode = self.fault, self.mode
+            await _log_in(fleet, "somebody-else")
+        fleet.registry.fault, fleet.registry_port.mode = self.fault, self.mode
         if isinstance(self.mode, Refuse):
-            world.registry_port.cut_all()
+            fleet.registry_port.cut_all()
         try:
             yield
         finally:
-            world.registry.fault, world.registry_port.mode = Forward(), Pass()
+            fleet.registry.fault, fleet.registry_port.mode = Forward(), Pass()
             if self.other_login:
-                await _log_in(world)
+                await _log_in(fleet)
 
 
-async def _log_in(world: Fleet, user: str | None = None) -> None:
-    host = world.installation.registry.host
+async def _log_in(fleet: Fleet, user: str | None = None) -> None:
+    host = fleet.installation.registry.host
     secret = pull_secret(host)
     if user:
         config = {"auths": {host: {"username": user, "password": "none"}}}
         secret["data"][".dockerconfigjson"] = base64.b64encode(json.dumps(config).encode()).decode()
-    await world.installation.apply(secret)
+    await fleet.installation.apply(secret)
 
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="registry"'}

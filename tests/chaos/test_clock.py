@@ -13,7 +13,7 @@ from tests.chaos.newcomer import NAME, add_newcomers_service, newcomer
 from tests.parts import wire
 from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.clocks import Clock
-from tests.parts.fleet import LEASE_SECONDS, Fleet, fleet
+from tests.parts.fleet import LEASE_SECONDS, Fleet, new_fleet
 
 pytestmark = [
     pytest.mark.chaos,
@@ -38,17 +38,17 @@ async def clocked(
     control_plane: ControlPlane, clock: Clock, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
     directory: Path = tmp_path_factory.mktemp("clocked")
-    async with fleet(directory, plane=control_plane, env=clock.environment) as world:
-        await add_newcomers_service(world)
-        await world.publish(NAME)
-        yield world
+    async with new_fleet(directory, plane=control_plane, env=clock.environment) as fleet:
+        await add_newcomers_service(fleet)
+        await fleet.publish(NAME)
+        yield fleet
 
 
-async def _shown(world: Fleet) -> list[float]:
+async def _shown(fleet: Fleet) -> list[float]:
     """Seconds by which the replicas' clocks are ahead of ours."""
-    digest = world.wanted["data"]
+    digest = fleet.wanted["data"]
     answers = [
-        await wire.request("GET", f"http://{one.host}/wasm/{digest}") for one in world.replicas
+        await wire.request("GET", f"http://{one.host}/wasm/{digest}") for one in fleet.replicas
     ]
     dates = [email.utils.parsedate_to_datetime(one.headers["date"]) for one in answers]
     return [date.timestamp() - time.time() for date in dates]

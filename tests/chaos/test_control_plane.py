@@ -16,14 +16,14 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300
 DOWN_SECONDS = 60
 
 
-def _all(world: Fleet, mode: Mode) -> None:
-    for proxy in world.api:
+def _all(fleet: Fleet, mode: Mode) -> None:
+    for proxy in fleet.api:
         proxy.mode = mode
 
 
-def _refuse(world: Fleet) -> None:
-    _all(world, Refuse())
-    for proxy in world.api:
+def _refuse(fleet: Fleet) -> None:
+    _all(fleet, Refuse())
+    for proxy in fleet.api:
         proxy.cut_all()
 
 

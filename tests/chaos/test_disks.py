@@ -20,8 +20,8 @@ LARGE = 16 * 1024 * 1024
 """Bytes: more than the kernel buffers for one connection, so that a client can stop in the middle."""
 
 
-async def _writes(world: Fleet, since: int) -> list[str]:
-    written = await world.installation.writes(since)
+async def _writes(fleet: Fleet, since: int) -> list[str]:
+    written = await fleet.installation.writes(since)
     return [str(one) for one in written if one.resource == "envoyfilters"]
 
 
@@ -63,7 +63,7 @@ async def test_all_replicas_start_with_empty_disks_after_the_tag_has_moved(mesh:
     first, second = mesh.module("data"), mesh.module("data")
     digest = await mesh.apply("data", module=first, image=await _push(mesh, "moving", first))
     await mesh.settled()
-    mesh.tell()
+    mesh.announce()
     audited = await Audited.begin(mesh)
     async with unharmed(mesh):
         await _push(mesh, "moving", second)
@@ -84,14 +84,14 @@ async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fle
     image = await _push(mesh, "deleted", first)
     lost = await mesh.apply("data", module=first, image=image)
     await mesh.settled()
-    mesh.tell()
+    mesh.announce()
     published = await mesh.installation.envoyfilter("data")
     found = await mesh.installation.get("data")
     async with unharmed(mesh):
         await disks.stop_all(mesh)
         await mesh.lose_disk(*mesh.replicas)
         await disks.delete_image(mesh, found["status"]["module"]["image"])
-        mesh.untell(lost)
+        mesh.withdraw(lost)
         async with asyncio.TaskGroup() as group:
             group.create_task(disks.start_all(mesh))
             async with newcomer(mesh, row="lost"):
@@ -109,7 +109,7 @@ async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fle
         await mesh.installation.kubectl.run("annotate", "aw", "data", "wasm.tcm.io/refresh=1")
         mesh.wanted["data"] = hashlib.sha256(second).hexdigest()
         await mesh.settled(timeout=90)
-        mesh.tell()
+        mesh.announce()
         await mesh.load.wait_for("data-refreshed", timeout=60)
 
 
@@ -163,5 +163,5 @@ async def test_blob_damaged_in_the_middle_of_a_download(
         await mesh.settled()
 
 
-async def _push(world: Fleet, tag: str, module: bytes) -> str:
-    return await world.installation.push(tag, module)
+async def _push(fleet: Fleet, tag: str, module: bytes) -> str:
+    return await fleet.installation.push(tag, module)

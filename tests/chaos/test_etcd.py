@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.newcomer import newcomer
-from tests.parts.fleet import Fleet, fleet
+from tests.parts.fleet import Fleet, new_fleet
 
 pytestmark = [
     pytest.mark.chaos,
@@ -20,8 +20,8 @@ pytestmark = [
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     """A fleet on a control plane of its own, because the test kills etcd."""
-    async with fleet(tmp_path_factory.mktemp("fleet")) as world:
-        yield world
+    async with new_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        yield fleet
 
 
 async def test_etcd_is_killed_and_starts_again(mesh: Fleet) -> None:
@@ -36,8 +36,8 @@ async def test_etcd_is_killed_and_starts_again(mesh: Fleet) -> None:
     assert await audited.rewritten() == []
 
 
-async def _nobody_leads(world: Fleet) -> None:
+async def _nobody_leads(fleet: Fleet) -> None:
     """The fault has an effect: no Lease can be renewed."""
     async with asyncio.timeout(60):
-        while any([await world.leads(replica) for replica in world.replicas]):
+        while any([await fleet.leads(replica) for replica in fleet.replicas]):
             await asyncio.sleep(0.1)

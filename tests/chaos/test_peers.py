@@ -27,12 +27,12 @@ FAULT_CASES = [
 FAILURES: list[Failure] = ["EAI_AGAIN", "EAI_NONAME", "hang"]
 
 
-async def _restarted_empty(world: Fleet) -> Wasmer:
+async def _restarted_empty(fleet: Fleet) -> Wasmer:
     """A follower that starts with an empty disk."""
-    replica = await world.follower()
-    await world.kill(replica)
-    await world.lose_disk(replica)
-    await world.start(replica)
+    replica = await fleet.follower()
+    await fleet.kill(replica)
+    await fleet.lose_disk(replica)
+    await fleet.start(replica)
     return replica
 
 
@@ -93,9 +93,9 @@ async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(me
         await mesh.settled()
 
 
-def _addresses(world: Fleet) -> list[str]:
+def _addresses(fleet: Fleet) -> list[str]:
     """The addresses of the three permanent replicas."""
-    return [replica.host.rpartition(":")[0] for replica in world.replicas[:REPLICAS]]
+    return [replica.host.rpartition(":")[0] for replica in fleet.replicas[:REPLICAS]]
 
 
 async def _looked_up(names: Names, failure: Failure) -> None:

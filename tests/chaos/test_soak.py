@@ -57,35 +57,35 @@ def _open_files(folder: Path) -> Iterator[str]:
             yield str(file.readlink())
 
 
-async def _change(world: Fleet, changes: int) -> None:
+async def _change(fleet: Fleet, changes: int) -> None:
     """`data` gets a new module, and with every fifth change another AutoWasm is created or deleted."""
     loop = asyncio.get_running_loop()
     for change in range(changes):
         turn = loop.time()
-        await world.apply("data")
+        await fleet.apply("data")
         if change % 10 == 4:
-            await world.apply(EXTRA)
+            await fleet.apply(EXTRA)
         elif change % 10 == 9:
-            await world.installation.kubectl.run("delete", "aw", EXTRA)
-            del world.wanted[EXTRA]
+            await fleet.installation.kubectl.run("delete", "aw", EXTRA)
+            del fleet.wanted[EXTRA]
         await asyncio.sleep(max(0.0, turn + 1 / CHANGES_A_SECOND - loop.time()))
 
 
-async def test_changes_all_the_time_make_nothing_grow(world: Fleet) -> None:
-    audited = await Audited.begin(world)
-    async with unharmed(world):
-        await _change(world, WARM_CHANGES)
-        await world.settled()
-        before = [await asyncio.to_thread(_held, replica) for replica in world.replicas]
-        await _change(world, CHANGES)
-        await world.settled()
-        after = [await asyncio.to_thread(_held, replica) for replica in world.replicas]
+async def test_changes_all_the_time_make_nothing_grow(fleet: Fleet) -> None:
+    audited = await Audited.begin(fleet)
+    async with unharmed(fleet):
+        await _change(fleet, WARM_CHANGES)
+        await fleet.settled()
+        before = [await asyncio.to_thread(_held, replica) for replica in fleet.replicas]
+        await _change(fleet, CHANGES)
+        await fleet.settled()
+        after = [await asyncio.to_thread(_held, replica) for replica in fleet.replicas]
     for then, now in zip(before, after, strict=True):
         assert now.threads <= then.threads + 2, (before, after)
         assert now.files <= then.files + 10, (before, after)
         assert now.memory <= then.memory * 1.15 + 8, (before, after)
     assert await audited.rewritten() == []
-    errors = [line for one in world.replicas for line in await asyncio.to_thread(_errors, one)]
+    errors = [line for one in fleet.replicas for line in await asyncio.to_thread(_errors, one)]
     assert errors == []
 
 

@@ -32,11 +32,11 @@ QUICK = [
 LONG = [registries.HANGING]
 
 
-async def _explained(world: Fleet, case: FaultCase) -> Document:
+async def _explained(fleet: Fleet, case: FaultCase) -> Document:
     """The AutoWasm, once its status reports the problem with the source of this generation."""
 
     async def says() -> Document | None:
-        found = await world.installation.get("data")
+        found = await fleet.installation.get("data")
         status = found.get("status") or {}
         if status.get("observedGeneration") != found["metadata"]["generation"]:
             return None
@@ -44,19 +44,19 @@ async def _explained(world: Fleet, case: FaultCase) -> Document:
         told = bool(fetched) and fetched[0]["status"] == "False"
         return fetched[0] if told else None
 
-    condition = await world.installation.wait_until(says, timeout=120)
+    condition = await fleet.installation.wait_until(says, timeout=120)
     assert condition["reason"] in {*case.reasons, "BackingOff"}, condition
     assert re.search(case.words, condition["message"]), condition
     return condition
 
 
-async def _replaced(world: Fleet) -> None:
+async def _replaced(fleet: Fleet) -> None:
     """A follower starts with an empty disk, and has the published modules before any request."""
-    replica = await world.follower()
-    await world.kill(replica)
-    await world.lose_disk(replica)
-    await world.start(replica)
-    assert await replica.metric("autowasm_blobs") >= len(world.wanted), "copied before asked"
+    replica = await fleet.follower()
+    await fleet.kill(replica)
+    await fleet.lose_disk(replica)
+    await fleet.start(replica)
+    assert await replica.metric("autowasm_blobs") >= len(fleet.wanted), "copied before asked"
     assert await replica.metric("autowasm_fetched_bytes_total") == 0, "no source gave them"
 
 
@@ -89,7 +89,7 @@ async def test_registry_in_trouble_while_an_image_changes(mesh: Fleet, case: Fau
                 "annotate", "aw", "data", "wasm.tcm.io/refresh=again"
             )
         await mesh.settled(timeout=120)
-        mesh.tell()
+        mesh.announce()
 
 
 async def test_all_replicas_are_replaced_while_an_image_cannot_be_had(mesh: Fleet) -> None:
@@ -112,4 +112,4 @@ async def test_all_replicas_are_replaced_while_an_image_cannot_be_had(mesh: Flee
             assert live["spec"] == published["spec"], "what is published is held on to"
             assert registries.DOWN.injected(mesh) > injected, "the fault had an effect"
         await mesh.settled(timeout=120)
-        mesh.tell()
+        mesh.announce()

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tests.demo.telling import compiled, follow, get_parts, run, say, show, shown_command, step
+from tests.demo.narration import compiled, follow, get_parts, run, say, show, shown_command, step
 from tests.parts import installation, wasmer, wire
 from tests.parts.clients import Client
 from tests.parts.load import Load, LoadReport
@@ -49,7 +49,7 @@ def bad(source: str) -> str:
 
 
 @dataclass(slots=True)
-class Stage:
+class MeshDemo:
     """The running parts, and the clients of the reader."""
 
     folder: Path
@@ -82,42 +82,42 @@ class Stage:
         }
 
 
-async def apply(stage: Stage, tag: str) -> None:
+async def apply(demo: MeshDemo, tag: str) -> None:
     """`kubectl apply` of the object."""
-    text = yaml.safe_dump(stage.document(tag), sort_keys=False)
-    await run(stage.kubectl, "apply", "-f", "-", stdin=text)
+    text = yaml.safe_dump(demo.document(tag), sort_keys=False)
+    await run(demo.kubectl, "apply", "-f", "-", stdin=text)
 
 
-async def push(stage: Stage, tag: str, source: str) -> None:
+async def push(demo: MeshDemo, tag: str, source: str) -> None:
     """Compile and push a version."""
-    await compiled(stage.folder / f"{tag}.wasm", source)
-    image = f"{stage.mesh.registry.host}/demo/hello:{tag}"
-    await run(stage.wasmc, "push", image, "-f", f"{tag}.wasm", "-q")
+    await compiled(demo.folder / f"{tag}.wasm", source)
+    image = f"{demo.mesh.registry.host}/demo/hello:{tag}"
+    await run(demo.wasmc, "push", image, "-f", f"{tag}.wasm", "-q")
 
 
-async def ask_all(stage: Stage) -> dict[str, str]:
+async def ask_all(demo: MeshDemo) -> dict[str, str]:
     """Show and return the header `hello` of an answer of each Pod."""
     found = {}
-    for pod in stage.pods:
+    for pod in demo.pods:
         answer = await wire.request("GET", f"http://{pod.host}/")
         found[pod.name] = answer.headers.get("hello", "(none)")
         show(f"{pod.name}  HTTP {answer.status}  hello: {found[pod.name]}")
     return found
 
 
-async def follow_rollout(stage: Stage) -> int:
+async def follow_rollout(demo: MeshDemo) -> int:
     """`wasmc rollout status -w`, live."""
-    status = await follow(stage.wasmc, "rollout", "status", "hello", "-w", "--timeout", "4m")
+    status = await follow(demo.wasmc, "rollout", "status", "hello", "-w", "--timeout", "4m")
     print(f"   (exit status {status})", flush=True)
     return status
 
 
 @asynccontextmanager
-async def load(stage: Stage) -> AsyncIterator[dict[str, LoadReport]]:
+async def load(demo: MeshDemo) -> AsyncIterator[dict[str, LoadReport]]:
     """Send requests to all Pods, without retries; yields the reports by Pod."""
     async with AsyncExitStack() as stack:
         reports = {}
-        for pod in stage.pods:
+        for pod in demo.pods:
             steady = Load(pod.host, header="hello", pause=0.02).steady()
             reports[pod.name] = await stack.enter_async_context(steady)
         yield reports
@@ -138,7 +138,7 @@ def told(reports: dict[str, LoadReport]) -> int:
 
 
 @asynccontextmanager
-async def started(folder: Path) -> AsyncIterator[Stage]:
+async def started(folder: Path) -> AsyncIterator[MeshDemo]:
     """Start all parts."""
     async with composed(folder, authority=True) as found:
         mesh = StagedMesh(**found.parts)
@@ -154,41 +154,41 @@ async def started(folder: Path) -> AsyncIterator[Stage]:
         client = wasmer.wasmc(home, KUBECONFIG=str(mesh.cluster.kubeconfig))
         await asyncio.to_thread(_write_login, home, login)
         kubectl = Client(mesh.kubectl.program, home, mesh.kubectl.environment)
-        yield Stage(home, mesh, kubectl, client)
+        yield MeshDemo(home, mesh, kubectl, client)
 
 
 def _write_login(home: Path, encoded: str) -> None:
     (home / ".docker/config.json").write_bytes(base64.b64decode(encoded))
 
 
-async def tell(stage: Stage) -> None:
+async def show_all(demo: MeshDemo) -> None:
     """The story, step by step."""
     source = FILTER.read_text()
     step("A control plane with four Pods")
     columns = "custom-columns=NAME:.metadata.name,IP:.status.podIP,LABELS:.metadata.labels"
-    await run(stage.kubectl, "get", "pods", "-l", "app=hello", "-o", columns)
+    await run(demo.kubectl, "get", "pods", "-l", "app=hello", "-o", columns)
     say(
         "Each Pod is an Envoy in front of a service, started by Istio's agent and configured by istiod."
     )
-    await ask_all(stage)
+    await ask_all(demo)
 
     step("Push a filter, and apply an AutoWasm that reaches the Pods in steps")
-    await push(stage, "v1", source)
-    show(yaml.safe_dump(stage.document("v1"), sort_keys=False))
-    await apply(stage, "v1")
+    await push(demo, "v1", source)
+    show(yaml.safe_dump(demo.document("v1"), sort_keys=False))
+    await apply(demo, "v1")
     say(
         "First one Pod, then half of them, then all. wasmer continues when Envoy itself shows that the filter runs:"
     )
-    _expect(await follow_rollout(stage), 0)
-    _expect_values(await ask_all(stage), "world")
+    _expect(await follow_rollout(demo), 0)
+    _expect_values(await ask_all(demo), "world")
 
     step("Roll out a second version while requests keep coming")
-    await push(stage, "v2", source.replace('"world"', '"earth"'))
-    async with load(stage) as reports:
-        await apply(stage, "v2")
-        _expect(await follow_rollout(stage), 0)
+    await push(demo, "v2", source.replace('"world"', '"earth"'))
+    async with load(demo) as reports:
+        await apply(demo, "v2")
+        _expect(await follow_rollout(demo), 0)
         await asyncio.gather(
-            *(Load(pod.host, header="hello").wait_for("earth") for pod in stage.pods)
+            *(Load(pod.host, header="hello").wait_for("earth") for pod in demo.pods)
         )
     say("The load, which never retries:")
     if told(reports):
@@ -199,40 +199,40 @@ async def tell(stage: Stage) -> None:
         """The third version reads REGION from the metadata of its sidecar, and refuses to start without it. It did start where its
         author tested it. Here no Pod has a REGION, and only the Envoys can know that."""
     )
-    await push(stage, "v3", bad(source.replace('"world"', '"mars!"')))
-    versions = {pod.name: await pod.listener_version() for pod in stage.pods}
-    async with load(stage) as reports:
-        await apply(stage, "v3")
-        _expect(await follow_rollout(stage), 1)
+    await push(demo, "v3", bad(source.replace('"world"', '"mars!"')))
+    versions = {pod.name: await pod.listener_version() for pod in demo.pods}
+    async with load(demo) as reports:
+        await apply(demo, "v3")
+        _expect(await follow_rollout(demo), 1)
         await asyncio.gather(
-            *(Load(pod.host, header="hello").wait_for("earth") for pod in stage.pods)
+            *(Load(pod.host, header="hello").wait_for("earth") for pod in demo.pods)
         )
     say(
         """The rollout stopped at the first Pod, which has the previous filter again. No request failed: with
         failStrategy FAIL_OPEN, requests pass if a filter cannot run."""
     )
     failed = told(reports)
-    changed = [pod.name for pod in stage.pods if await pod.listener_version() != versions[pod.name]]
+    changed = [pod.name for pod in demo.pods if await pod.listener_version() != versions[pod.name]]
     say(
         f"Envoy's listeners changed in {', '.join(changed)} only. All Pods have the second version:"
     )
-    _expect_values(await ask_all(stage), "earth")
+    _expect_values(await ask_all(demo), "earth")
     if failed or len(changed) != 1:
         raise SystemExit("This is not the expected result.")
 
     step("What happened, and what to do")
-    await run(stage.kubectl, "get", "autowasm", "hello")
-    await explain(stage)
-    await run(stage.wasmc, "rollout", "history", "hello")
+    await run(demo.kubectl, "get", "autowasm", "hello")
+    await explain(demo)
+    await run(demo.wasmc, "rollout", "history", "hello")
     say(
         "wasmer does not try this version again by itself; a change of the spec starts the next rollout."
     )
 
 
-async def explain(stage: Stage) -> None:
+async def explain(demo: MeshDemo) -> None:
     """The findings of `wasmc explain` on the object, its module's start and the rollout; the others need a cluster with nodes."""
     shown_command("wasmc", ["explain", "hello"])
-    done = await stage.wasmc.run("explain", "hello", "--no-source", check=False)
+    done = await demo.wasmc.run("explain", "hello", "--no-source", check=False)
     findings = re.split(r"\n(?=\w)", done.stdout)
     wanted = [
         one for one in findings if re.match(r"\w+ +(AutoWasm|Rollout) ", one) or "[Starts]" in one
@@ -252,21 +252,21 @@ def _expect_values(found: dict[str, str], wanted: str) -> None:
         raise SystemExit(f"Not all Pods have hello: {wanted}.")
 
 
-def what_next(stage: Stage, *, kept: bool) -> None:
+def what_next(demo: MeshDemo, *, kept: bool) -> None:
     """Where to go from here."""
     step("What to try next")
     if not kept:
         say("make demo ARGS='--mesh --keep' leaves everything running until Ctrl-C.")
     else:
-        wasmc, kubectl = stage.wasmc.program, stage.kubectl.program
+        wasmc, kubectl = demo.wasmc.program, demo.kubectl.program
         print(
             textwrap.dedent(f"""\
-            export KUBECONFIG={stage.mesh.cluster.kubeconfig} DOCKER_CONFIG={stage.folder}/.docker
+            export KUBECONFIG={demo.mesh.cluster.kubeconfig} DOCKER_CONFIG={demo.folder}/.docker
             {wasmc} rollout retry hello && {wasmc} rollout status hello -w
             {wasmc} rollout promote hello      all Pods get the bad version
             {kubectl} edit autowasm hello      another image, steps, pause
             {kubectl} get events
-            curl -i http://{stage.pods[0].host}/""")
+            curl -i http://{demo.pods[0].host}/""")
         )
     say("docs/how-to/roll-out-carefully.md explains staged rollouts.")
 
@@ -279,9 +279,9 @@ async def main(*, keep: bool) -> None:
     )
     await get_parts("demo-mesh")
     with tempfile.TemporaryDirectory(prefix="autowasm-demo-") as name:
-        async with started(Path(name)) as stage:
-            await tell(stage)
-            what_next(stage, kept=keep)
+        async with started(Path(name)) as demo:
+            await show_all(demo)
+            what_next(demo, kept=keep)
             if keep:
                 print("\nRunning. Ctrl-C ends it.", flush=True)
                 await asyncio.Event().wait()

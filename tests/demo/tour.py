@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.demo.telling import compiled, get_parts, run, say, show, step
+from tests.demo.narration import compiled, get_parts, run, say, show, step
 from tests.parts import envoy as envoys
 from tests.parts import ports, registry, wasmer, wire
 from tests.parts.envoy import Envoy
@@ -27,7 +27,7 @@ FILTER = Path(__file__).parents[2] / "examples/hello.wat"
 
 
 @dataclass(slots=True)
-class Stage:
+class Demo:
     """The running parts, and their addresses."""
 
     folder: Path
@@ -38,21 +38,21 @@ class Stage:
     """The address of Envoy's listener."""
 
 
-async def wasmc(stage: Stage, *arguments: str) -> None:
+async def wasmc(demo: Demo, *arguments: str) -> None:
     """Run `wasmc` as a person would, and show it."""
-    await run(wasmer.wasmc(stage.folder), *arguments)
+    await run(wasmer.wasmc(demo.folder), *arguments)
 
 
-async def curl(stage: Stage) -> None:
+async def curl(demo: Demo) -> None:
     """GET through Envoy, and show the head of the answer."""
-    print(f"   $ curl -i http://{stage.web}/", flush=True)
-    answer = await wire.request("GET", f"http://{stage.web}/")
+    print(f"   $ curl -i http://{demo.web}/", flush=True)
+    answer = await wire.request("GET", f"http://{demo.web}/")
     lines = [f"HTTP/1.1 {answer.status}"]
     lines += [f"{name}: {value}" for name, value in answer.headers.items()]
     show("\n".join(lines))
 
 
-def autowasm(stage: Stage, *, tag: str, port: int) -> dict[str, object]:
+def autowasm(demo: Demo, *, tag: str, port: int) -> dict[str, object]:
     """The object that a user writes."""
     return {
         "apiVersion": "wasm.tcm.io/v1alpha1",
@@ -60,7 +60,7 @@ def autowasm(stage: Stage, *, tag: str, port: int) -> dict[str, object]:
         "metadata": {"name": "hello", "namespace": "default"},
         "spec": {
             "filter": {
-                "source": {"registry": {"image": f"{stage.registry}/demo/hello:{tag}"}},
+                "source": {"registry": {"image": f"{demo.registry}/demo/hello:{tag}"}},
                 "applyPorts": [port],
             },
             "selector": {"matchLabels": {"app": "details"}},
@@ -68,7 +68,7 @@ def autowasm(stage: Stage, *, tag: str, port: int) -> dict[str, object]:
     }
 
 
-async def start(stack: AsyncExitStack, folder: Path) -> tuple[Stage, int]:
+async def start(stack: AsyncExitStack, folder: Path) -> tuple[Demo, int]:
     """Start all parts, each on a free port."""
     web = await stack.enter_async_context(upstream())
     store = await stack.enter_async_context(registry.crane(folder / "registry"))
@@ -87,14 +87,14 @@ async def start(stack: AsyncExitStack, folder: Path) -> tuple[Stage, int]:
             clusters={"details": web.host, wasmer.ENVOY_CLUSTER: server.host},
         )
     )
-    return Stage(folder, store.host, server, proxy, f"{ports.LOOPBACK}:{port}"), port
+    return Demo(folder, store.host, server, proxy, f"{ports.LOOPBACK}:{port}"), port
 
 
-async def tell(stage: Stage, port: int) -> None:
+async def show_all(demo: Demo, port: int) -> None:
     """The story, step by step."""
-    before = await stage.envoy.server_info()
+    before = await demo.envoy.server_info()
     step("Before: a plain Envoy in front of a service")
-    await curl(stage)
+    await curl(demo)
 
     step("Write a filter")
     say(
@@ -103,64 +103,64 @@ async def tell(stage: Stage, port: int) -> None:
         wat2wasm compiles it."""
     )
     source = FILTER.read_text()
-    await compiled(stage.folder / "hello.wasm", source)
+    await compiled(demo.folder / "hello.wasm", source)
 
     step("Push it to the registry, like a container image")
-    image = f"{stage.registry}/demo/hello"
-    await wasmc(stage, "push", f"{image}:v1", "-f", "hello.wasm")
+    image = f"{demo.registry}/demo/hello"
+    await wasmc(demo, "push", f"{image}:v1", "-f", "hello.wasm")
 
     step("Apply an AutoWasm, which names the module and the port")
-    document = autowasm(stage, tag="v1", port=port)
+    document = autowasm(demo, tag="v1", port=port)
     show(yaml.safe_dump(document, sort_keys=False))
-    load = Load(stage.web, header="hello")
+    load = Load(demo.web, header="hello")
     begun = time.monotonic()
-    await asyncio.to_thread(stage.wasmer.apply, document)
+    await asyncio.to_thread(demo.wasmer.apply, document)
     await load.wait_for("world")
     say(
         f"""{time.monotonic() - begun:.1f} s later wasmer has pulled the module, checked it, stored it under its
         sha256 and changed Envoy's listener; Envoy has fetched the module from wasmer and runs it:"""
     )
-    await curl(stage)
-    status = await stage.wasmer.wait_phase("hello", "Synced")
+    await curl(demo)
+    status = await demo.wasmer.wait_phase("hello", "Synced")
     say(f"wasmer reports: {status['phase']}: {status['message']}")
 
     step("Roll out a second version while requests keep coming")
-    await compiled(stage.folder / "earth.wasm", source.replace('"world"', '"earth"'))
-    await wasmc(stage, "push", f"{image}:v2", "-f", "earth.wasm")
+    await compiled(demo.folder / "earth.wasm", source.replace('"world"', '"earth"'))
+    await wasmc(demo, "push", f"{image}:v2", "-f", "earth.wasm")
     say("Now the AutoWasm names :v2. Every answer of the load must be 200 and carry the header.")
     async with load.steady() as report:
         await asyncio.sleep(0.5)  # some load before the change
-        await asyncio.to_thread(stage.wasmer.apply, autowasm(stage, tag="v2", port=port))
+        await asyncio.to_thread(demo.wasmer.apply, autowasm(demo, tag="v2", port=port))
         await load.wait_for("earth")
         await asyncio.sleep(1.0)  # and after it
-    await curl(stage)
+    await curl(demo)
     counts = ", ".join(f"{count} × hello: {value}" for value, count in report.by_value.items())
     say(f"The load: {report.total} requests, {report.failed} failed ({counts}).")
-    after = await stage.envoy.server_info()
+    after = await demo.envoy.server_info()
     say(
-        f"""Envoy was not restarted: process {stage.envoy.process.pid}, up {before.uptime_seconds} s at the
+        f"""Envoy was not restarted: process {demo.envoy.process.pid}, up {before.uptime_seconds} s at the
         beginning and {after.uptime_seconds} s now, restart epoch {after.epoch}."""
     )
     if report.failed or after.epoch or after.uptime_seconds < before.uptime_seconds:
         raise SystemExit(f"This is not the expected result.\n{report}")
 
 
-def what_next(stage: Stage, *, kept: bool) -> None:
+def what_next(demo: Demo, *, kept: bool) -> None:
     """Where to go from here."""
     step("What to try next")
     if not kept:
         say("make demo ARGS=--keep leaves everything running until Ctrl-C.")
     else:
-        config = stage.wasmer.config
+        config = demo.wasmer.config
         print(
             textwrap.dedent(f"""\
-            curl -i http://{stage.web}/                       the service through Envoy
-            {wasmer.program("wasmc")} push {stage.registry}/demo/mine:v1 -f your.wasm
+            curl -i http://{demo.web}/                       the service through Envoy
+            {wasmer.program("wasmc")} push {demo.registry}/demo/mine:v1 -f your.wasm
             edit {config}/hello.yaml         another image, ports, pluginConfig, failStrategy
-            cat {stage.wasmer.directory}/envoy/status/default.hello.yaml       its status
-            curl http://{stage.wasmer.admin}/metrics            the metrics of wasmer
-            curl http://{stage.envoy.admin}/stats?filter=wasm   the statistics of Envoy
-            tail -f {stage.wasmer.process.log}""")
+            cat {demo.wasmer.directory}/envoy/status/default.hello.yaml       its status
+            curl http://{demo.wasmer.admin}/metrics            the metrics of wasmer
+            curl http://{demo.envoy.admin}/stats?filter=wasm   the statistics of Envoy
+            tail -f {demo.wasmer.process.log}""")
         )
     say("README.md has a tour of five minutes, docs/architecture.md the packages of the code.")
 
@@ -173,12 +173,10 @@ async def main(*, keep: bool) -> None:
     await get_parts("demo")
     with tempfile.TemporaryDirectory(prefix="autowasm-demo-") as name:
         async with AsyncExitStack() as stack:
-            stage, port = await start(stack, Path(name))
-            print(
-                f"   registry  {stage.registry}   wasmer  {stage.wasmer.host}   Envoy  {stage.web}"
-            )
-            await tell(stage, port)
-            what_next(stage, kept=keep)
+            demo, port = await start(stack, Path(name))
+            print(f"   registry  {demo.registry}   wasmer  {demo.wasmer.host}   Envoy  {demo.web}")
+            await show_all(demo, port)
+            what_next(demo, kept=keep)
             if keep:
                 print("\nRunning. Ctrl-C ends it.", flush=True)
                 await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""The shared scene: registry → `wasmer standalone` → Envoy → a service."""
+"""The shared standalone: registry → `wasmer standalone` → Envoy → a service."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -19,7 +19,7 @@ from tests.parts.wasmer import Wasmer
 
 
 @dataclass
-class Scene:
+class Standalone:
     """The running parts. `proxy` is between Envoy and the blob port."""
 
     directory: Path
@@ -42,7 +42,7 @@ class Scene:
         return Load(f"{ports.LOOPBACK}:{self.port}")
 
     def image(self, tag: str, *, repository: str = "filters/hello") -> str:
-        """A reference in the scene's registry."""
+        """A reference in the standalone's registry."""
         return f"{self.registry.host}/{repository}:{tag}"
 
     async def push(self, tag: str, module: bytes, *arguments: str) -> str:
@@ -58,7 +58,7 @@ class Scene:
         return await self.push(value, wat.header_filter(value, name=name))
 
     def autowasm(self, image: str, *, name: str = "test", **fields: Any) -> dict[str, Any]:
-        """An AutoWasm on the scene's port; `fields` go into `spec.filter`."""
+        """An AutoWasm on the standalone's port; `fields` go into `spec.filter`."""
         filter_ = {"applyPorts": [self.port], "source": {"registry": {"image": image}}, **fields}
         return {
             "apiVersion": "wasm.tcm.io/v1alpha1",
@@ -81,12 +81,12 @@ def _proxy_to(host: str) -> FaultProxy:
     return FaultProxy(address, int(port))
 
 
-SceneMaker = Callable[..., Awaitable[Scene]]
+StandaloneStarter = Callable[..., Awaitable[Standalone]]
 
 
 @pytest.fixture
-async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
-    """Builds a scene; `version` of Envoy, more `arguments` for wasmer."""
+async def make_scene(tmp_path: Path) -> AsyncIterator[StandaloneStarter]:
+    """Builds a standalone; `version` of Envoy, more `arguments` for wasmer."""
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -94,7 +94,7 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
             version: str = pypi.ENVOY_VERSIONS[0],
             arguments: tuple[str, ...] = (),
             **options: Any,
-        ) -> Scene:
+        ) -> Standalone:
             web = await stack.enter_async_context(upstream())
             store = await stack.enter_async_context(
                 registry.distribution(tmp_path / "registry", **options)
@@ -113,12 +113,12 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
             proxied = await stack.enter_async_context(
                 envoys.envoy(tmp_path / "envoy", lds=server.lds, clusters=clusters, version=version)
             )
-            return Scene(tmp_path, stack, store, server, proxied, proxy, port, clusters)
+            return Standalone(tmp_path, stack, store, server, proxied, proxy, port, clusters)
 
         yield make
 
 
 @pytest.fixture
-async def scene(make_scene: SceneMaker) -> Scene:
-    """The scene with default settings."""
+async def standalone(make_scene: StandaloneStarter) -> Standalone:
+    """The standalone with default settings."""
     return await make_scene()

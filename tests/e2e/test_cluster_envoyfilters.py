@@ -327,7 +327,7 @@ async def test_envoyfilter_of_an_earlier_autowasm_of_this_name_is_adopted(
     assert owners == [document["metadata"]["uid"]]
 
 
-async def test_refusal_of_the_api_server_is_told_and_the_write_tried_until_it_is_taken(
+async def test_refusal_of_the_api_server_is_reported_and_the_write_tried_until_it_is_taken(
     installation: Installation, namespace: str
 ) -> None:
     kind = "ValidatingAdmissionPolicy"

@@ -60,7 +60,7 @@ async def guide(exchange: Exchange) -> None:
 
 
 @dataclass
-class Ground:
+class WasmerInside:
     installation: Installation
     namespace: str
     guide: str
@@ -69,11 +69,11 @@ class Ground:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def ground(
+async def wasmer_inside(
     control_plane: ControlPlane,
     private_installation: PrivateInstallation,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Ground]:
+) -> AsyncIterator[WasmerInside]:
     directory = tmp_path_factory.mktemp("inside")
     files = await asyncio.to_thread(Authority().issue, directory / "tls")
     async with (
@@ -90,7 +90,7 @@ async def ground(
     ):
         namespace = await control_plane.add_namespace("inside")
         await installation.add_pull_secret(namespace)
-        yield Ground(installation, namespace, leading.host, private)
+        yield WasmerInside(installation, namespace, leading.host, private)
 
 
 def sources(guide: str, port: int) -> dict[str, Document]:
@@ -107,9 +107,9 @@ def sources(guide: str, port: int) -> dict[str, Document]:
     return found | {name: {"object": {"url": url}} for name, url in urls.items()}
 
 
-async def told(ground: Ground, name: str, *, port: int) -> Any:
+async def told(wasmer_inside: WasmerInside, name: str, *, port: int) -> Any:
     """All that the author can read of the object: its status and its Events, without times and names that always differ."""
-    installation, namespace = ground.installation, ground.namespace
+    installation, namespace = wasmer_inside.installation, wasmer_inside.namespace
     document = await installation.wait_phase("Failed", name=name, namespace=namespace)
     path = f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name%3D{name}"
 
@@ -124,15 +124,15 @@ async def told(ground: Ground, name: str, *, port: int) -> Any:
     return json.loads(text.replace(str(port), "PORT").replace(name, "NAME"))
 
 
-async def test_no_status_tells_an_open_port_from_a_closed_one(ground: Ground) -> None:
-    installation = ground.installation
+async def test_no_status_tells_an_open_port_from_a_closed_one(wasmer_inside: WasmerInside) -> None:
+    installation = wasmer_inside.installation
     listener, closed = Listener(ports.free_port()), ports.free_port()
-    kinds = sources(ground.guide, listener.port)
+    kinds = sources(wasmer_inside.guide, listener.port)
     documents = []
     for prefix, port in (("one", listener.port), ("two", closed)):
-        for kind, source in sources(ground.guide, port).items():
+        for kind, source in sources(wasmer_inside.guide, port).items():
             document = installation.autowasm(
-                "unused", name=f"{prefix}-{kind}", namespace=ground.namespace
+                "unused", name=f"{prefix}-{kind}", namespace=wasmer_inside.namespace
             )
             document["spec"]["filter"]["source"] = source
             del document["spec"]["secret"]
@@ -140,8 +140,8 @@ async def test_no_status_tells_an_open_port_from_a_closed_one(ground: Ground) ->
     async with listener.listening():
         await installation.apply(*documents)
         for kind in kinds:
-            of_open = await told(ground, f"one-{kind}", port=listener.port)
-            of_closed = await told(ground, f"two-{kind}", port=closed)
+            of_open = await told(wasmer_inside, f"one-{kind}", port=listener.port)
+            of_closed = await told(wasmer_inside, f"two-{kind}", port=closed)
             assert of_open == of_closed, kind
             status = of_open[0]
             ready = next(one for one in status["conditions"] if one["type"] == "Ready")
@@ -157,10 +157,12 @@ async def warning(log: Path, *, after: int) -> Document | None:
     return next(({"line": line} for line in text.splitlines() if said in line), None)
 
 
-async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground: Ground) -> None:
+async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(
+    wasmer_inside: WasmerInside,
+) -> None:
     """As after an upgrade from a version that fetched from private addresses by default."""
-    installation, server = ground.installation, ground.installation.wasmer
-    namespace = ground.namespace
+    installation, server = wasmer_inside.installation, wasmer_inside.installation.wasmer
+    namespace = wasmer_inside.namespace
     now = list(server.process.command)
 
     async def published() -> Any:
@@ -169,7 +171,7 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
     async def push(tag: str) -> str:
         file = installation.directory / f"{tag}.wasm"
         await asyncio.to_thread(file.write_bytes, wat.header_filter(tag))
-        image = f"{ground.private.host}/inside/filter:{tag}"
+        image = f"{wasmer_inside.private.host}/inside/filter:{tag}"
         trust = ("--ca-file", str(installation.directory / "tls/server-ca.pem"))
         await wasmer.wasmc(installation.directory).run("push", image, "-f", str(file), *trust)
         return image
@@ -190,7 +192,7 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
     await restart()
     await installation.wait_phase("Synced", name="upgraded", namespace=namespace)
     warned = await installation.wait_until(lambda: warning(server.process.log, after=size))
-    assert f"--allow-private-host {ground.private.host} " in warned["line"]
+    assert f"--allow-private-host {wasmer_inside.private.host} " in warned["line"]
     document["spec"]["filter"]["source"]["registry"]["image"] = await push("v2")
     await installation.apply(document)
     found = await installation.wait_phase("Degraded", name="upgraded", namespace=namespace)
@@ -198,7 +200,7 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
     assert await published() == before
     missing = re.search(r"--allow-private-host \S+", status["message"])
     assert missing is not None, status["message"]
-    assert missing[0] == f"--allow-private-host {ground.private.host}"
+    assert missing[0] == f"--allow-private-host {wasmer_inside.private.host}"
     assert "config.allowPrivateHost" in status["message"]
 
     await restart(*missing[0].split())
@@ -206,18 +208,24 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
     assert await published() != before
 
 
-async def test_a_registry_that_a_flag_names_is_fetched_from(ground: Ground) -> None:
+async def test_a_registry_that_a_flag_names_is_fetched_from(wasmer_inside: WasmerInside) -> None:
     """The installation's own registry: a flag names it as one without TLS, and it has a loopback address."""
-    installation = ground.installation
+    installation = wasmer_inside.installation
     image = await installation.push("v1", wat.header_filter("v1"), repository="inside/named")
-    await installation.apply(installation.autowasm(image, name="named", namespace=ground.namespace))
-    await installation.wait_phase("Synced", name="named", namespace=ground.namespace)
-    as_object = installation.autowasm("unused", name="named-as-object", namespace=ground.namespace)
+    await installation.apply(
+        installation.autowasm(image, name="named", namespace=wasmer_inside.namespace)
+    )
+    await installation.wait_phase("Synced", name="named", namespace=wasmer_inside.namespace)
+    as_object = installation.autowasm(
+        "unused", name="named-as-object", namespace=wasmer_inside.namespace
+    )
     url = f"http://{installation.registry.host}/v2/inside/named/blobs/sha256:0"
     as_object["spec"]["filter"]["source"] = {"object": {"url": url}}
     await installation.apply(as_object)
     status = (
-        await installation.wait_phase("Failed", name="named-as-object", namespace=ground.namespace)
+        await installation.wait_phase(
+            "Failed", name="named-as-object", namespace=wasmer_inside.namespace
+        )
     )["status"]
     assert "--allow-private-host" in status["message"]
 

@@ -57,7 +57,7 @@ _KINDS = frozenset(
 
 
 @dataclass(frozen=True)
-class Ground:
+class InstalledCluster:
     """Shared by the tests: a cluster with everything of install.yaml except the running Deployment."""
 
     directory: Path
@@ -70,7 +70,9 @@ class Ground:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+async def installed_cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[InstalledCluster]:
     directory = tmp_path_factory.mktemp("installed")
     authority = Authority("first")
     tls = await asyncio.to_thread(authority.issue, directory / "sni", name="sni")
@@ -86,7 +88,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
         await istio.apply_crds(cluster)
         await cluster.create_namespace(istio.ROOT_NAMESPACE)
         await install_crd(kubectl)
-        yield Ground(directory, cluster, kubectl, store, authority, tls)
+        yield InstalledCluster(directory, cluster, kubectl, store, authority, tls)
 
 
 @dataclass
@@ -193,7 +195,7 @@ _numbers = itertools.count()
 
 @asynccontextmanager
 async def running(
-    ground: Ground,
+    installed_cluster: InstalledCluster,
     *,
     api: str = ports.LOOPBACK,
     authority: bytes | None = None,
@@ -206,18 +208,18 @@ async def running(
     killed at the end: a graceful stop waits until sidecars have learned of it. `time` is its clock.
     """
     number = next(_numbers)
-    directory = ground.directory / f"pod-{number}"
+    directory = installed_cluster.directory / f"pod-{number}"
     installed = [*(rendered or install_documents(*_KINDS))]
     (deployment,) = [one for one in installed if one["kind"] == "Deployment"]
     others = [one for one in installed if one["kind"] in _KINDS - {"Deployment"}]
     text = yaml.safe_dump_all(others)
-    await ground.kubectl.run("apply", "-f", "-", stdin=text.encode())
+    await installed_cluster.kubectl.run("apply", "-f", "-", stdin=text.encode())
     home = deployment["metadata"]["namespace"]
     container = Container(deployment, f"wasmer-{number}", ports.LOOPBACK)
     account = ServiceAccountVolume(directory / "serviceaccount")
     # The manifest's port numbers are a Pod's own; here all tests share one network.
     host, admin = (f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(2))
-    server = urlsplit(ground.cluster.url)
+    server = urlsplit(installed_cluster.cluster.url)
     assert server.hostname is not None
     assert server.port is not None
     async with FaultProxy(server.hostname, server.port) as proxy:
@@ -231,7 +233,7 @@ async def running(
                 f"--admin-listen={admin}",
                 # The registry is on loopback, without TLS.
                 "--allow-cidr=127.0.0.0/8",
-                f"--plain-http-registry={ground.registry.host}",
+                f"--plain-http-registry={installed_cluster.registry.host}",
             ],
             # The kubelet's variables, and those of the image that affect Python. No HOME, as in the image.
             environment={
@@ -244,7 +246,11 @@ async def running(
         )
         wasmer = Wasmer(process, directory, host, admin)
         installation = Installation(
-            ground.directory, ground.cluster, ground.kubectl, ground.registry, wasmer
+            installed_cluster.directory,
+            installed_cluster.cluster,
+            installed_cluster.kubectl,
+            installed_cluster.registry,
+            wasmer,
         )
         namespace = await installation.add_namespace(f"team-{number}")
         parts = {field.name: getattr(installation, field.name) for field in fields(Installation)}
@@ -260,7 +266,7 @@ async def running(
                 namespace=namespace,
                 time=time,
             )
-            own = await asyncio.to_thread(_read, ground.cluster.tls.authority)
+            own = await asyncio.to_thread(_read, installed_cluster.cluster.tls.authority)
             account.write(
                 token=await it.token(bound_to=f"first-{number}"),
                 ca_crt=authority or own,
@@ -273,7 +279,7 @@ async def running(
                 finally:
                     await process.kill()
                     # The Lease was not released, and the next container would wait until it expires.
-                    await ground.cluster.client.delete(lease_of(home))
+                    await installed_cluster.cluster.client.delete(lease_of(home))
 
 
 def lease_of(namespace: str) -> str:
@@ -290,8 +296,10 @@ def _confinement(process_id: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
-async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> None:
-    async with running(ground) as it:
+async def test_the_shipped_deployment_runs_as_it_is_written(
+    installed_cluster: InstalledCluster,
+) -> None:
+    async with running(installed_cluster) as it:
         process = it.wasmer.process
         await it.make_synced("test")
 
@@ -322,16 +330,18 @@ async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> N
         assert looked >= {("services", "get", "wasmer"), ("endpoints", "get", "wasmer")}
 
 
-async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) -> None:
+async def test_the_container_can_write_nowhere_but_to_its_cache(
+    installed_cluster: InstalledCluster,
+) -> None:
     """The guarantees of `_pod.py`, on which the previous test depends."""
     (deployment,) = install_documents("Deployment")
-    directory = ground.directory / "confined"
+    directory = installed_cluster.directory / "confined"
     account = ServiceAccountVolume(directory / "serviceaccount")
     account.write(token=b"secret")
     container = Container(deployment, "wasmer", ports.LOOPBACK)
     volumes = await asyncio.to_thread(container.volumes, directory, account)
     places = [volume["target"] for volume in volumes]
-    places += ["/", "/tmp", "/var/tmp", str(ground.directory)]
+    places += ["/", "/tmp", "/var/tmp", str(installed_cluster.directory)]
     tried = "".join(f"touch {place}/written 2>/dev/null && echo {place}\n" for place in places)
     user, group = container.user
     script = f"id -u; id -g; cat {pod.SERVICE_ACCOUNT}/token; echo\n{tried}true"
@@ -348,9 +358,9 @@ def clock(tmp_path: Path) -> VirtualTime:
 
 
 async def test_a_rotated_token_is_taken_up_without_a_restart(
-    ground: Ground, clock: VirtualTime
+    installed_cluster: InstalledCluster, clock: VirtualTime
 ) -> None:
-    async with running(ground, time=clock) as it:
+    async with running(installed_cluster, time=clock) as it:
         number = it.namespace.rpartition("-")[2]
         first = await asyncio.to_thread(_read, it.account.directory / "token")
         await it.make_synced("before")
@@ -385,15 +395,15 @@ async def test_a_rotated_token_is_taken_up_without_a_restart(
 
 
 async def test_a_rotated_authority_is_taken_up_without_a_restart(
-    ground: Ground, clock: VirtualTime
+    installed_cluster: InstalledCluster, clock: VirtualTime
 ) -> None:
-    authority = ground.authority.certificate_pem
-    async with running(ground, api=SNI_HOST, authority=authority, time=clock) as it:
+    authority = installed_cluster.authority.certificate_pem
+    async with running(installed_cluster, api=SNI_HOST, authority=authority, time=clock) as it:
         await it.make_synced("before")
         process_id = it.wasmer.process.pid
 
         second = Authority("second")
-        await _replace_certificate(ground, second)
+        await _replace_certificate(installed_cluster, second)
         it.proxy.cut_all()  # existing connections outlive any rotation
 
         async def distrusted() -> bool:
@@ -409,14 +419,16 @@ async def test_a_rotated_authority_is_taken_up_without_a_restart(
         assert len([entry for entry in await it.stored("before") if entry.verb == "create"]) == 1
 
 
-async def _replace_certificate(ground: Ground, authority: Authority) -> None:
+async def _replace_certificate(installed_cluster: InstalledCluster, authority: Authority) -> None:
     """Returns once the API server presents a certificate of `authority` for SNI_HOST."""
-    files = await asyncio.to_thread(authority.issue, ground.directory / "next", name="sni")
-    await asyncio.to_thread(files.key.replace, ground.tls.key)
-    await asyncio.to_thread(files.certificate.replace, ground.tls.certificate)
+    files = await asyncio.to_thread(
+        authority.issue, installed_cluster.directory / "next", name="sni"
+    )
+    await asyncio.to_thread(files.key.replace, installed_cluster.tls.key)
+    await asyncio.to_thread(files.certificate.replace, installed_cluster.tls.certificate)
     context = ssl.create_default_context(cadata=authority.certificate_pem.decode())
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as in `kubernetes`
-    server = urlsplit(ground.cluster.url)
+    server = urlsplit(installed_cluster.cluster.url)
 
     async def shown() -> bool:
         try:
@@ -438,16 +450,16 @@ def _fetched_from(envoyfilter: Document) -> tuple[str, str]:
     return uri["cluster"], uri["uri"].partition("/")[0]
 
 
-async def _kustomized(ground: Ground, **change: str) -> list[Document]:
+async def _kustomized(installed_cluster: InstalledCluster, **change: str) -> list[Document]:
     """install.yaml as `kubectl kustomize` changes it, for example with `namespace` or `namePrefix`."""
-    folder = ground.directory / f"kustomize-{next(_numbers)}"
+    folder = installed_cluster.directory / f"kustomize-{next(_numbers)}"
     await asyncio.to_thread(folder.mkdir)
     text = await asyncio.to_thread((MANIFESTS / "install.yaml").read_text)
     kustomization = {"resources": ["install.yaml"], **change}
     await asyncio.to_thread((folder / "install.yaml").write_text, text)
     target = folder / "kustomization.yaml"
     await asyncio.to_thread(target.write_text, yaml.safe_dump(kustomization))
-    said = await ground.kubectl.run("kustomize", folder)
+    said = await installed_cluster.kubectl.run("kustomize", folder)
     return [document for document in yaml.safe_load_all(said.stdout) if document]
 
 
@@ -457,29 +469,35 @@ def _with_service(service: Document) -> str:
     return f"outbound|{port}||{metadata['name']}.{metadata['namespace']}.svc.cluster.local"
 
 
-async def test_in_another_namespace_it_publishes_the_service_that_is_there(ground: Ground) -> None:
+async def test_in_another_namespace_it_publishes_the_service_that_is_there(
+    installed_cluster: InstalledCluster,
+) -> None:
     """kustomize's `namespace` changes no argument of the container."""
-    await ground.cluster.create_namespace("mesh-blue")
-    async with running(ground, rendered=await _kustomized(ground, namespace="mesh-blue")) as it:
+    await installed_cluster.cluster.create_namespace("mesh-blue")
+    async with running(
+        installed_cluster, rendered=await _kustomized(installed_cluster, namespace="mesh-blue")
+    ) as it:
         await it.make_synced("test")
         cluster, authority = _fetched_from(await it.envoyfilter("test", namespace=it.namespace))
-        service = await ground.cluster.request(
+        service = await installed_cluster.cluster.request(
             "GET", "/api/v1/namespaces/mesh-blue/services/wasmer"
         )
         assert cluster == _with_service(service)
         assert authority == "wasmer.mesh-blue:8081"
         assert "service: warning" not in await it.readyz()
-        lease = await ground.cluster.request("GET", lease_of("mesh-blue"))
+        lease = await installed_cluster.cluster.request("GET", lease_of("mesh-blue"))
         assert lease["spec"]["holderIdentity"]
 
 
-async def test_a_chart_of_another_name_publishes_the_service_that_is_there(ground: Ground) -> None:
-    await ground.cluster.create_namespace("mesh-green")
+async def test_a_chart_of_another_name_publishes_the_service_that_is_there(
+    installed_cluster: InstalledCluster,
+) -> None:
+    await installed_cluster.cluster.create_namespace("mesh-green")
     objects = await asyncio.to_thread(charts.render, name="green", namespace="mesh-green")
-    async with running(ground, rendered=[*objects.values()]) as it:
+    async with running(installed_cluster, rendered=[*objects.values()]) as it:
         await it.make_synced("test")
         cluster, _ = _fetched_from(await it.envoyfilter("test", namespace=it.namespace))
-        service = await ground.cluster.request(
+        service = await installed_cluster.cluster.request(
             "GET", "/api/v1/namespaces/mesh-green/services/green"
         )
         assert cluster == _with_service(service)
@@ -487,15 +505,15 @@ async def test_a_chart_of_another_name_publishes_the_service_that_is_there(groun
 
 
 async def test_nothing_is_published_that_no_sidecar_could_fetch(
-    ground: Ground, clock: VirtualTime
+    installed_cluster: InstalledCluster, clock: VirtualTime
 ) -> None:
     """kustomize's `namePrefix` renames the Service, and wasmer's arguments still name the old one."""
-    await ground.cluster.create_namespace("mesh-red")
-    rendered = await _kustomized(ground, namespace="mesh-red", namePrefix="red-")
+    await installed_cluster.cluster.create_namespace("mesh-red")
+    rendered = await _kustomized(installed_cluster, namespace="mesh-red", namePrefix="red-")
     (deployment,) = [one for one in rendered if one["kind"] == "Deployment"]
     assert deployment["metadata"]["name"] == "red-wasmer"
     services = "/api/v1/namespaces/mesh-red/services"
-    async with running(ground, rendered=rendered, time=clock) as it:
+    async with running(installed_cluster, rendered=rendered, time=clock) as it:
         image = await it.push("held", wat.header_filter("held"))
         await it.apply(it.autowasm(image, name="new", namespace=it.namespace))
         found = await it.wait_phase("Failed", name="new", namespace=it.namespace)
@@ -503,21 +521,21 @@ async def test_nothing_is_published_that_no_sidecar_could_fetch(
         assert reasons["Published"] == reasons["Ready"] == "ServiceNotFound"
         assert "Service mesh-red/wasmer does not exist" in found["status"]["message"]
         path = envoyfilters(it.namespace)
-        assert (await ground.cluster.request("GET", path))["items"] == []
+        assert (await installed_cluster.cluster.request("GET", path))["items"] == []
         said = await it.readyz()
         assert said.startswith("ready\n")
         assert "service: warning (Service mesh-red/wasmer does not exist)" in said
         assert any(line.get("reason") == "ServiceNotFound" for line in await it.log())
 
         # The operator creates it: waiting modules are published.
-        good = await ground.cluster.request("GET", f"{services}/red-wasmer")
+        good = await installed_cluster.cluster.request("GET", f"{services}/red-wasmer")
         service: Document = {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": "wasmer", "namespace": "mesh-red"},
             "spec": {"selector": good["spec"]["selector"], "ports": good["spec"]["ports"]},
         }
-        await ground.cluster.request("POST", services, body=service)
+        await installed_cluster.cluster.request("POST", services, body=service)
         await it.pass_(SERVICE_SECONDS)
         await it.wait_phase("Synced", name="new", namespace=it.namespace)
         live = await it.envoyfilter("new", namespace=it.namespace)
@@ -525,7 +543,7 @@ async def test_nothing_is_published_that_no_sidecar_could_fetch(
 
         # The Service loses its port: the published EnvoyFilter stays, and the status reports the problem; another module is not published.
         service["spec"]["ports"][0]["port"] = 80
-        await ground.cluster.request("PUT", f"{services}/wasmer", body=service)
+        await installed_cluster.cluster.request("PUT", f"{services}/wasmer", body=service)
         other = await it.push("other", wat.header_filter("other"))
         await it.apply(it.autowasm(other, name="late", namespace=it.namespace))
         await it.pass_(SERVICE_SECONDS)

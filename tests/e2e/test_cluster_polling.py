@@ -168,7 +168,7 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     assert float(dict(counted)[installation.registry.host]) >= 5
 
 
-async def test_a_bad_build_under_the_tag_is_told_and_taken_back(polled: Polled) -> None:
+async def test_a_bad_build_under_the_tag_is_reported_and_taken_back(polled: Polled) -> None:
     installation = polled.installation
     namespace, repository = await polled.add_namespace(), "badbuild/hello"
     good = wat.header_filter("good build")

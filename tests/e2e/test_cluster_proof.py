@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.virtualtime import VirtualTime
-from tests.parts.fleet import LABELS, Fleet, fleet
+from tests.parts.fleet import LABELS, Fleet, new_fleet
 from tests.parts.installation import Document, autowasms
 from tests.parts.load import Load
 from tests.parts.wasmer import Wasmer
@@ -26,7 +26,7 @@ ROUNDS = 20
 
 
 @dataclass(frozen=True)
-class World:
+class TimedFleet:
     """The fleet, on a clock that the test moves."""
 
     fleet: Fleet
@@ -69,19 +69,21 @@ class World:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world(
+async def timed_fleet(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[World]:
+) -> AsyncIterator[TimedFleet]:
     directory = tmp_path_factory.mktemp("proof")
     time = VirtualTime(directory / "time")
     arguments = (f"--lease-duration={LEASE_SECONDS}s", f"--renew-deadline={LEASE_SECONDS / 2:g}s")
-    async with fleet(
+    async with new_fleet(
         directory, plane=control_plane, arguments=arguments, env=time.environment
-    ) as world:
-        yield World(world, time)
+    ) as timed_fleet:
+        yield TimedFleet(timed_fleet, time)
 
 
-async def _add_pod(world: World, name: str, *, address: str, sidecar: bool = True) -> None:
+async def _add_pod(
+    timed_fleet: TimedFleet, name: str, *, address: str, sidecar: bool = True
+) -> None:
     """As a kubelet would report it: connections from the sidecar come from 127.0.0.1 here."""
     names = ["main", "istio-proxy"] if sidecar else ["main"]
     pod = {
@@ -90,18 +92,20 @@ async def _add_pod(world: World, name: str, *, address: str, sidecar: bool = Tru
         "metadata": {"name": name, "namespace": "default", "labels": LABELS},
         "spec": {"containers": [{"name": each, "image": "example.com/x:1"} for each in names]},
     }
-    found = await world.fleet.cluster.request("POST", PODS, body=pod)
+    found = await timed_fleet.fleet.cluster.request("POST", PODS, body=pod)
     status = {
         "phase": "Running",
-        "startTime": datetime.fromtimestamp(world.time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "startTime": datetime.fromtimestamp(timed_fleet.time.time(), UTC).strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        ),
         "podIP": address,
         "podIPs": [{"ip": address}],
     }
     body = {**found, "status": {**found.get("status", {}), **status}}
-    await world.fleet.cluster.request("PUT", f"{PODS}/{name}/status", body=body)
+    await timed_fleet.fleet.cluster.request("PUT", f"{PODS}/{name}/status", body=body)
 
 
-async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Document:
+async def _loaded(timed_fleet: TimedFleet, status: str, reason: str, *, fetched: int) -> Document:
     """The status, once `Loaded` has this status and reason, and this many sidecars are counted."""
 
     def loaded(found: Document) -> bool:
@@ -112,10 +116,10 @@ async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Do
             and found["pods"]["fetched"] == fetched
         )
 
-    return await world.wait_for_status(loaded, what=f"Loaded={status} {reason} {fetched}")
+    return await timed_fleet.wait_for_status(loaded, what=f"Loaded={status} {reason} {fetched}")
 
 
-async def _named(world: World, name: str, reasons: set[str]) -> None:
+async def _named(timed_fleet: TimedFleet, name: str, reasons: set[str]) -> None:
     """Wait until this Pod, and no other, is missing for one of these reasons. Proved downloads stay counted meanwhile."""
 
     def named(found: Document) -> bool:
@@ -123,19 +127,19 @@ async def _named(world: World, name: str, reasons: set[str]) -> None:
         missing = [(one["name"], one["reason"]) for one in found["pods"].get("missing", ())]
         return [one for one, _ in missing] == [name] and missing[0][1] in reasons
 
-    await world.wait_for_status(named, what=f"missing {name} for one of {reasons}")
+    await timed_fleet.wait_for_status(named, what=f"missing {name} for one of {reasons}")
 
 
 async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_knows_it(
-    world: World,
+    timed_fleet: TimedFleet,
 ) -> None:
-    mesh = world.fleet
-    await _add_pod(world, "proxy", address="127.0.0.1")
-    await _add_pod(world, "bare", address="10.9.9.9", sidecar=False)
+    mesh = timed_fleet.fleet
+    await _add_pod(timed_fleet, "proxy", address="127.0.0.1")
+    await _add_pod(timed_fleet, "bare", address="10.9.9.9", sidecar=False)
     module = mesh.module("data")
     await mesh.apply("data", module=module)
     await Load(mesh.host, header="hello").wait_for("data-1", timeout=90)
-    found = await _loaded(world, "False", "NotInjected", fetched=1)
+    found = await _loaded(timed_fleet, "False", "NotInjected", fetched=1)
     assert (found["pods"]["matched"], found["pods"]["injected"]) == (2, 1)
     (missing,) = found["pods"]["missing"]
     assert (missing["namespace"], missing["name"]) == ("default", "bare")
@@ -146,15 +150,15 @@ async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_know
     assert found["phase"] == "Synced", "the proof of load changes no phase"
 
     await mesh.cluster.request("DELETE", f"{PODS}/bare?gracePeriodSeconds=0")
-    found = await _loaded(world, "True", "Fetched", fetched=1)
+    found = await _loaded(timed_fleet, "True", "Fetched", fetched=1)
     assert "missing" not in found["pods"]
 
     # A Pod that sends no request; and the next leader, too, knows the Pods that have fetched.
-    await _add_pod(world, "silent", address="10.9.9.8")
-    await _named(world, "silent", {"Waiting", "NeverAsked"})
+    await _add_pod(timed_fleet, "silent", address="10.9.9.8")
+    await _named(timed_fleet, "silent", {"Waiting", "NeverAsked"})
     leader = await mesh.leader()
     await mesh.kill(leader)
-    await world.expire(leader)
+    await timed_fleet.expire(leader)
     await mesh.start(leader)
     # The lost replica may have received a request while it ran, so "never asked" no longer applies.
-    await _named(world, "silent", {"NotKnown"})
+    await _named(timed_fleet, "silent", {"NotKnown"})

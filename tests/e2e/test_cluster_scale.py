@@ -28,7 +28,7 @@ MODULE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
-class World:
+class LargeCluster:
     """The running parts, on a clock that the test moves. wasmer leads without a Lease, which would expire."""
 
     installation: Installation
@@ -41,11 +41,11 @@ class World:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def world(
+async def large_cluster(
     control_plane: ControlPlane,
     private_installation: PrivateInstallation,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[LargeCluster]:
     directory = tmp_path_factory.mktemp("scale")
     time = VirtualTime(directory / "time")
     namespaces = [await control_plane.add_namespace("scale") for _ in range(NAMESPACES)]
@@ -54,15 +54,15 @@ async def world(
     ) as installation:
         for namespace in namespaces:
             await installation.add_pull_secret(namespace)
-        yield World(installation, time, namespaces)
+        yield LargeCluster(installation, time, namespaces)
         for namespace in namespaces:
             path = f"/api/v1/namespaces/{namespace}/pods?gracePeriodSeconds=0"
             await control_plane.cluster.request("DELETE", path)
 
 
-def _autowasm(world: World, image: str, number: int) -> Document:
-    namespace = world.namespace(number)
-    document = world.installation.autowasm(image, name=f"f{number}", namespace=namespace)
+def _autowasm(large_cluster: LargeCluster, image: str, number: int) -> Document:
+    namespace = large_cluster.namespace(number)
+    document = large_cluster.installation.autowasm(image, name=f"f{number}", namespace=namespace)
     document["spec"]["selector"]["matchLabels"] = {"app": f"a{number}"}
     return document
 
@@ -81,10 +81,10 @@ def _pod(number: int, namespace: str) -> Document:
     }
 
 
-async def _fill(world: World, image: str) -> None:
-    client = world.installation.cluster.client
-    pods = (_pod(number, world.namespace(number)) for number in range(PODS))
-    objects = (_autowasm(world, image, number) for number in range(AUTOWASMS))
+async def _fill(large_cluster: LargeCluster, image: str) -> None:
+    client = large_cluster.installation.cluster.client
+    pods = (_pod(number, large_cluster.namespace(number)) for number in range(PODS))
+    objects = (_autowasm(large_cluster, image, number) for number in range(AUTOWASMS))
     await client.each(
         ("POST", f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods", pod) for pod in pods
     )
@@ -104,9 +104,9 @@ async def _all_synced(installation: Installation, *, timeout: float) -> None:
     await installation.wait_until(synced, timeout=timeout)
 
 
-async def _witness(world: World, number: int) -> None:
+async def _witness(large_cluster: LargeCluster, number: int) -> None:
     """Create an object and wait until it is completely processed, including its Pod counts, after all earlier work."""
-    installation, name = world.installation, f"witness-{number}"
+    installation, name = large_cluster.installation, f"witness-{number}"
     document = installation.autowasm("127.0.0.1:1/none:v1", name=name)
     document["spec"]["selector"]["matchLabels"] = {"app": name}
     await installation.apply(document)
@@ -118,7 +118,7 @@ async def _witness(world: World, number: int) -> None:
     def counted(found: Document | None) -> bool:
         return found is not None and found["status"].get("pods") == {"matched": 1, "injected": 0}
 
-    await world.time.pass_(61, [installation.wasmer])  # counts are written once a minute
+    await large_cluster.time.pass_(61, [installation.wasmer])  # counts are written once a minute
     await installation.wait_object(autowasms(name=name), counted)
     await installation.cluster.client.delete(
         f"/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0"
@@ -126,11 +126,13 @@ async def _witness(world: World, number: int) -> None:
     await installation.cluster.client.delete(autowasms(name=name))
 
 
-async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(world: World) -> None:
-    installation = world.installation
+async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(
+    large_cluster: LargeCluster,
+) -> None:
+    installation = large_cluster.installation
     image = await installation.push("v1", wat.padded(wat.header_filter("x"), size=MODULE_BYTES))
     await installation.wasmer.process.stop()
-    await _fill(world, image)
+    await _fill(large_cluster, image)
     since = await installation.audit.position()
 
     await installation.wasmer.start(timeout=120)
@@ -139,23 +141,23 @@ async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(wor
     print(f"\n{cpu_seconds(pid):.2f} s CPU, RSS {memory(pid).resident:.1f} MiB")
     print(_count(await installation.writes(since)))
     assert await _downloads(installation) == 1
-    await _check_objects(world)
+    await _check_objects(large_cluster)
 
-    await _witness(world, 1)
-    await _told(world)
+    await _witness(large_cluster, 1)
+    await _all_reported(large_cluster)
     since, cpu = await installation.audit.position(), cpu_seconds(pid)
     await asyncio.sleep(IDLE_SECONDS)
     used = (cpu_seconds(pid) - cpu) / IDLE_SECONDS
     assert used < 0.25, "it turns in circles"  # `make bench ONLY=memory` measures it
-    await world.time.pass_(QUIET_SECONDS, [installation.wasmer])
-    await _witness(world, 2)
+    await large_cluster.time.pass_(QUIET_SECONDS, [installation.wasmer])
+    await _witness(large_cluster, 2)
     assert await _writes(installation, since) == []
 
     since = await installation.audit.position()
     await installation.wasmer.process.stop()
     await installation.wasmer.start(timeout=120)
     await _all_synced(installation, timeout=120)
-    await _witness(world, 3)
+    await _witness(large_cluster, 3)
     assert await _writes(installation, since) == []
     print(f"RSS {memory(installation.wasmer.process.pid).resident:.1f} MiB")
 
@@ -166,13 +168,13 @@ async def _writes(installation: Installation, since: int) -> list[str]:
     return [str(entry) for entry in entries if entry.namespace != "default"]
 
 
-async def _told(world: World) -> None:
+async def _all_reported(large_cluster: LargeCluster) -> None:
     """Wait until the Events of the start are written: they wait while there is work, and ten are written per second."""
-    installation = world.installation
+    installation = large_cluster.installation
 
     async def silent() -> Document | None:
         since = await installation.audit.position()
-        await world.time.pass_(3, [installation.wasmer])
+        await large_cluster.time.pass_(3, [installation.wasmer])
         await asyncio.sleep(0.3)
         return None if await _writes(installation, since) else {}
 
@@ -190,11 +192,13 @@ def _count(entries: list[Entry]) -> Counter[tuple[str, str, int]]:
     return Counter((one.verb, one.resource, one.code) for one in entries)
 
 
-async def _check_objects(world: World) -> None:
+async def _check_objects(large_cluster: LargeCluster) -> None:
     path = "/apis/wasm.tcm.io/v1alpha1/autowasms"
-    items = (await world.installation.cluster.request("GET", path))["items"]
+    items = (await large_cluster.installation.cluster.request("GET", path))["items"]
     assert Counter(one["status"]["phase"] for one in items) == {"Synced": AUTOWASMS}
     counts = [one["status"]["pods"] for one in items]
     assert {(one["matched"], one["injected"]) for one in counts} == {(5, 4)}
     path = "/apis/networking.istio.io/v1alpha3/envoyfilters"
-    assert len((await world.installation.cluster.request("GET", path))["items"]) == AUTOWASMS
+    assert (
+        len((await large_cluster.installation.cluster.request("GET", path))["items"]) == AUTOWASMS
+    )

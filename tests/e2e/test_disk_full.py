@@ -30,7 +30,7 @@ class Downloads:
 
 
 @dataclass
-class Bench:
+class SmallDisk:
     """The running parts."""
 
     directory: Path
@@ -93,7 +93,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def small_disk(tmp_path: Path) -> AsyncIterator[SmallDisk]:
     async with (
         registry.distribution(tmp_path / "registry") as server,
         volume.small_volume(tmp_path / "wasmer" / "cache", size=8 * MIB) as small,
@@ -105,7 +105,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             env=small.env,
         ) as process,
     ):
-        yield Bench(tmp_path, small, server, process)
+        yield SmallDisk(tmp_path, small, server, process)
 
 
 def _reason(status: Mapping[str, Any]) -> str:
@@ -113,62 +113,66 @@ def _reason(status: Mapping[str, Any]) -> str:
     return reason
 
 
-async def test_full_disk_is_a_condition_harms_no_stored_blob_and_heals(bench: Bench) -> None:
-    module = await bench.push("world")
-    bench.apply("first", "world")
-    await bench.wasmer.wait_phase("first", "Synced")
-    await bench.push("earth")
+async def test_full_disk_is_a_condition_harms_no_stored_blob_and_heals(
+    small_disk: SmallDisk,
+) -> None:
+    module = await small_disk.push("world")
+    small_disk.apply("first", "world")
+    await small_disk.wasmer.wait_phase("first", "Synced")
+    await small_disk.push("earth")
 
-    async with bench.downloading(module) as downloads:
-        await bench.volume.fill()
-        bench.apply("second", "earth")
-        status = await bench.wasmer.wait_phase("second", "Failed")
+    async with small_disk.downloading(module) as downloads:
+        await small_disk.volume.fill()
+        small_disk.apply("second", "earth")
+        status = await small_disk.wasmer.wait_phase("second", "Failed")
         assert _reason(status) == "StorageFull"
-        assert str(bench.volume.directory) in status["message"]
-        assert await bench.wasmer.metric("autowasm_storage_full") == 1
-        assert await bench.wasmer.metric("autowasm_storage_refusals_total") >= 1
-        assert await bench.wasmer.ready()
-        assert (await bench.wasmer.wait_phase("first", "Synced"))["phase"] == "Synced"
+        assert str(small_disk.volume.directory) in status["message"]
+        assert await small_disk.wasmer.metric("autowasm_storage_full") == 1
+        assert await small_disk.wasmer.metric("autowasm_storage_refusals_total") >= 1
+        assert await small_disk.wasmer.ready()
+        assert (await small_disk.wasmer.wait_phase("first", "Synced"))["phase"] == "Synced"
 
         downloads.killing = True
-        await bench.wasmer.process.kill()
-        await bench.wasmer.start()  # on a disk that is still full
+        await small_disk.wasmer.process.kill()
+        await small_disk.wasmer.start()  # on a disk that is still full
         downloads.killing = False
-        await bench.wasmer.wait_phase("first", "Synced")
+        await small_disk.wasmer.wait_phase("first", "Synced")
         before = downloads.good
         async with asyncio.timeout(10):
             while downloads.good < before + 5:
                 await asyncio.sleep(0.02)
 
-        await bench.volume.free()
-        await bench.wasmer.wait_phase("second", "Synced", timeout=60)
-        assert await bench.wasmer.metric("autowasm_storage_full") == 0
+        await small_disk.volume.free()
+        await small_disk.wasmer.wait_phase("second", "Synced", timeout=60)
+        assert await small_disk.wasmer.metric("autowasm_storage_full") == 0
 
     assert downloads.good > 10
     assert not downloads.bad
-    assert await bench.wasmer.metric("autowasm_blobs") == 2
+    assert await small_disk.wasmer.metric("autowasm_blobs") == 2
 
 
-async def test_more_modules_than_the_volume_holds_leave_nothing_behind(bench: Bench) -> None:
+async def test_more_modules_than_the_volume_holds_leave_nothing_behind(
+    small_disk: SmallDisk,
+) -> None:
     """The budget is larger than the volume: those that fit are stored, the others are refused."""
-    module = await bench.push("world")
-    bench.apply("first", "world")
-    await bench.wasmer.wait_phase("first", "Synced")
+    module = await small_disk.push("world")
+    small_disk.apply("first", "world")
+    await small_disk.wasmer.wait_phase("first", "Synced")
     for tag in range(8):
-        await bench.push(f"v{tag}")
+        await small_disk.push(f"v{tag}")
 
-    async with bench.downloading(module) as downloads:
+    async with small_disk.downloading(module) as downloads:
         for tag in range(8):
-            bench.apply(f"next{tag}", f"v{tag}")
+            small_disk.apply(f"next{tag}", f"v{tag}")
         async with asyncio.timeout(60):
-            while not await bench.wasmer.metric("autowasm_storage_refusals_total"):
-                if not bench.volume.real:
+            while not await small_disk.wasmer.metric("autowasm_storage_refusals_total"):
+                if not small_disk.volume.real:
                     return  # a simulated disk does not fill up
                 await asyncio.sleep(0.05)
         await asyncio.sleep(1)  # and continues to retry
 
     assert downloads.good > 10
     assert not downloads.bad
-    assert await bench.wasmer.metric("autowasm_blobs") >= 5
-    left = await asyncio.to_thread(lambda: list((bench.volume.view / "staging").iterdir()))
+    assert await small_disk.wasmer.metric("autowasm_blobs") >= 5
+    left = await asyncio.to_thread(lambda: list((small_disk.volume.view / "staging").iterdir()))
     assert len(left) <= 1  # at most the one that is being fetched

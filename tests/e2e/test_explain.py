@@ -45,7 +45,9 @@ async def test_all_right_ends_with_0_and_a_table_of_80_columns(
     assert json.loads(report.stdout)["module"] in piped.stdout, "no digest is broken into lines"
 
 
-async def test_each_wrong_secret_is_told_apart(installation: Installation, namespace: str) -> None:
+async def test_each_wrong_secret_is_distinguished(
+    installation: Installation, namespace: str
+) -> None:
     await install_good(installation, namespace)
     await installation.kubectl.run("delete", "secret", "test", "-n", namespace)
     status, found = await explain(installation, namespace)
@@ -146,7 +148,7 @@ async def test_envoyfilter_edited_or_going_is_named(
         await installation.wasmer.start()
 
 
-async def test_pods_and_ports_are_told_apart(installation: Installation, namespace: str) -> None:
+async def test_pods_and_ports_are_distinguished(installation: Installation, namespace: str) -> None:
     await install_good(installation, namespace)
     await installation.kubectl.run("delete", "pod", "details", "-n", namespace, "--force")
     _, found = await explain(installation, namespace)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Scene, SceneMaker
+from tests.e2e.conftest import Standalone, StandaloneStarter
 from tests.parts import filters, ports, pypi, wat, wire
 from tests.parts.filters import Echo
 
@@ -45,10 +45,10 @@ TRAP = """
 """
 
 
-async def received(scene: Scene, plugin: str = "test", **wanted: Any) -> Echo:
+async def received(standalone: Standalone, plugin: str = "test", **wanted: Any) -> Echo:
     """The input of `echo`, once its attributes have the `wanted` values. Raises TimeoutError with the last answer."""
     last: Echo | None = None
-    host = f"{ports.LOOPBACK}:{scene.port}"
+    host = f"{ports.LOOPBACK}:{standalone.port}"
     try:
         async with asyncio.timeout(20):
             while True:
@@ -60,10 +60,10 @@ async def received(scene: Scene, plugin: str = "test", **wanted: Any) -> Echo:
         raise TimeoutError(f"echo does not receive {wanted}; its last answer: {last}") from error
 
 
-async def echo_scene(make_scene: SceneMaker, version: str) -> tuple[Scene, str]:
-    scene = await make_scene(version=version)
+async def echo_scene(make_scene: StandaloneStarter, version: str) -> tuple[Standalone, str]:
+    standalone = await make_scene(version=version)
     module = await asyncio.to_thread(lambda: filters.build("echo").read_bytes())
-    return scene, await scene.push("echo", module)
+    return standalone, await standalone.push("echo", module)
 
 
 def env(**variables: str) -> list[Mapping[str, str]]:
@@ -72,43 +72,47 @@ def env(**variables: str) -> list[Mapping[str, str]]:
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_receives_its_configuration_and_each_change_of_it(
-    make_scene: SceneMaker, version: str
+    make_scene: StandaloneStarter, version: str
 ) -> None:
-    scene, image = await echo_scene(make_scene, version)
-    scene.wasmer.apply(scene.autowasm(image, pluginConfig=json.loads(CONFIG), rootID="root"))
-    got = await received(scene, root_id="root")
+    standalone, image = await echo_scene(make_scene, version)
+    standalone.wasmer.apply(
+        standalone.autowasm(image, pluginConfig=json.loads(CONFIG), rootID="root")
+    )
+    got = await received(standalone, root_id="root")
     assert got.configuration.decode() == RECEIVED
 
     for text in ('{"as": "text",  "it": 1.0}', "y", "0X1F", "", "two\nlines\u0085"):
-        scene.wasmer.apply(scene.autowasm(image, pluginConfig=text))
-        await received(scene, configuration=text.encode())
-    scene.wasmer.apply(scene.autowasm(image, pluginConfig={}))
-    await received(scene, configuration=b"{}")
+        standalone.wasmer.apply(standalone.autowasm(image, pluginConfig=text))
+        await received(standalone, configuration=text.encode())
+    standalone.wasmer.apply(standalone.autowasm(image, pluginConfig={}))
+    await received(standalone, configuration=b"{}")
 
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_receives_a_changed_environment_and_never_that_of_another(
-    make_scene: SceneMaker, version: str
+    make_scene: StandaloneStarter, version: str
 ) -> None:
-    scene, image = await echo_scene(make_scene, version)
-    scene.wasmer.apply(scene.autowasm(image, vmID="shared", env=env(A="one")))
-    await received(scene, environment={"A": "one"})
-    scene.wasmer.apply(scene.autowasm(image, name="other", vmID="shared", env=env(A="two")))
-    await received(scene, plugin="other", environment={"A": "two"})
-    assert (await received(scene, environment={"A": "one"})).plugin_name == "test"
+    standalone, image = await echo_scene(make_scene, version)
+    standalone.wasmer.apply(standalone.autowasm(image, vmID="shared", env=env(A="one")))
+    await received(standalone, environment={"A": "one"})
+    standalone.wasmer.apply(
+        standalone.autowasm(image, name="other", vmID="shared", env=env(A="two"))
+    )
+    await received(standalone, plugin="other", environment={"A": "two"})
+    assert (await received(standalone, environment={"A": "one"})).plugin_name == "test"
 
-    scene.wasmer.apply(scene.autowasm(image, vmID="shared", env=env(A="three", B="")))
-    await received(scene, environment={"A": "three", "B": ""})
-    scene.wasmer.apply(scene.autowasm(image, vmID="shared"))
-    await received(scene, environment={})
-    await received(scene, plugin="other", environment={"A": "two"})
+    standalone.wasmer.apply(standalone.autowasm(image, vmID="shared", env=env(A="three", B="")))
+    await received(standalone, environment={"A": "three", "B": ""})
+    standalone.wasmer.apply(standalone.autowasm(image, vmID="shared"))
+    await received(standalone, environment={})
+    await received(standalone, plugin="other", environment={"A": "two"})
 
 
-async def in_force(scene: Scene, strategy: str) -> None:
+async def in_force(standalone: Standalone, strategy: str) -> None:
     """Wait until the listener in use has the filter with this failStrategy. Raises TimeoutError."""
     async with asyncio.timeout(20):
         while True:
-            dump = await scene.envoy.config_dump()
+            dump = await standalone.envoy.config_dump()
             (listeners,) = (
                 part["dynamic_listeners"]
                 for part in dump["configs"]
@@ -121,9 +125,9 @@ async def in_force(scene: Scene, strategy: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def after_a_trap(scene: Scene) -> int:
+async def after_a_trap(standalone: Standalone) -> int:
     """The status of requests after one that crashed the filter; it must be the same on every worker."""
-    url = f"http://{ports.LOOPBACK}:{scene.port}/"
+    url = f"http://{ports.LOOPBACK}:{standalone.port}/"
     many = {f"x-{number}": "" for number in range(30)}
     for _ in range(20):
         await wire.request("GET", url, headers=many)
@@ -135,45 +139,47 @@ async def after_a_trap(scene: Scene) -> int:
 
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
-async def test_changed_fail_strategy_takes_effect(make_scene: SceneMaker, version: str) -> None:
+async def test_changed_fail_strategy_takes_effect(
+    make_scene: StandaloneStarter, version: str
+) -> None:
     """Found on 1.36: after FAIL_OPEN → FAIL_CLOSE a crashed filter still let requests pass."""
-    scene = await make_scene(version=version)
-    image = await scene.push("trap", await asyncio.to_thread(wat.compile_text, TRAP))
+    standalone = await make_scene(version=version)
+    image = await standalone.push("trap", await asyncio.to_thread(wat.compile_text, TRAP))
     before = "FAIL_CLOSE"
     for strategy, status in (("FAIL_OPEN", 200), ("FAIL_CLOSE", 503), ("FAIL_OPEN", 200)):
-        scene.wasmer.apply(scene.autowasm(image, failStrategy=before, rootID=strategy))
-        await scene.load.wait_for("trap")
-        scene.wasmer.apply(scene.autowasm(image, failStrategy=strategy, rootID=strategy))
-        await in_force(scene, strategy)
-        await scene.load.wait_for("trap")
-        assert await after_a_trap(scene) == status, strategy
+        standalone.wasmer.apply(standalone.autowasm(image, failStrategy=before, rootID=strategy))
+        await standalone.load.wait_for("trap")
+        standalone.wasmer.apply(standalone.autowasm(image, failStrategy=strategy, rootID=strategy))
+        await in_force(standalone, strategy)
+        await standalone.load.wait_for("trap")
+        assert await after_a_trap(standalone) == status, strategy
         before = strategy
 
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_that_is_first_is_before_those_of_a_lower_priority(
-    make_scene: SceneMaker, version: str
+    make_scene: StandaloneStarter, version: str
 ) -> None:
-    scene = await make_scene(version=version)
+    standalone = await make_scene(version=version)
     for name, fields in (("first", {"position": "First"}), ("lowest", {"priority": -5})):
-        image = await scene.push_header(name)
-        scene.wasmer.apply(scene.autowasm(image, name=name, **fields))
-    host = f"{ports.LOOPBACK}:{scene.port}"
+        image = await standalone.push_header(name)
+        standalone.wasmer.apply(standalone.autowasm(image, name=name, **fields))
+    host = f"{ports.LOOPBACK}:{standalone.port}"
     # A response passes the filters in reverse order.
     await filters.until_answer(host, lambda one: one.headers.get("hello") == "lowest, first")
 
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_gets_the_body_of_headers_that_it_holds_where_it_is_allowed(
-    make_scene: SceneMaker, version: str
+    make_scene: StandaloneStarter, version: str
 ) -> None:
-    scene = await make_scene(version=version)
+    standalone = await make_scene(version=version)
     module = await asyncio.to_thread(lambda: filters.build("probe").read_bytes())
-    image = await scene.push("probe", module)
-    host = f"{ports.LOOPBACK}:{scene.port}"
+    image = await standalone.push("probe", module)
+    host = f"{ports.LOOPBACK}:{standalone.port}"
     script = "request_headers return 1\nrequest_body reply 200 got-it"
-    held = scene.autowasm(image, pluginConfig=script, allowOnHeadersStopIteration=True)
-    scene.wasmer.apply(held)
+    held = standalone.autowasm(image, pluginConfig=script, allowOnHeadersStopIteration=True)
+    standalone.wasmer.apply(held)
     async with asyncio.timeout(90):
         while True:
             answer = await wire.request("POST", f"http://{host}/", body=b"body")

@@ -6,20 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.conftest import Scene, SceneMaker
+from tests.e2e.conftest import Standalone, StandaloneStarter
 from tests.fakes.objectserver import object_server
 from tests.parts import wat, wire
 
 PASSWORD, WRONG, SIGNATURE = "hunter2-s3cret", "wr0ng-s3cret", "sig-s3cret"
 
 
-def login(scene: Scene, password: str) -> str:
+def login(standalone: Standalone, password: str) -> str:
     auth = base64.b64encode(f"alice:{password}".encode()).decode()
-    return json.dumps({"auths": {scene.registry.host: {"auth": auth}}})
+    return json.dumps({"auths": {standalone.registry.host: {"auth": auth}}})
 
 
-def secret(scene: Scene, name: str, password: str) -> dict[str, Any]:
-    data = base64.b64encode(login(scene, password).encode()).decode()
+def secret(standalone: Standalone, name: str, password: str) -> dict[str, Any]:
+    data = base64.b64encode(login(standalone, password).encode()).decode()
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -29,38 +29,38 @@ def secret(scene: Scene, name: str, password: str) -> dict[str, Any]:
     }
 
 
-def image(scene: Scene, name: str, pull_secret: str) -> dict[str, Any]:
-    document = scene.autowasm("unused", name=name)
-    document["spec"]["filter"]["source"] = {"registry": {"image": scene.image("v1")}}
+def image(standalone: Standalone, name: str, pull_secret: str) -> dict[str, Any]:
+    document = standalone.autowasm("unused", name=name)
+    document["spec"]["filter"]["source"] = {"registry": {"image": standalone.image("v1")}}
     document["spec"]["secret"] = pull_secret
     return document
 
 
-def object_(scene: Scene, name: str, url: str) -> dict[str, Any]:
-    document = scene.autowasm("unused", name=name)
+def object_(standalone: Standalone, name: str, url: str) -> dict[str, Any]:
+    document = standalone.autowasm("unused", name=name)
     document["spec"]["filter"]["source"] = {"object": {"url": url}}
     return document
 
 
-async def test_the_log_of_a_run(make_scene: SceneMaker) -> None:
+async def test_the_log_of_a_run(make_scene: StandaloneStarter) -> None:
     talkative = ("--log-level", "debug", "--log-format", "json")
-    scene = await make_scene(arguments=talkative, users={"alice": PASSWORD})
-    docker = scene.directory / ".docker"
-    await asyncio.to_thread(_write_login, docker, login(scene, PASSWORD))
-    await scene.push_header("v1")
-    server, query = scene.wasmer, f"?X-Signature={SIGNATURE}"
-    server.apply(secret(scene, "right", PASSWORD))
-    server.apply(secret(scene, "wrong", WRONG))
-    server.apply(image(scene, "allowed", "right"))
+    standalone = await make_scene(arguments=talkative, users={"alice": PASSWORD})
+    docker = standalone.directory / ".docker"
+    await asyncio.to_thread(_write_login, docker, login(standalone, PASSWORD))
+    await standalone.push_header("v1")
+    server, query = standalone.wasmer, f"?X-Signature={SIGNATURE}"
+    server.apply(secret(standalone, "right", PASSWORD))
+    server.apply(secret(standalone, "wrong", WRONG))
+    server.apply(image(standalone, "allowed", "right"))
     await server.wait_phase("allowed", "Synced")
-    server.apply(image(scene, "refused", "wrong"))
+    server.apply(image(standalone, "refused", "wrong"))
     await server.wait_phase("refused", "Failed")
     async with object_server({"/module.wasm": wat.header_filter("v2")}) as url:
-        server.apply(object_(scene, "found", f"{url}/module.wasm{query}"))
+        server.apply(object_(standalone, "found", f"{url}/module.wasm{query}"))
         await server.wait_phase("found", "Synced")
-        server.apply(object_(scene, "absent", f"{url}/absent.wasm{query}"))
+        server.apply(object_(standalone, "absent", f"{url}/absent.wasm{query}"))
         await server.wait_phase("absent", "Failed")
-    server.apply(object_(scene, "silent", f"{url}/module.wasm{query}"))
+    server.apply(object_(standalone, "silent", f"{url}/module.wasm{query}"))
     await server.wait_phase("silent", "Failed")
     for path in ("/wasm/none", "/readyz"):
         await wire.get(f"http://{server.host}{path}{query}")

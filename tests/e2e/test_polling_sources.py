@@ -131,7 +131,7 @@ KINDS: dict[str, Callable[[bytes], Source]] = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class PolledSources:
     server: Wasmer
     sources: dict[str, Source]
     time: VirtualTime
@@ -166,7 +166,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def polled(tmp_path: Path) -> AsyncIterator[PolledSources]:
     """All sources at once: one wasmer polls them all."""
     time = VirtualTime(tmp_path / "time")
     sources = {name: kind(wat.header_filter(f"{name} one")) for name, kind in KINDS.items()}
@@ -189,25 +189,27 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             else:
                 given = {"object": {"url": f"http://{host}/filter.wasm"}}
             server.apply(document(name=name, source=given, refreshInterval=f"{INTERVAL:g}s"))
-        yield Scene(server, sources, time)
+        yield PolledSources(server, sources, time)
 
 
 @pytest.mark.timeout(600)
-async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(scene: Scene) -> None:
-    sources = scene.sources
-    await scene.until(lambda: all(scene.rolled_out(name) for name in sources))
-    before = scene.envoyfilters()
+async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(
+    polled: PolledSources,
+) -> None:
+    sources = polled.sources
+    await polled.until(lambda: all(polled.rolled_out(name) for name in sources))
+    before = polled.envoyfilters()
     sent = {name: source.sent for name, source in sources.items()}
     confirmed = {name: source.confirmed for name, source in sources.items()}
 
     # Nothing changes: each is polled twice more, without unnecessary fetches and without writes.
     for _ in range(2):
-        await scene.next_poll()
+        await polled.next_poll()
     assert all(sources[name].confirmed >= confirmed[name] + 2 for name in sources)
     for name in ("registry", "headless"):
         assert sources[name].confirmed >= confirmed[name] + 4, "a HEAD and a GET each"
     assert {name: source.sent for name, source in sources.items()} == sent
-    assert scene.envoyfilters() == before
+    assert polled.envoyfilters() == before
     assert sources["headless"].methods == sources["registry"].methods == {"HEAD", "GET"}
 
     # All modules change.
@@ -215,11 +217,11 @@ async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(sc
     for name, source in sources.items():
         source.module = wat.header_filter(f"{name} two")
         assert source.sha256 != old[name]
-    await scene.next_poll()
-    await scene.until(lambda: all(scene.rolled_out(name) for name in sources))
+    await polled.next_poll()
+    await polled.until(lambda: all(polled.rolled_out(name) for name in sources))
     for name in sources:
-        status = scene.server.status(name)
+        status = polled.server.status(name)
         assert status["phase"] == "Synced"
         # One entry for each source: no source has an old module of the same name.
         assert [one["sha256"] for one in status["history"]] == [sources[name].sha256]
-    assert await scene.server.metric("autowasm_polls_total") >= 2 * len(sources)
+    assert await polled.server.metric("autowasm_polls_total") >= 2 * len(sources)

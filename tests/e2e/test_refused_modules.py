@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.e2e.conftest import Scene
+from tests.e2e.conftest import Standalone
 from tests.parts import wat
 
 _NO_ABI = "(module)"
@@ -40,43 +40,47 @@ def _refused() -> dict[str, tuple[bytes, str]]:
     }
 
 
-async def test_refused_module_degrades_the_autowasm_and_never_reaches_envoy(scene: Scene) -> None:
-    scene.wasmer.apply(scene.autowasm(await scene.push_header("world")))
-    await scene.load.wait_for("world")
-    lds = scene.wasmer.lds.read_bytes()
-    fetches = await scene.wasmer.metric("autowasm_blob_responses_total")
+async def test_refused_module_degrades_the_autowasm_and_never_reaches_envoy(
+    standalone: Standalone,
+) -> None:
+    standalone.wasmer.apply(standalone.autowasm(await standalone.push_header("world")))
+    await standalone.load.wait_for("world")
+    lds = standalone.wasmer.lds.read_bytes()
+    fetches = await standalone.wasmer.metric("autowasm_blob_responses_total")
 
-    async with scene.load.steady() as report:
+    async with standalone.load.steady() as report:
         for tag, (module, reason) in _refused().items():
-            image = await scene.push(tag, module, "--force")
-            scene.wasmer.apply(scene.autowasm(image, rootID=tag))
-            status = await _wait_reason(scene, reason)
+            image = await standalone.push(tag, module, "--force")
+            standalone.wasmer.apply(standalone.autowasm(image, rootID=tag))
+            status = await _wait_reason(standalone, reason)
             assert status["phase"] == "Degraded", tag
             assert "still in place" in status["message"], tag
 
     assert report.failed == 0, str(report)
-    assert scene.wasmer.lds.read_bytes() == lds
-    assert await scene.wasmer.metric("autowasm_blob_responses_total") == fetches
+    assert standalone.wasmer.lds.read_bytes() == lds
+    assert await standalone.wasmer.metric("autowasm_blob_responses_total") == fetches
 
 
-async def test_refused_first_module_is_failed_and_writes_no_envoyfilter(scene: Scene) -> None:
-    image = await scene.push("no-abi", wat.compile_text(_NO_ABI), "--force")
+async def test_refused_first_module_is_failed_and_writes_no_envoyfilter(
+    standalone: Standalone,
+) -> None:
+    image = await standalone.push("no-abi", wat.compile_text(_NO_ABI), "--force")
 
-    scene.wasmer.apply(scene.autowasm(image))
+    standalone.wasmer.apply(standalone.autowasm(image))
 
-    status = await scene.wasmer.wait_phase("test", "Failed")
+    status = await standalone.wasmer.wait_phase("test", "Failed")
     assert "module" not in status
-    assert scene.wasmer.envoyfilter("test") == {}
-    assert list(Path(scene.wasmer.directory, "cache/blobs").iterdir()) == []
+    assert standalone.wasmer.envoyfilter("test") == {}
+    assert list(Path(standalone.wasmer.directory, "cache/blobs").iterdir()) == []
 
 
-async def _wait_reason(scene: Scene, reason: str) -> dict:
+async def _wait_reason(standalone: Standalone, reason: str) -> dict:
     import asyncio  # noqa: PLC0415
 
     status: dict = {}
     async with asyncio.timeout(20):
         while True:
-            status = await asyncio.to_thread(scene.wasmer.status, "test")
+            status = await asyncio.to_thread(standalone.wasmer.status, "test")
             reasons = {c["reason"] for c in status.get("conditions", ()) if c["type"] == "Fetched"}
             if reason in reasons:
                 return status

@@ -460,6 +460,6 @@ async def _warnings() -> Sequence[str]:
             for context in CONTEXTS
             for number, shape in enumerate(_SHAPES)
         ]
-        _WARNINGS.extend((await listeners.scene(documents, [])).warnings)
+        _WARNINGS.extend((await listeners.rendering(documents, [])).warnings)
         assert len(_WARNINGS) == len(documents)
     return _WARNINGS

@@ -248,7 +248,9 @@ async def test_lease_that_is_deleted_leaves_one_leader(replicas: Replicas) -> No
     await replicas.publish()
 
 
-async def test_replicas_have_a_module_before_any_envoy_is_told_of_it(replicas: Replicas) -> None:
+async def test_replicas_have_a_module_before_any_envoy_is_configured_with_it(
+    replicas: Replicas,
+) -> None:
     since = await replicas.position()
     name, digest = await replicas.publish()
     written = [one for one in await replicas.objects_written(since) if one.name == name]

@@ -258,7 +258,7 @@ async def test_istiods_webhook_warns_of_nothing_but_that_it_is_an_envoyfilter() 
         staged(stable(), None, name="alone"),
         staged(None, None, name="none"),
     ]
-    warnings = (await listeners.scene(documents, [])).warnings
+    warnings = (await listeners.rendering(documents, [])).warnings
     assert len(warnings) == len(documents)
     for warning in warnings:
         assert "EnvoyFilter exposes internal implementation" in warning

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import Scene, SceneMaker
+from tests.e2e.conftest import Standalone, StandaloneStarter
 from tests.parts import envoy as envoys
 from tests.parts import ports, pypi, wasmer, wire
 
@@ -49,25 +49,25 @@ async def header(port: int, name: str) -> str | None:
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_envoy_takes_every_text_that_an_autowasm_may_hold(
-    make_scene: SceneMaker, version: str
+    make_scene: StandaloneStarter, version: str
 ) -> None:
     """The same for an Envoy that starts: it has no older listeners to fall back on."""
-    scene = await make_scene(version=version)
-    image = await scene.push_header("world")
+    standalone = await make_scene(version=version)
+    image = await standalone.push_header("world")
     env = [{"name": f"N{number}", "value": text} for number, text in enumerate(ODD)]
     env += [{"name": name, "value": name} for name in ("y", "n", "NULL")]
     config = {text: [text] for text in ODD if text.isprintable()}
     fields: dict[str, Any] = {"env": env, "rootID": "y", "vmID": "0X1F", "pluginConfig": config}
-    scene.wasmer.apply(scene.autowasm(image, name="y", **fields), file="y.yaml")
+    standalone.wasmer.apply(standalone.autowasm(image, name="y", **fields), file="y.yaml")
 
-    await scene.wasmer.wait_phase("y", "Synced")
+    await standalone.wasmer.wait_phase("y", "Synced")
 
-    fresh = await scene.another_envoy("fresh", version=version)
-    for proxy in (scene.envoy, fresh):
+    fresh = await standalone.another_envoy("fresh", version=version)
+    for proxy in (standalone.envoy, fresh):
         await until(lambda proxy=proxy: takes(proxy, "y"))  # type: ignore[misc]
     kept = await variables(fresh)
     assert kept == {each["name"]: each["value"] for each in env}
-    assert await header(scene.port, "hello") == "world"
+    assert await header(standalone.port, "hello") == "world"
 
 
 async def takes(proxy: envoys.Envoy, name: str) -> bool:
@@ -131,7 +131,7 @@ HEADERS = {"x-version": "1.10", "x-time": "22:22", "x-many": "1_000", "x-binary"
 
 @pytest.mark.parametrize("form", ["document", "windows", "list", "one listener"])
 async def test_the_template_means_to_envoy_what_it_meant_with_a_filter_and_without(
-    scene: Scene, tmp_path: Path, form: str
+    standalone: Standalone, tmp_path: Path, form: str
 ) -> None:
     port, folder = ports.free_port(), tmp_path / "laptop"
     template = TEMPLATE % {"port": port}
@@ -143,13 +143,13 @@ async def test_the_template_means_to_envoy_what_it_meant_with_a_filter_and_witho
     elif form == "one listener":
         template = "".join(f"{line[4:]}\n" for line in rest.splitlines()[1:])
     async with wasmer.standalone(
-        folder, template=template, plain_http=[scene.registry.host]
+        folder, template=template, plain_http=[standalone.registry.host]
     ) as server:
         before = server.lds.read_bytes().decode()
         clusters = {wasmer.ENVOY_CLUSTER: server.host}
         async with envoys.envoy(tmp_path / "proxy", lds=server.lds, clusters=clusters):
             assert await headers(port, *HEADERS) == HEADERS
-            document = scene.autowasm(await scene.push_header("world"))
+            document = standalone.autowasm(await standalone.push_header("world"))
             document["spec"]["filter"]["applyPorts"] = [port]
             server.apply(document)
             await until(lambda: says(port, "hello", "world"))
@@ -186,58 +186,58 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_a_file_that_becomes_unreadable_degrades_its_objects_while_the_filter_runs(
-    scene: Scene, damage: str
+    standalone: Standalone, damage: str
 ) -> None:
     change, sentence = DAMAGE[damage]
-    file = scene.wasmer.config / "test.yaml"
-    good = yaml.safe_dump(scene.autowasm(await scene.push_header("world")))
+    file = standalone.wasmer.config / "test.yaml"
+    good = yaml.safe_dump(standalone.autowasm(await standalone.push_header("world")))
     file.write_text(good)
-    await scene.wasmer.wait_phase("test", "Synced")
-    await until(lambda: says(scene.port, "hello", "world"))
-    async with scene.load.steady() as load:
+    await standalone.wasmer.wait_phase("test", "Synced")
+    await until(lambda: says(standalone.port, "hello", "world"))
+    async with standalone.load.steady() as load:
         file.write_text(change(good))
 
-        status = await scene.wasmer.wait_phase("test", "Degraded")
+        status = await standalone.wasmer.wait_phase("test", "Degraded")
 
         ready = next(each for each in status["conditions"] if each["type"] == "Ready")
         assert ready["reason"] == "FileInvalid"
         assert str(file) in status["message"]
         assert sentence in status["message"]
         assert "the previous module" in status["message"]
-        assert await scene.wasmer.metric("autowasm_config_files_unreadable") == 1
-        assert await header(scene.port, "hello") == "world"
+        assert await standalone.wasmer.metric("autowasm_config_files_unreadable") == 1
+        assert await header(standalone.port, "hello") == "world"
 
         file.write_text(good)
 
-        await scene.wasmer.wait_phase("test", "Synced")
-        assert await scene.wasmer.metric("autowasm_config_files_unreadable") == 0
+        await standalone.wasmer.wait_phase("test", "Synced")
+        assert await standalone.wasmer.metric("autowasm_config_files_unreadable") == 0
     assert load.failed == 0, str(load)
 
 
 async def test_a_file_without_permission_degrades_its_objects_after_a_restart_too(
-    scene: Scene,
+    standalone: Standalone,
 ) -> None:
     """The tests may run as root, and no mode restricts root: a link to itself cannot be read by any user."""
-    scene.wasmer.apply(scene.autowasm(await scene.push_header("world")))
-    await scene.wasmer.wait_phase("test", "Synced")
-    file = scene.wasmer.config / "test.yaml"
+    standalone.wasmer.apply(standalone.autowasm(await standalone.push_header("world")))
+    await standalone.wasmer.wait_phase("test", "Synced")
+    file = standalone.wasmer.config / "test.yaml"
     file.unlink()
     file.symlink_to(file)
-    status = await scene.wasmer.wait_phase("test", "Degraded")
+    status = await standalone.wasmer.wait_phase("test", "Degraded")
     assert "test.yaml" in json.dumps(status)
-    await scene.wasmer.process.stop()
-    await scene.wasmer.start()
-    status = await scene.wasmer.wait_phase("test", "Degraded")
+    await standalone.wasmer.process.stop()
+    await standalone.wasmer.start()
+    status = await standalone.wasmer.wait_phase("test", "Degraded")
     assert "symbolic links" in json.dumps(status)
-    assert await header(scene.port, "hello") == "world"
+    assert await header(standalone.port, "hello") == "world"
 
 
-async def test_what_kubectl_get_prints_is_a_config_file(scene: Scene) -> None:
+async def test_what_kubectl_get_prints_is_a_config_file(standalone: Standalone) -> None:
     """`kubectl get autowasms -o yaml`: a List."""
-    image = await scene.push_header("world")
-    items = [scene.autowasm(image, name="one"), scene.autowasm(image, name="two")]
+    image = await standalone.push_header("world")
+    items = [standalone.autowasm(image, name="one"), standalone.autowasm(image, name="two")]
     listed = {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}
-    scene.wasmer.apply(listed, file="all.yaml")
+    standalone.wasmer.apply(listed, file="all.yaml")
     for name in ("one", "two"):
-        await scene.wasmer.wait_phase(name, "Synced")
-    await until(lambda: says(scene.port, "hello", "world, world"))  # one of each
+        await standalone.wasmer.wait_phase(name, "Synced")
+    await until(lambda: says(standalone.port, "hello", "world, world"))  # one of each

@@ -39,7 +39,7 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @dataclass(frozen=True)
-class Ground:
+class HelmCluster:
     """A cluster without our resource, with namespaces that take restricted Pods only."""
 
     directory: Path
@@ -76,7 +76,7 @@ class Ground:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+async def helm_cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HelmCluster]:
     directory = tmp_path_factory.mktemp("chart")
     async with kubernetes(directory / "kubernetes", audit_level="Metadata") as cluster:
         kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
@@ -90,7 +90,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
             await cluster.create_namespace(name)
             labels = [f"{key}={value}" for key, value in RESTRICTED.items()]
             await kubectl.run("label", "namespace", name, *labels)
-        yield Ground(directory, cluster, kubectl, helm)
+        yield HelmCluster(directory, cluster, kubectl, helm)
 
 
 def _monitor_crd(kind: str) -> Document:
@@ -118,45 +118,47 @@ async def _until(condition: Callable[[], Awaitable[object]], *, seconds: float =
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def release(ground: Ground) -> AsyncIterator[str]:
+async def release(helm_cluster: HelmCluster) -> AsyncIterator[str]:
     """The chart with default values, installed; without the resource that it leaves behind at the end."""
-    name = await ground.install()
+    name = await helm_cluster.install()
     yield name
-    await ground.helm.run("uninstall", name, "--no-hooks", "--ignore-not-found", timeout=120)
-    await ground.remove_definition()
+    await helm_cluster.helm.run("uninstall", name, "--no-hooks", "--ignore-not-found", timeout=120)
+    await helm_cluster.remove_definition()
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
-async def test_the_api_server_takes_it_strictly(values: Path, ground: Ground) -> None:
-    await _taken_strictly(await asyncio.to_thread(charts.render, values), ground)
+async def test_the_api_server_takes_it_strictly(values: Path, helm_cluster: HelmCluster) -> None:
+    await _taken_strictly(await asyncio.to_thread(charts.render, values), helm_cluster)
 
 
 @pytest.mark.parametrize("number", range(combinations.COUNT))
 async def test_values_in_combination_are_taken_strictly_and_installed(
-    number: int, ground: Ground
+    number: int, helm_cluster: HelmCluster
 ) -> None:
     chosen = list(combinations.chosen())[number]
     values = combinations.values(chosen)
     objects = await asyncio.to_thread(charts.render, **values)
-    await _taken_strictly(objects, ground)
-    file = ground.directory / f"combination-{number}.yaml"
+    await _taken_strictly(objects, helm_cluster)
+    file = helm_cluster.directory / f"combination-{number}.yaml"
     await asyncio.to_thread(file.write_text, yaml.safe_dump(values))
-    release = await ground.install("--values", file)
+    release = await helm_cluster.install("--values", file)
     try:
         expected = charts.workload(objects)
         metadata = expected["metadata"]
         plural = f"{expected['kind'].lower()}s"
         path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
-        found = await ground.cluster.request("GET", path)
+        found = await helm_cluster.cluster.request("GET", path)
         assert found["spec"]["replicas"] == expected["spec"]["replicas"], chosen
         assert charts.image(found) == charts.image(expected)
     finally:
-        await ground.helm.run("uninstall", release, "--no-hooks", timeout=120)
-        await ground.remove_definition()
-    assert not await ground.exists(path)
+        await helm_cluster.helm.run("uninstall", release, "--no-hooks", timeout=120)
+        await helm_cluster.remove_definition()
+    assert not await helm_cluster.exists(path)
 
 
-async def _taken_strictly(objects: dict[tuple[str, str], Document], ground: Ground) -> None:
+async def _taken_strictly(
+    objects: dict[tuple[str, str], Document], helm_cluster: HelmCluster
+) -> None:
     documents = [
         document
         for document in objects.values()
@@ -164,12 +166,12 @@ async def _taken_strictly(objects: dict[tuple[str, str], Document], ground: Grou
     ]
     assert documents
     for document in documents:
-        warning = await ground.cluster.client.dry_run(document)
+        warning = await helm_cluster.cluster.client.dry_run(document)
         assert not warning, "Pod security would refuse the Pods, or a field is old"
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
-async def test_its_pods_are_restricted(values: Path, ground: Ground) -> None:
+async def test_its_pods_are_restricted(values: Path, helm_cluster: HelmCluster) -> None:
     objects = await asyncio.to_thread(charts.render, values)
     templates = {
         kind: document["spec"]["template"]
@@ -193,12 +195,14 @@ async def test_its_pods_are_restricted(values: Path, ground: Ground) -> None:
         claims = [{"name": "cache", "emptyDir": {}}] if "cache" not in mounted else []
         pod["spec"]["volumes"] = [*pod["spec"].get("volumes", ()), *claims]
         path = f"/api/v1/namespaces/{namespace}/pods"
-        await ground.cluster.request("POST", path, body=pod)
-        await ground.cluster.request("DELETE", f"{path}/{probe}?gracePeriodSeconds=0")
+        await helm_cluster.cluster.request("POST", path, body=pod)
+        await helm_cluster.cluster.request("DELETE", f"{path}/{probe}?gracePeriodSeconds=0")
 
 
-async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, release: str) -> None:
-    cluster = ground.cluster
+async def test_a_new_user_installs_upgrades_and_uninstalls(
+    helm_cluster: HelmCluster, release: str
+) -> None:
+    cluster = helm_cluster.cluster
     await cluster.wait_for(f"/api/v1/namespaces/{NAMESPACE}/services/wasmer")
     secrets = await cluster.request("GET", "/api/v1/namespaces/default/secrets?limit=50")
     assert any(release in one["metadata"]["name"] for one in secrets["items"]), "kept in `default`"
@@ -208,19 +212,19 @@ async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, relea
         return len((await cluster.request("GET", pods))["items"]) == 2
 
     await _until(two)  # a namespace for restricted Pods takes them
-    await clients.crds_established(ground.kubectl, "autowasms.wasm.tcm.io")
+    await clients.crds_established(helm_cluster.kubectl, "autowasms.wasm.tcm.io")
     await cluster.request("POST", AUTOWASMS, body=documents.valid())
 
-    newer = ground.directory / "newer"
+    newer = helm_cluster.directory / "newer"
     await asyncio.to_thread(_newer_chart, newer)
     since = await AuditLog(cluster.audit_log).position()
-    before = (await ground.helm.run("get", "notes", release)).stdout
+    before = (await helm_cluster.helm.run("get", "notes", release)).stdout
     assert "config.allowPrivateHost: none; add HOST[:PORT]" in before
     opened = "config.allowPrivateHost={registry.example:5000,*.corp.example}"
-    await ground.helm.run(
+    await helm_cluster.helm.run(
         "upgrade", release, newer, "--set", "replicas=3", "--set", opened, timeout=120
     )
-    notes = (await ground.helm.run("get", "notes", release)).stdout
+    notes = (await helm_cluster.helm.run("get", "notes", release)).stdout
     assert "rollout status deployment/wasmer" in notes
     assert "clusterLocal: true" in notes
     assert "config.allowPrivateHost: registry.example:5000, *.corp.example\n" in notes
@@ -235,18 +239,18 @@ async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, relea
     order = [one.resource for one in sorted(writes, key=lambda one: one.received)]
     assert order.index("customresourcedefinitions") < order.index("deployments")
 
-    await ground.helm.run("uninstall", release, "--no-hooks", timeout=120)
-    assert not await ground.exists(f"{DEPLOYMENTS}/wasmer")
-    assert not await ground.exists("/apis/rbac.authorization.k8s.io/v1/clusterroles/wasmer")
-    assert await ground.exists(CRD)
-    assert await ground.exists(f"{AUTOWASMS}/test"), "and what people wrote with it"
+    await helm_cluster.helm.run("uninstall", release, "--no-hooks", timeout=120)
+    assert not await helm_cluster.exists(f"{DEPLOYMENTS}/wasmer")
+    assert not await helm_cluster.exists("/apis/rbac.authorization.k8s.io/v1/clusterroles/wasmer")
+    assert await helm_cluster.exists(CRD)
+    assert await helm_cluster.exists(f"{AUTOWASMS}/test"), "and what people wrote with it"
 
     # Another release takes over the resources of the first one; helm requires a flag for that.
     with pytest.raises(clients.ClientError, match="invalid ownership metadata"):
-        await ground.install()
-    again = await ground.install("--take-ownership")
-    assert await ground.exists(f"{DEPLOYMENTS}/wasmer")
-    await ground.helm.run("uninstall", again, "--no-hooks", timeout=120)
+        await helm_cluster.install()
+    again = await helm_cluster.install("--take-ownership")
+    assert await helm_cluster.exists(f"{DEPLOYMENTS}/wasmer")
+    await helm_cluster.helm.run("uninstall", again, "--no-hooks", timeout=120)
 
 
 def _newer_chart(target: Path) -> None:
@@ -263,73 +267,77 @@ def _newer_chart(target: Path) -> None:
     file.write_text(text)
 
 
-async def test_the_chart_of_the_first_release_is_upgraded(ground: Ground) -> None:
-    values = ground.directory / "kept.yaml"
+async def test_the_chart_of_the_first_release_is_upgraded(helm_cluster: HelmCluster) -> None:
+    values = helm_cluster.directory / "kept.yaml"
     await asyncio.to_thread(values.write_text, "replicas: 3\nconfig: {logLevel: debug}\n")
-    name = await ground.install("--values", values, chart=FIRST_RELEASE)
+    name = await helm_cluster.install("--values", values, chart=FIRST_RELEASE)
     try:
         path = f"{DEPLOYMENTS}/wasmer"
-        before = await ground.cluster.request("GET", path)
+        before = await helm_cluster.cluster.request("GET", path)
         assert "helm.sh/chart" not in before["metadata"]["labels"], "it is the older chart"
-        service = await ground.cluster.request("GET", SERVICE)
-        await clients.crds_established(ground.kubectl, "autowasms.wasm.tcm.io")
-        await ground.cluster.request("POST", AUTOWASMS, body=documents.valid())
+        service = await helm_cluster.cluster.request("GET", SERVICE)
+        await clients.crds_established(helm_cluster.kubectl, "autowasms.wasm.tcm.io")
+        await helm_cluster.cluster.request("POST", AUTOWASMS, body=documents.valid())
 
-        await ground.helm.run("upgrade", name, CHART, "--reset-then-reuse-values", timeout=120)
+        await helm_cluster.helm.run(
+            "upgrade", name, CHART, "--reset-then-reuse-values", timeout=120
+        )
 
-        after = await ground.cluster.request("GET", path)
+        after = await helm_cluster.cluster.request("GET", path)
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert after["spec"]["replicas"] == 3
         assert "--log-level=debug" in charts.arguments(after)
         assert after["metadata"]["labels"]["helm.sh/chart"].startswith("wasmer-")
-        kept = await ground.cluster.request("GET", SERVICE)
+        kept = await helm_cluster.cluster.request("GET", SERVICE)
         for field in ("clusterIP", "ports", "selector"):
             assert kept["spec"][field] == service["spec"][field], "sidecars fetch from it"
-        assert await ground.exists(f"{AUTOWASMS}/test")
+        assert await helm_cluster.exists(f"{AUTOWASMS}/test")
     finally:
-        await ground.helm.run("uninstall", name, "--no-hooks", timeout=120)
-        await ground.remove_definition()
+        await helm_cluster.helm.run("uninstall", name, "--no-hooks", timeout=120)
+        await helm_cluster.remove_definition()
 
 
-async def test_the_plain_installation_is_taken_over(ground: Ground) -> None:
-    await ground.kubectl.run("apply", "-f", documents.CRD, "-f", documents.INSTALL)
-    before = await ground.cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
-    name = await ground.install("--take-ownership")
-    after = await ground.cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
+async def test_the_plain_installation_is_taken_over(helm_cluster: HelmCluster) -> None:
+    await helm_cluster.kubectl.run("apply", "-f", documents.CRD, "-f", documents.INSTALL)
+    before = await helm_cluster.cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
+    name = await helm_cluster.install("--take-ownership")
+    after = await helm_cluster.cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["spec"] == before["spec"], "no Pod is replaced"
-    await ground.helm.run("uninstall", name, "--no-hooks", timeout=120)
-    await ground.remove_definition()
+    await helm_cluster.helm.run("uninstall", name, "--no-hooks", timeout=120)
+    await helm_cluster.remove_definition()
 
 
-async def test_uninstall_refuses_while_there_are_autowasms(ground: Ground, release: str) -> None:
-    await clients.crds_established(ground.kubectl, "autowasms.wasm.tcm.io")
-    await ground.cluster.request("POST", AUTOWASMS, body=documents.valid())
+async def test_uninstall_refuses_while_there_are_autowasms(
+    helm_cluster: HelmCluster, release: str
+) -> None:
+    await clients.crds_established(helm_cluster.kubectl, "autowasms.wasm.tcm.io")
+    await helm_cluster.cluster.request("POST", AUTOWASMS, body=documents.valid())
     async with asyncio.TaskGroup() as group:
         uninstall = group.create_task(
-            ground.helm.run("uninstall", release, check=False, timeout=240)
+            helm_cluster.helm.run("uninstall", release, check=False, timeout=240)
         )
-        status, said = await _run_the_hooks_pod(ground)
+        status, said = await _run_the_hooks_pod(helm_cluster)
     assert status == 1
     assert "Refused: the cluster has 1 AutoWasm (default/test)" in said
     assert uninstall.result().returncode == 1
     assert "job wasmer-no-autowasms-left failed" in uninstall.result().stderr
-    assert await ground.exists(f"{DEPLOYMENTS}/wasmer"), "nothing has gone"
+    assert await helm_cluster.exists(f"{DEPLOYMENTS}/wasmer"), "nothing has gone"
 
-    await ground.kubectl.run("delete", "aw", "test")
+    await helm_cluster.kubectl.run("delete", "aw", "test")
     async with asyncio.TaskGroup() as group:
-        uninstall = group.create_task(ground.helm.run("uninstall", release, timeout=240))
-        status, said = await _run_the_hooks_pod(ground)
+        uninstall = group.create_task(helm_cluster.helm.run("uninstall", release, timeout=240))
+        status, said = await _run_the_hooks_pod(helm_cluster)
     assert (status, said) == (0, "The cluster has no AutoWasms: wasmer can be uninstalled.\n")
     assert uninstall.result().returncode == 0
-    assert not await ground.exists(f"{DEPLOYMENTS}/wasmer")
+    assert not await helm_cluster.exists(f"{DEPLOYMENTS}/wasmer")
     roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles/wasmer-no-autowasms-left"
-    assert not await ground.exists(roles)
+    assert not await helm_cluster.exists(roles)
 
 
-async def _run_the_hooks_pod(ground: Ground) -> tuple[int, str]:
+async def _run_the_hooks_pod(helm_cluster: HelmCluster) -> tuple[int, str]:
     """Run the command of the pre-delete Job's Pod, with its ServiceAccount's token, and report its end as a kubelet does."""
-    cluster, name = ground.cluster, "wasmer-no-autowasms-left"
+    cluster, name = helm_cluster.cluster, "wasmer-no-autowasms-left"
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     found: list[Document] = []
 
@@ -346,7 +354,7 @@ async def _run_the_hooks_pod(ground: Ground) -> tuple[int, str]:
         f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{pod['spec']['serviceAccountName']}/token",
         body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
     )
-    directory = ground.directory / pod["metadata"]["name"]
+    directory = helm_cluster.directory / pod["metadata"]["name"]
     account = ServiceAccountVolume(directory / "serviceaccount")
     account.write(
         token=answer["status"]["token"].encode(),

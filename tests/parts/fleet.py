@@ -305,24 +305,24 @@ class Fleet:
 
     async def _published(self) -> Sequence[str]:
         """Digests that proxies have in their configuration in a settled state, as far as the test knows."""
-        return self._told
+        return self._announced
 
-    _told: list[str] = field(default_factory=list)
+    _announced: list[str] = field(default_factory=list)
 
     async def publish(self, name: str, *, timeout: float = 60) -> str:
         """`apply`, and wait for the settled state: from then on `steady` downloads the digest continuously."""
         digest = await self.apply(name)
         await self.settled(timeout=timeout)
-        self.tell()
+        self.announce()
         return digest
 
-    def tell(self) -> None:
+    def announce(self) -> None:
         """The wanted digests are published now."""
-        self._told = list(self.wanted.values())
+        self._announced = list(self.wanted.values())
 
-    def untell(self, digest: str) -> None:
+    def withdraw(self, digest: str) -> None:
         """Stop downloading the digest: the test has removed it everywhere."""
-        self._told.remove(digest)
+        self._announced.remove(digest)
 
 
 def _is_synced(digest: str, found: Document | None) -> bool:
@@ -360,7 +360,7 @@ def flags_of(envoy: EnvoyFetch) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def fleet(
+async def new_fleet(
     directory: Path,
     *,
     plane: ControlPlane | None = None,

@@ -1,7 +1,7 @@
 """Configuration that istiod renders for proxies: each listener's filter chains with their HTTP filters, and the clusters. Takes a second.
 
 Istio's own renderer as a program (`assets/listeners`), without a control plane and Envoy, for tests of many cases. Tests
-with `istio.py` show that a proxy accepts the configuration, and its effects. Invariant: a scene raises an error if istiod
+with `istio.py` show that a proxy accepts the configuration, and its effects. Invariant: a rendering raises an error if istiod
 ignores one of its objects.
 """
 
@@ -24,7 +24,7 @@ ProxyType = Literal["sidecar", "router", "waypoint"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """One proxy of the scene. `metadata` is that of its node, as `ISTIO_META_…` sets it: strings."""
+    """One proxy of the rendering. `metadata` is that of its node, as `ISTIO_META_…` sets it: strings."""
 
     name: str
     type: ProxyType = "sidecar"
@@ -66,7 +66,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Rendering:
     """istiod's result for the documents. `warnings`: `KIND NAME: …`, as a client of the API server gets them."""
 
     proxies: Mapping[str, Rendered]
@@ -80,16 +80,16 @@ async def rendered(
     flags: Mapping[str, str] | None = None,
 ) -> Mapping[str, Rendered]:
     """The configuration that istiod with these feature `flags` (`PILOT_…`) sends to each proxy, by the proxy's name. Raises RuntimeError."""
-    found = await scene(documents, proxies, flags=flags)
+    found = await rendering(documents, proxies, flags=flags)
     return found.proxies
 
 
-async def scene(
+async def rendering(
     documents: Sequence[Mapping[str, Any]],
     proxies: Sequence[Proxy],
     *,
     flags: Mapping[str, str] | None = None,
-) -> Scene:
+) -> Rendering:
     """Like `rendered`, with the warnings of istiod's webhook."""
     program = await asyncio.to_thread(provision.istio_listeners)
     given = {
@@ -123,7 +123,7 @@ async def scene(
     if process.returncode != 0:
         raise RuntimeError(f"istio-listeners: {said.decode(errors='replace')[-4000:]}")
     answer = json.loads(out)
-    return Scene(
+    return Rendering(
         proxies={name: _rendered(found) for name, found in answer["proxies"].items()},
         warnings=tuple(answer["warnings"]),
     )

@@ -158,7 +158,7 @@ def test_a_text_keeps_every_line_and_gets_filters_between_them(
 
 @no_deadline
 @given(ODD, ODD, FILTERS)
-def test_a_list_that_two_listeners_share_is_told_apart_where_they_differ(
+def test_a_list_that_two_listeners_share_is_distinguished_where_they_differ(
     one: str, two: str, filters: list[dict[str, Any]]
 ) -> None:
     """An anchor on the filters of 9080, an alias on those of 9081: a filter inserted at the anchor is at the alias, too."""

@@ -28,7 +28,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=40))
-def test_counts_and_whoever_is_told_are_those_of_a_plain_loop(
+def test_counts_and_notified_watchers_are_those_of_a_plain_loop(
     steps: list[tuple[str, ObjectKey, Pod | PodSelector | None]],
 ) -> None:
     matcher = PodMatcher()

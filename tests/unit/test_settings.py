@@ -11,7 +11,7 @@ def test_module_limit_is_envoys() -> None:
     assert Limits().module_bytes == ENVOY_MODULE_LIMIT == 33_554_432
 
 
-def test_envoy_is_told_the_service_in_istios_and_in_dns_form() -> None:
+def test_envoy_gets_the_service_in_istios_and_in_dns_form() -> None:
     envoy = EnvoyFetch(
         service_name="w", service_namespace="mesh", service_port=1, cluster_domain="x"
     )

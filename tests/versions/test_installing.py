@@ -24,7 +24,7 @@ UPGRADES = {releases.OLDEST_KUBERNETES: "replace"}
 
 
 @dataclass(frozen=True)
-class Ground:
+class EmptyCluster:
     """A cluster with Istio's resources and without ours."""
 
     release: releases.Kubernetes
@@ -48,7 +48,9 @@ class Ground:
         for version, one in {one.kubernetes.version: one for one in releases.COMBINATIONS}.items()
     ],
 )
-async def ground(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ground]:
+async def empty_cluster(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[EmptyCluster]:
     chosen: releases.Combination = request.param
     async with kubernetes(
         tmp_path / "kubernetes", release=chosen.kubernetes, controller_manager=False
@@ -58,22 +60,22 @@ async def ground(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         home, kubeconfig = tmp_path / "home", cluster.kubeconfig
         kubectl = await clients.kubectl(home, kubeconfig=kubeconfig)
         helm = await clients.helm(home, kubeconfig=kubeconfig)
-        yield Ground(chosen.kubernetes, cluster, kubectl, helm)
+        yield EmptyCluster(chosen.kubernetes, cluster, kubectl, helm)
 
 
-async def test_chart_is_installed_and_upgraded(ground: Ground) -> None:
-    await ground.helm.run("install", "wasmer", CHART, IMAGE, timeout=120)
-    await ground.check()
-    await ground.helm.run("upgrade", "wasmer", CHART, IMAGE, "--set=replicas=3", timeout=120)
-    await ground.check()
+async def test_chart_is_installed_and_upgraded(empty_cluster: EmptyCluster) -> None:
+    await empty_cluster.helm.run("install", "wasmer", CHART, IMAGE, timeout=120)
+    await empty_cluster.check()
+    await empty_cluster.helm.run("upgrade", "wasmer", CHART, IMAGE, "--set=replicas=3", timeout=120)
+    await empty_cluster.check()
 
 
-async def test_manifests_are_applied_and_applied_again(ground: Ground) -> None:
+async def test_manifests_are_applied_and_applied_again(empty_cluster: EmptyCluster) -> None:
     text = await asyncio.to_thread((MANIFESTS / "install.yaml").read_text)
-    budget = BUDGETS.get(ground.release, "policy/v1")
+    budget = BUDGETS.get(empty_cluster.release, "policy/v1")
     text = text.replace("apiVersion: policy/v1\n", f"apiVersion: {budget}\n")
-    flags = ground.release.apply_flags
-    for verb in ("apply", UPGRADES.get(ground.release, "apply")):
-        await ground.kubectl.run(verb, *flags, "-f", MANIFESTS / "crd.yaml")
-        await ground.kubectl.run("apply", *flags, "-f", "-", stdin=text.encode())
-        await ground.check()
+    flags = empty_cluster.release.apply_flags
+    for verb in ("apply", UPGRADES.get(empty_cluster.release, "apply")):
+        await empty_cluster.kubectl.run(verb, *flags, "-f", MANIFESTS / "crd.yaml")
+        await empty_cluster.kubectl.run("apply", *flags, "-f", "-", stdin=text.encode())
+        await empty_cluster.check()

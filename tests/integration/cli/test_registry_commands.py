@@ -168,7 +168,7 @@ async def test_a_tag_or_an_image_is_deleted_only_with_consent(scene: Scene) -> N
     assert "it does not exist" in again.stderr
 
 
-async def test_a_registry_that_deletes_no_tags_is_told_with_the_way_out(scene: Scene) -> None:
+async def test_a_registry_that_deletes_no_tags_is_reported_with_the_way_out(scene: Scene) -> None:
     await scene.wasmc.run("push", scene.image("v1"), "-f", "m.wasm")
     done = await scene.wasmc.run("delete", scene.image("v1"), "--yes", check=False)
     if done.returncode:  # distribution deletes tags from version 3 on

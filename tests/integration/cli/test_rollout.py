@@ -199,7 +199,7 @@ async def on_terminal(scene: Scene, *more: str) -> AsyncIterator[tuple[Running, 
         os.close(master)
 
 
-async def test_a_status_is_told_once_and_only_an_abort_is_a_failure(scene: Scene) -> None:
+async def test_a_status_is_reported_once_and_only_an_abort_is_a_failure(scene: Scene) -> None:
     await scene.apply(rollout={})
     done = await scene.wasmc("status")
     assert (done.returncode, done.stderr) == (0, "")
@@ -386,7 +386,7 @@ async def test_without_a_staged_rollout_the_message_says_how_to_get_one(scene: S
         assert "has no spec.rollout: a changed filter reaches all Pods at once" in done.stderr
 
 
-async def test_an_object_that_is_missing_or_not_readable_is_told_apart(scene: Scene) -> None:
+async def test_an_object_that_is_missing_or_not_readable_is_distinguished(scene: Scene) -> None:
     done = await scene.wasmc("status", "-w")
     assert done.returncode == 1
     assert f"AutoWasm {scene.namespace}/hello does not exist" in done.stderr

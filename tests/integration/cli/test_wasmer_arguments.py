@@ -10,7 +10,9 @@ from tests.parts.clients import Client
 
 
 @pytest.mark.parametrize("wrong", ["template", "config"])
-async def test_wrong_argument_is_told_before_a_port_is_opened(tmp_path: Path, wrong: str) -> None:
+async def test_wrong_argument_is_reported_before_a_port_is_opened(
+    tmp_path: Path, wrong: str
+) -> None:
     config, template = tmp_path / "config", tmp_path / "template.yaml"
     if wrong != "config":
         config.mkdir()

@@ -398,7 +398,7 @@ async def test_events_are_taken_and_counted_up(place: Place, tmp_path: Path) -> 
         assert outcomes.seen == {"written"}
 
 
-async def test_missing_rights_are_told_as_such(cluster: Cluster) -> None:
+async def test_missing_rights_are_reported_as_such(cluster: Cluster) -> None:
     with Pools() as pools:
         async with KubeClient(
             kubeconfig=cluster.kubeconfig_of(READER), pools=pools, user_agent="test/1"

@@ -107,7 +107,7 @@ async def test_other_paths_and_methods(tmp_path: Path) -> None:
         assert server.metric("autowasm_blob_responses_total", method="other", status="405") == 6
 
 
-async def test_bad_requests_are_told_so_in_words(tmp_path: Path) -> None:
+async def test_bad_requests_get_a_text_with_the_error(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         digest = await server.put(MODULE)
         for request in (

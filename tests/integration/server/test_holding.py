@@ -98,7 +98,7 @@ async def test_a_fill_that_fails_is_tried_again_while_somebody_waits(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [SourceDenied("wrong password"), ContentRejected("other bytes")])
-async def test_a_refused_fill_is_not_hammered_and_its_message_not_told(
+async def test_a_refused_fill_is_not_hammered_and_its_message_not_reported(
     tmp_path: Path, error: SourceDenied | ContentRejected
 ) -> None:
     async with serving(tmp_path, limits=SHORT) as server:

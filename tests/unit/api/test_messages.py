@@ -40,7 +40,7 @@ def test_a_message_has_a_place_and_no_word_of_python(row: messagetable.Row) -> N
         assert message.partition(": ")[2]
 
 
-def test_all_errors_of_a_file_are_told_at_once() -> None:
+def test_all_errors_of_a_file_are_reported_at_once() -> None:
     wrong = document(applyPorts=["9080", 0], rootId="x", failStrategy="OPEN", env=[{"name": ""}])
     with pytest.raises(SpecError) as caught:
         parsing.parse(wrong)

@@ -286,7 +286,7 @@ async def test_names_above_the_module_have_a_limit(stage: Stage) -> None:
     assert stage.files == []
 
 
-async def test_a_bare_module_in_a_layer_that_says_tar_is_told_from_a_damaged_one(
+async def test_a_bare_module_in_a_layer_that_says_tar_is_distinguished_from_a_damaged_one(
     stage: Stage,
 ) -> None:
     error = await stage.rejected(stage.shelf.add(mediatypes.OCI_LAYER_TAR, MODULE + bytes(600)))

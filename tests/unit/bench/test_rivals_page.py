@@ -43,7 +43,7 @@ def test_swaps_become_a_line_of_both_systems_for_each_cell() -> None:
     assert "* Two sidecars." in block
 
 
-def test_noise_is_told_where_the_figures_are() -> None:
+def test_noise_is_reported_where_the_figures_are() -> None:
     lines = [Figure("start of a sidecar with 5 filters", "s", [2.0], "WasmPlugin", [3.0])]
     found = measured(lines, verdict="other programs use 50% of the processors")
     page = rivals.render(rivals.PAGE.read_text(), {"datapath": found})

@@ -359,7 +359,7 @@ async def test_pause_between_sweeps_is_a_small_part_of_the_grace_period(
         monkeypatch.undo()
 
 
-async def test_sweep_that_fails_is_told_and_tried_again(
+async def test_sweep_that_fails_is_reported_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with blob_storage(tmp_path, budget=1_000, sweep_every=0.0) as storage:

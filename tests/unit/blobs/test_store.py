@@ -204,7 +204,7 @@ def _hold(directory: str, ready: "multiprocessing.synchronize.Event") -> None:
     asyncio.run(hold())
 
 
-async def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+async def test_a_second_process_is_refused_with_the_name_of_the_holder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(str(tmp_path), ready), daemon=True)
@@ -391,7 +391,7 @@ async def test_a_cancelled_open_or_commit_leaks_nothing(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_full_disk_is_told_apart_from_a_broken_one(tmp_path: Path) -> None:
+async def test_a_full_disk_is_distinguished_from_a_broken_one(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         for number, reason in (
             (errno.ENOSPC, "StorageFull"),

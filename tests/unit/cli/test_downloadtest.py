@@ -83,7 +83,7 @@ async def test_a_service_that_does_not_answer_is_named(
     assert f"Failed: {url}/wasm/{SHA256}: " in capsys.readouterr().out
 
 
-async def test_a_refusal_of_the_api_server_is_told(
+async def test_a_refusal_of_the_api_server_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api = Wire(failure(403, "Forbidden", "no list for you"))

@@ -220,7 +220,7 @@ def test_the_namespace_of_a_broken_kubeconfig_is_default(tmp_path: Path, text: s
     assert clusters.namespace(_arguments(), {"KUBECONFIG": str(file)}) == "default"
 
 
-def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
     with pytest.raises(UsageError, match="HOME is not set"):
         clusters.kubeconfig(_arguments(), {})

@@ -137,7 +137,7 @@ def test_a_pod_without_enough_requests_is_said_to_pass_by_time() -> None:
     assert sentence not in shown(WAITING)
 
 
-def test_the_limit_is_told_only_if_the_status_has_all_of_it() -> None:
+def test_the_limit_is_reported_only_if_the_status_has_all_of_it() -> None:
     assert WAITING.verdict is not UNSET
     few = msgspec.structs.replace(WAITING.verdict, stable_requests=99)
     assert "limit" not in shown(msgspec.structs.replace(WAITING, verdict=few))
@@ -188,7 +188,7 @@ def test_steps_of_another_spec_have_no_sizes() -> None:
     assert "wasmc rollout retry" not in rollouttext.block(view(FAILED, generation=8), width=80)
 
 
-def test_before_the_first_rollout_the_phase_of_the_object_is_told() -> None:
+def test_before_the_first_rollout_the_phase_of_the_object_is_reported() -> None:
     assert " ".join(shown(None).split()) == (
         "AutoWasm team/hello: the rollout of generation 7 has not begun (Synced: published)"
     )

@@ -306,7 +306,7 @@ async def test_a_hanging_registry_of_one_namespace_leaves_places_to_others() -> 
     assert {namespace for _, namespace in scene.registry.polls} == {"one", "two", "three"}
 
 
-async def test_a_registry_that_is_down_is_asked_less_and_less_and_nothing_is_told() -> None:
+async def test_a_registry_that_is_down_is_asked_less_and_less_and_nothing_is_reported() -> None:
     error = SourceUnavailable("down", reason="RegistryUnavailable")
     async with running(Registry(error=error)) as scene:
         scene.polling.published(A, autowasm(A, refreshInterval="30s"), record())
@@ -336,7 +336,7 @@ async def test_retry_after_is_honoured() -> None:
 @pytest.mark.parametrize(
     "error", [SourceDenied("no"), ContentRejected("not wasm", reason="InvalidModule")]
 )
-async def test_a_refusal_is_told_once_and_taken_back_once(error: AutoWasmError) -> None:
+async def test_a_refusal_is_reported_once_and_taken_back_once(error: AutoWasmError) -> None:
     registry = Registry(NEW, fetch_error=error)
     async with running(registry) as scene:
         scene.polling.published(A, autowasm(A), record())

@@ -131,7 +131,7 @@ def test_a_file_that_is_no_policy_is_refused(text: str) -> None:
         SourcePolicy.parse(text.encode())
 
 
-def test_all_mistakes_of_a_policy_file_are_told_in_its_own_words() -> None:
+def test_all_mistakes_of_a_policy_file_are_reported_in_its_own_words() -> None:
     text = """
 namespaces:
   a: {registries: r.io, digestRequired: 'true', preflight: warm}
@@ -153,7 +153,7 @@ allow: []
     ]
 
 
-def test_all_wrong_entries_of_a_policy_file_are_told() -> None:
+def test_all_wrong_entries_of_a_policy_file_are_reported() -> None:
     text = b"namespaces: {a: {registries: ['https://r.io', 'r.io:0'], objects: [o.io/x, '']}}"
     with pytest.raises(UsageError) as caught:
         SourcePolicy.parse(text)

@@ -52,7 +52,7 @@ def test_same_state_again_is_the_same_status() -> None:
         (AutoWasmError("x", reason="Mutated"), True, Phase.DEGRADED, ("True", "Fetched"), ("False", "Mutated")),
     ],
 )  # fmt: skip
-def test_failure_is_told_where_it_happened(
+def test_failure_is_reported_where_it_happened(
     error: AutoWasmError,
     live: bool,
     phase: Phase,

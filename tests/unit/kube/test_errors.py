@@ -55,11 +55,11 @@ def test_the_wait_of_the_header_stands_before_that_of_the_body() -> None:
         status(504, "Timeout", "Too large resource version: 9, current: 5"),
     ],
 )
-def test_a_position_from_the_future_is_told_from_other_timeouts(body: bytes) -> None:
+def test_a_position_from_the_future_is_distinguished_from_other_timeouts(body: bytes) -> None:
     assert type(from_response(504, body)) is errors.TooLargeResourceVersion
 
 
-def test_a_terminating_namespace_is_told_from_missing_rights() -> None:
+def test_a_terminating_namespace_is_distinguished_from_missing_rights() -> None:
     body = status(403, "Forbidden", causes=[{"reason": "NamespaceTerminating"}])
     error = from_response(403, body)
     assert isinstance(error, errors.Forbidden)

@@ -93,7 +93,7 @@ async def test_synced_means_stored_and_delivered() -> None:
         assert informer.has_synced
 
 
-async def test_what_vanished_while_disconnected_is_told_as_deleted() -> None:
+async def test_object_that_vanished_while_disconnected_is_reported_as_deleted() -> None:
     script = Script(
         page("a", "b", rv="5"), [Pause(60), Expired("old", code=410)], page("b", rv="9")
     )

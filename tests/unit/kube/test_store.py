@@ -40,7 +40,7 @@ operations = st.lists(
 
 
 @given(operations)
-def test_holds_what_it_was_told_and_tells_each_change_once(
+def test_holds_what_it_was_given_and_reports_each_change_once(
     steps: list[tuple[str, object, str]],
 ) -> None:
     store: ObjectStore[str] = ObjectStore()

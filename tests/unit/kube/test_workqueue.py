@@ -216,7 +216,7 @@ async def test_dropping_shut_down_empties_the_queue() -> None:
     assert metrics.depths == [1, 2, 0]
 
 
-async def test_shut_down_drains_unless_it_is_told_to_drop() -> None:
+async def test_shut_down_drains_unless_asked_to_drop() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     queue.shut_down()

@@ -114,7 +114,7 @@ async def test_a_redirect_to_another_scheme_is_blocked() -> None:
 
 
 @pytest.mark.parametrize("target", ["http://xn--a/", "http://a..b/"])
-async def test_a_redirect_to_a_host_that_cannot_be_is_told_so(target: str) -> None:
+async def test_a_redirect_to_a_host_that_cannot_exist_is_reported(target: str) -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(302, headers={"Location": target})
 

@@ -28,7 +28,7 @@ async def ok(exchange: Exchange) -> None:
     await exchange.send(200)
 
 
-async def test_tls_and_plain_http_are_told_apart(tmp_path: Path) -> None:
+async def test_tls_and_plain_http_are_distinguished(tmp_path: Path) -> None:
     async with ScriptedServer(ok, tls=context(tmp_path)) as server:
         assert await speaks_tls(server.host, timeout=5)
     async with ScriptedServer(ok) as server:

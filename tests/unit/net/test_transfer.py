@@ -224,7 +224,7 @@ async def test_a_thread_that_never_comes_back_does_not_hold_the_caller() -> None
             await pools.transfer.run(int)
 
 
-async def test_progress_is_told_on_the_loop_and_complete(pools: Pools) -> None:
+async def test_progress_is_reported_on_the_loop_and_complete(pools: Pools) -> None:
     told: list[int] = []
     here = threading.get_ident()
 

@@ -101,7 +101,7 @@ def test_looking_for_a_part_builds_nothing() -> None:
     assert cache.is_there(get)
 
 
-def test_what_is_asked_for_is_told_whether_it_is_there_or_not_and_not_what_a_build_needs(
+def test_what_is_asked_for_is_reported_whether_it_is_there_or_not_and_not_what_a_build_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used: list[str] = []

@@ -82,7 +82,7 @@ async def test_one_that_never_gets_ready_is_ended_at_the_deadline(tmp_path: Path
     assert gone(process.pid)
 
 
-async def test_a_taken_port_is_told_from_other_deaths(tmp_path: Path) -> None:
+async def test_a_taken_port_is_distinguished_from_other_deaths(tmp_path: Path) -> None:
     process = python(
         "raise SystemExit('listen tcp: bind: Address already in use')", log=tmp_path / "log"
     )

@@ -194,7 +194,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         os.close(descriptor)
 
 
-async def test_whole_answer_is_sent_and_told(scene: Scene) -> None:
+async def test_whole_answer_is_sent_and_reported(scene: Scene) -> None:
     for _ in range(3):
         await scene.send(request(SMALL))
         assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
@@ -471,7 +471,7 @@ class Failing:
         return self.real.recv(size)
 
 
-async def test_connection_that_is_told_of_data_too_early_waits_for_it(scene: Scene) -> None:
+async def test_connection_that_is_woken_too_early_waits_for_its_data(scene: Scene) -> None:
     errors = BlockingIOError(), InterruptedError()
     scene.connection.socket = Failing(scene.connection.socket, *errors)  # type: ignore[assignment]
     await scene.send(request(SMALL))
@@ -479,7 +479,7 @@ async def test_connection_that_is_told_of_data_too_early_waits_for_it(scene: Sce
     assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)]
 
 
-async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(scene: Scene) -> None:
+async def test_client_that_fails_while_it_is_read_during_a_send_is_reported(scene: Scene) -> None:
     await scene.begin_large()
     error = ConnectionResetError()
     scene.connection.socket = Failing(scene.connection.socket, error)  # type: ignore[assignment]
@@ -491,7 +491,7 @@ async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(scene
     assert await scene.is_reset()
 
 
-async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
+async def test_fault_of_ours_during_a_send_resets_it_and_is_reported(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(_: BlobSend) -> None:
@@ -508,7 +508,7 @@ async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
     assert scene.owner.events[2][-1] == "fault"
 
 
-async def test_client_that_resets_during_a_send_is_told_of(scene: Scene) -> None:
+async def test_client_that_resets_during_a_send_is_reported(scene: Scene) -> None:
     await scene.begin_large()
     scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     scene.client.close()

@@ -194,7 +194,7 @@ def test_turns_after_the_shutdown_are_not_reported(hold_until_sampled: Callable[
     assert iterations.blocked >= 1
 
 
-def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
+def test_a_loop_that_is_always_late_is_reported_once_and_counted() -> None:
     async def work() -> None:
         for _ in range(3):
             hold_the_loop(0.06)

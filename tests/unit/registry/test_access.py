@@ -36,7 +36,7 @@ async def test_a_token_realm_on_another_host_gets_the_login_and_nobody_else_does
     assert sent(server) == [None, "Bearer t1"], "the registry never sees the password"
 
 
-async def test_every_request_is_told_with_its_host() -> None:
+async def test_every_request_is_reported_with_its_host() -> None:
     registry, told = Guarded(""), list[str]()
     async with (
         ScriptedServer(Tokens(registry, {BASIC})) as auth,

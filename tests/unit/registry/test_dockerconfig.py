@@ -359,7 +359,7 @@ async def test_a_file_of_logins_that_is_too_large_is_passed_over_or_refused(home
         await home.find()
 
 
-async def test_a_user_without_a_home_is_told_that_none_was_searched(
+async def test_a_user_without_a_home_gets_a_message_that_none_was_searched(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)

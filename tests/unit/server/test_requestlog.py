@@ -26,7 +26,7 @@ def test_an_id_that_is_not_well_formed_is_replaced_once(given: str) -> None:
     assert http.request_id(request) == first
 
 
-def test_only_answers_other_than_200_and_304_are_told_and_never_with_a_query() -> None:
+def test_only_answers_other_than_200_and_304_are_reported_and_never_with_a_query() -> None:
     log = http.RequestLog()
     request = make_mocked_request("GET", "/wasm/x?token=secret", headers={"x-request-id": ENVOYS})
     with structlog.testing.capture_logs() as events:
@@ -37,7 +37,7 @@ def test_only_answers_other_than_200_and_304_are_told_and_never_with_a_query() -
     assert "secret" not in str(events)
 
 
-def test_a_flood_is_told_of_at_a_bounded_pace_and_counted() -> None:
+def test_a_flood_is_reported_at_a_bounded_pace_and_counted() -> None:
     now = 0.0
     log = http.RequestLog(now=lambda: now)
     request = make_mocked_request("GET", "/wasm/x")

@@ -238,7 +238,7 @@ async def test_file_that_was_never_read_is_named_until_it_is(
         assert directory.never_read() == {}
 
 
-async def test_file_that_was_never_read_and_is_removed_is_told(
+async def test_file_that_was_never_read_and_is_removed_is_reported(
     config: Path, directory: ConfigDirectory
 ) -> None:
     (config / "a.yaml").write_text("half: [")

@@ -48,7 +48,7 @@ def test_object_twice_in_a_file_is_kept_twice() -> None:
     assert len(parsed.autowasms) == 2
 
 
-def test_a_wrong_name_and_a_wrong_namespace_are_told_at_once() -> None:
+def test_a_wrong_name_and_a_wrong_namespace_are_reported_at_once() -> None:
     parsed = parse(f"{HEAD}metadata: {{name: A, namespace: B}}\n")
     assert parsed.broken
     assert parsed.problems == [

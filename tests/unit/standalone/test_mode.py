@@ -119,7 +119,7 @@ async def test_secrets_are_read_and_their_users_known(place: Place) -> None:
     assert list(mode.users(ObjectKey("default", "pull"))) == [KEY]
 
 
-async def test_changes_of_files_and_secrets_are_told_as_keys_of_autowasms(place: Place) -> None:
+async def test_changes_of_files_and_secrets_are_reported_as_keys_of_autowasms(place: Place) -> None:
     place.apply(spec={"secret": "pull"})
     mode = await place.open()
     changed: list[ObjectKey] = []

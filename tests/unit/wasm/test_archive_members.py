@@ -154,7 +154,7 @@ def test_member_that_is_not_there_any_more_is_refused(source: Path) -> None:
         (gz(tar({"./a.wasm": gz(WASM)})), "detect", "./a.wasm"),
     ],
 )
-def test_name_of_the_member_is_told(source: Path, data: bytes, packing: str, name: str) -> None:
+def test_name_of_the_member_is_reported(source: Path, data: bytes, packing: str, name: str) -> None:
     source.write_bytes(data)
     target = source.with_name("module")
     assert extract_module(source, target, packing=packing, limits=Limits()) == name

@@ -156,7 +156,7 @@ def test_initial_values_are_read_up_to_a_limit() -> None:
     assert read_global_types(BinaryReader(data, 0, len(data)), {0}, limits=Limits(type_parts=101))
 
 
-def test_references_of_other_types_are_told_from_plain_ones_in_both_spellings() -> None:
+def test_references_of_other_types_are_distinguished_from_plain_ones_in_both_spellings() -> None:
     # (func (param (ref null func) (ref null extern))) (func (param (ref null 0))) (func (param anyref))
     data = b"\x03\x60\x02\x63\x70\x63\x6f\0\x60\x01\x63\0\0\x60\x01\x6e\0"
     for wanted, found in (({0}, None), ({0, 1}, 1), ({2}, 2)):

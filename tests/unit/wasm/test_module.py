@@ -149,14 +149,16 @@ def test_functions_of_newer_envoys_are_accepted_when_every_envoy_is_one(
         assert inspect_for(version, data).abi == "0.2.1"
 
 
-def test_a_module_that_needs_both_flags_is_told_both(compile_text: Callable[[str], bytes]) -> None:
+def test_a_module_that_needs_both_flags_is_reported_with_both(
+    compile_text: Callable[[str], bytes],
+) -> None:
     later = "wasi_snapshot_preview1.fd_tell"
     data = compile_text(f'(module {_import(later)}(import "env" "x" (func)){PLAIN})')
     assert "--envoy-version=1.39 --allow-import=env.x " in str(refusal(data))
     assert inspect_for("1.39", data, "env.x").abi == "0.2.1"
 
 
-def test_a_module_for_a_browser_is_told_what_to_do(compile_text: Callable[[str], bytes]) -> None:
+def test_a_module_for_a_browser_gets_advice(compile_text: Callable[[str], bytes]) -> None:
     error = refusal(compile_text(f'(module (import "wbg" "x" (func)){PLAIN})'))
     assert "wasm32-wasip1" in str(error)
     assert "--allow-import" not in str(error)
@@ -390,7 +392,7 @@ def test_bytes_above_the_limit_are_refused(hello: bytes) -> None:
     assert refusal(hello, module_bytes=len(hello) - 1).reason == "TooLarge"
 
 
-def test_a_program_of_go_is_told_the_sdk(compile_text: Callable[[str], bytes]) -> None:
+def test_a_program_of_go_is_pointed_to_the_sdk(compile_text: Callable[[str], bytes]) -> None:
     program = compile_text('(module (memory (export "memory") 1))')
     error = refusal(program)
     assert error.reason == "AbiMissing"

@@ -366,7 +366,7 @@ def signed(block: bytes) -> bytes:
     return bytes(found)
 
 
-def test_header_is_told_by_its_checksum() -> None:
+def test_header_is_recognized_by_its_checksum() -> None:
     good = header(b"a", 3)
     assert is_header(good)
     assert is_header(good + b"more")

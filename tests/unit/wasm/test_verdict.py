@@ -149,7 +149,7 @@ NO_ABI = (
 )
 
 
-def test_a_module_that_is_no_filter_is_told_how_to_build_one(compile_text: Compile) -> None:
+def test_a_module_that_is_no_filter_gets_advice_how_to_build_one(compile_text: Compile) -> None:
     text = '(func (export "abi_version_0_2_1")) (memory (export "proxy_abi_version_0_2_0") 1)'
     data = compile_text(f"(module {text}{ALLOCATOR})")
     assert refusal(data) == (

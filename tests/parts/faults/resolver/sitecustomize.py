@@ -17,25 +17,25 @@ _POLL = 0.05
 _system = socket.getaddrinfo
 
 
-def _told() -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(_FILE.read_text())
-    return told
+def _answers() -> dict[str, Any]:
+    answers: dict[str, Any] = json.loads(_FILE.read_text())
+    return answers
 
 
 def _getaddrinfo(host: Any, port: Any, *arguments: Any, **options: Any) -> list[Any]:
-    told = _told()
-    if host != told["name"]:
+    answers = _answers()
+    if host != answers["name"]:
         return _system(host, port, *arguments, **options)
     with _ASKED.open("a") as file:
-        file.write(f"{told['what']}\n")
-    while told["what"] == "hang":
+        file.write(f"{answers['what']}\n")
+    while answers["what"] == "hang":
         time.sleep(_POLL)
-        told = _told()
-    if told["what"] != "addresses":
-        raise socket.gaierror(getattr(socket, told["what"]), f"{told['what']} by the test")
+        answers = _answers()
+    if answers["what"] != "addresses":
+        raise socket.gaierror(getattr(socket, answers["what"]), f"{answers['what']} by the test")
     return [
         one
-        for address in told["addresses"]
+        for address in answers["addresses"]
         for one in _system(address, port, *arguments, **options)
     ]
 

@@ -149,7 +149,7 @@ def test_series_of_a_plugin_are_as_envoy_and_istio_write_them(
         (b"\x1f\x8b\x08", False),
     ],
 )
-def test_another_format_is_told_from_prometheus(page: bytes, is_text: bool) -> None:
+def test_another_format_is_distinguished_from_prometheus(page: bytes, is_text: bool) -> None:
     assert envoystats.is_prometheus(page) == is_text
 
 

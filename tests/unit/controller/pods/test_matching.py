@@ -47,7 +47,7 @@ def test_a_pod_that_has_ended_does_not_count(matcher: PodMatcher, phase: str, en
     assert matcher.counts(KEY) == (PodCounts() if ended else PodCounts(1, 1))
 
 
-def test_a_pod_that_ends_is_counted_no_more_and_its_watchers_are_told(
+def test_a_pod_that_ends_is_counted_no_more_and_its_watchers_are_notified(
     matcher: PodMatcher,
 ) -> None:
     matcher.set_selector(KEY, selector(A))
@@ -134,7 +134,7 @@ def test_a_selector_that_went_leaves_the_others_of_the_same_pair(matcher: PodMat
     assert not matcher.selects(KEY, pod("p", A))
 
 
-def test_a_selector_that_changed_is_told_of_its_new_pods_only(matcher: PodMatcher) -> None:
+def test_a_selector_that_changed_gets_its_new_pods_only(matcher: PodMatcher) -> None:
     matcher.pod_changed(None, pod("p", A))
     matcher.pod_changed(None, pod("q", B))
     assert matcher.set_selector(KEY, selector(A))

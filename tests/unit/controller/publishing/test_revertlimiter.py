@@ -106,7 +106,7 @@ async def test_no_turn_of_another_makes_us_write_more_often(
     assert writes <= 2 + MAX_REVERTS
 
 
-async def test_who_only_raises_the_count_is_told_of_after_three_times() -> None:
+async def test_client_that_only_raises_the_count_is_reported_after_three_times() -> None:
     revert_limiter = RevertLimiter()
     assert not revert_limiter.in_place(KEY, OWNER, envoyfilter(resend=7)), (
         "what a leader before us left"

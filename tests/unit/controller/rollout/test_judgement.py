@@ -130,7 +130,7 @@ def test_unknown_pods_count_by_their_download_and_the_time_if_the_spec_says_so(
     assert reason(judged(observed(0, run=RunState.NOT_ACCEPTED), spec=CONTINUE)) == "NotAccepted"
 
 
-def test_unreadable_pod_is_told_as_proven_by_time() -> None:
+def test_unreadable_pod_is_reported_as_proven_by_time() -> None:
     unknown = observed(0, run=RunState.UNKNOWN, figures=Figures())
     assert judged(unknown, spec=CONTINUE).verdict.is_by_time
     assert judged(observed(0, figures=Figures(MIN_REQUESTS - 1))).verdict.is_by_time

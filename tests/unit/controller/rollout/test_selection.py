@@ -127,7 +127,7 @@ def test_without_a_whole_that_fits_the_step_stays_smaller() -> None:
     assert len(half.pods) == 7
 
 
-def test_proxies_are_told_by_the_metadata_of_their_nodes() -> None:
+def test_proxies_are_recognized_by_the_metadata_of_their_nodes() -> None:
     choice = Choice((StagedPod("a", "p", "u"),), (StagedGroup("details", "b"),), StepUnit.WORKLOAD)
     assert choice.proxies() == (
         {"NAME": "p", "NAMESPACE": "a"},

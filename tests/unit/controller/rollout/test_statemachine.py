@@ -510,7 +510,7 @@ def test_steps_that_add_no_pod_are_passed_over() -> None:
     assert (after.step, after.size) == (4, 4)
 
 
-def test_limit_of_names_is_told() -> None:
+def test_limit_of_names_is_reported() -> None:
     begun, actions = advance(None, observation(capacity=0), SPEC, NOW)
     assert begun is not None
     assert "0 of 6 Pods have the new filter instead of 1" in begun.message

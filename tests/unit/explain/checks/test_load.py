@@ -73,7 +73,7 @@ def test_pods_without_a_sidecar_are_left_to_the_check_that_says_why() -> None:
     assert set(findings_of_load(given)) == {"Loaded"}
 
 
-def test_what_is_told_of_an_earlier_spec_is_not_passed_on() -> None:
+def test_message_about_an_earlier_spec_is_not_passed_on() -> None:
     given = _facts({"matched": 1, "injected": 1, "fetched": 1}, generation=0)
     assert set(findings_of_load(given)) == {"LoadNotTold"}
 

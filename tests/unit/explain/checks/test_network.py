@@ -326,7 +326,7 @@ def test_merged_clusters_unless_kept_local() -> None:
     assert not findings_of(server.multi_cluster, facts())
 
 
-def test_cluster_override_is_told() -> None:
+def test_cluster_override_is_reported() -> None:
     given = facts()
     other = type(given.server)(known=True, envoy=EnvoyFetch(cluster_override="x"))
     assert "ClusterOverride" in findings_of(server.service, facts(server=other))

@@ -224,7 +224,7 @@ def test_the_annotation_that_lets_traffic_past_the_sidecar_is_named() -> None:
     assert given.remedy.endswith(f"{prefix}/excludeInboundPorts and {prefix}/includeInboundPorts")
 
 
-def test_pods_with_a_tunnel_are_told_where_the_filter_runs() -> None:
+def test_pods_with_a_tunnel_are_reported_with_the_place_of_the_filter() -> None:
     tunnelled = pod(labels={"app": "details", "networking.istio.io/tunnel": "http"})
     assert not findings_of(ports.tunnel, facts())
     found = findings_of(ports.tunnel, facts(pods=(tunnelled, pod("details-2"))))

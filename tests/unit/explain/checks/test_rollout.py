@@ -107,7 +107,7 @@ def test_each_state_has_a_level_a_place_and_the_command_to_go_on(
     assert bool(finding.remedy) is (level is not Level.OK)
 
 
-def test_a_failed_pod_is_told_with_its_figures() -> None:
+def test_a_failed_pod_is_reported_with_its_figures() -> None:
     finding = found(FAILED)["RolloutAborted"]
     assert finding.what == (
         "Aborted: step 2 of 4: Pod team/hello-7d4c9b8f6-x1 failed 3 of 104 requests (2.88%), more than 1.09%; all Pods have the "
@@ -143,7 +143,7 @@ def test_every_reason_has_a_finding_whose_remedy_is_complete(
     assert (phase is RolloutPhase.SUCCEEDED) is (finding.level is Level.OK)
 
 
-def test_the_rollout_of_an_earlier_spec_is_told_as_such() -> None:
+def test_the_rollout_of_an_earlier_spec_is_reported_as_such() -> None:
     findings = found(FAILED, generation=8)
     assert findings["RolloutNotBegun"].level is Level.NOTE
     assert "(of generation 7, an earlier spec)" in findings["RolloutAborted"].what
