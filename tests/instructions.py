@@ -268,21 +268,21 @@ def reconcile() -> float:
 
 async def _reconcile() -> float:
     from autowasm.controller.interfaces import Lookup  # noqa: PLC0415
-    from tests.unit.controller.reconciling.world import KEY, World  # noqa: PLC0415
+    from tests.unit.controller.reconciling.cluster import KEY, ReconciledCluster  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as directory:
-        world = World(Path(directory))
-        async with world.process() as process:
+        cluster = ReconciledCluster(Path(directory))
+        async with cluster.process() as process:
             await process.apply()
-            assert world.status["phase"] == "Synced"
-            world.publisher.writes.clear()
-            found = Lookup(world.objects.documents[KEY])
-            world.objects.lookup = lambda _: found  # type: ignore[method-assign]  # without a copy
+            assert cluster.status["phase"] == "Synced"
+            cluster.publisher.writes.clear()
+            found = Lookup(cluster.objects.documents[KEY])
+            cluster.objects.lookup = lambda _: found  # type: ignore[method-assign]  # without a copy
             counter = Counter()
             for turn in range(2 * _TIMES):
                 with counter.counting() if turn >= _TIMES else contextlib.nullcontext():
                     await process.reconciler.reconcile(KEY)
-            assert not world.publisher.writes
+            assert not cluster.publisher.writes
     return counter.count / _TIMES
 
 

@@ -23,7 +23,7 @@ from tests.parts import wat
 
 
 @dataclass
-class Bench:
+class FetchingReplica:
     """The parts of a test of the fetcher."""
 
     fetcher: ArtifactFetcher
@@ -47,19 +47,19 @@ def modules() -> Callable[[str], bytes]:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Bench]:
+async def replica(tmp_path: Path, metrics: Metrics) -> AsyncIterator[FetchingReplica]:
     """CircuitBreakers open after two failures."""
-    async with make_bench(tmp_path, metrics) as bench:
-        yield bench
+    async with fetching_replica(tmp_path, metrics) as replica:
+        yield replica
 
 
 @asynccontextmanager
-async def make_bench(
+async def fetching_replica(
     directory: Path,
     metrics: Metrics,
     *,
     peers: Callable[[BlobStore], Peers] | None = None,
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[FetchingReplica]:
     limits = FetchLimits(breaker_failures=2)
     settings = Settings(cache_dir=directory, fetch=limits)
     registry, secrets = FakeSource(), FakeSecrets()
@@ -77,6 +77,6 @@ async def make_bench(
             tasks=tasks,
             peers=peers(store) if peers is not None else None,
         )
-        yield Bench(fetcher, registry, secrets, store, metrics)
+        yield FetchingReplica(fetcher, registry, secrets, store, metrics)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()  # of a test that failed: it must not hang as well

@@ -13,7 +13,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import SourceUnavailable
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE
-from tests.unit.artifacts.conftest import make_bench
+from tests.unit.artifacts.conftest import fetching_replica
 
 Modules = Callable[[str], bytes]
 
@@ -38,9 +38,9 @@ class Others:
 
 async def _record(directory: Path, module: bytes) -> Record:
     """A record from another replica."""
-    async with make_bench(directory / "other", Metrics()) as bench:
-        bench.registry.add(IMAGE, module)
-        return await bench.fetcher.fetch(bench.request())
+    async with fetching_replica(directory / "other", Metrics()) as replica:
+        replica.registry.add(IMAGE, module)
+        return await replica.fetcher.fetch(replica.request())
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -55,16 +55,16 @@ async def test_record_needs_no_source_where_a_replica_has_its_module(
         others.append(Others(store, module if stored else None))
         return cast(Peers, others[0])
 
-    async with make_bench(tmp_path / "us", metrics, peers=make) as bench:
+    async with fetching_replica(tmp_path / "us", metrics, peers=make) as replica:
         down = SourceUnavailable("registry down")
-        bench.registry.failures["pin"] = bench.registry.failures["resolve"] = down
+        replica.registry.failures["pin"] = replica.registry.failures["resolve"] = down
         if stored:
-            assert await bench.fetcher.fetch(bench.request(record=record)) == record
-            assert record.sha256 in bench.store
-            assert not bench.registry.steps
+            assert await replica.fetcher.fetch(replica.request(record=record)) == record
+            assert record.sha256 in replica.store
+            assert not replica.registry.steps
         else:
             with pytest.raises(SourceUnavailable, match="registry down"):
-                await bench.fetcher.fetch(bench.request(record=record))
+                await replica.fetcher.fetch(replica.request(record=record))
         assert others[0].requests == [record.sha256]
 
 
@@ -79,8 +79,8 @@ async def test_no_replica_is_asked_what_a_source_names_now(
         others.append(Others(store, module))
         return cast(Peers, others[0])
 
-    async with make_bench(tmp_path, metrics, peers=make) as bench:
-        bench.registry.failures["resolve"] = SourceUnavailable("registry down")
+    async with fetching_replica(tmp_path, metrics, peers=make) as replica:
+        replica.registry.failures["resolve"] = SourceUnavailable("registry down")
         with pytest.raises(SourceUnavailable):
-            await bench.fetcher.fetch(bench.request())
+            await replica.fetcher.fetch(replica.request())
         assert others[0].requests == []

@@ -63,7 +63,7 @@ class Shelf:
 
 
 @dataclass
-class Stage:
+class ImagePuller:
     shelf: Shelf
     folder: Path
     pools: Pools
@@ -98,9 +98,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def puller(tmp_path: Path) -> Iterator[ImagePuller]:
     with Pools(transfers=1) as pools:
-        yield Stage(Shelf(), tmp_path, pools)
+        yield ImagePuller(Shelf(), tmp_path, pools)
 
 
 Contents = Sequence[tuple[str, bytes | str]]
@@ -128,29 +128,29 @@ def layers(shelf: Shelf, contents: Sequence[Contents]) -> list[Descriptor]:
     ]
 
 
-async def test_an_artifact_is_downloaded_to_its_place(stage: Stage) -> None:
-    config = stage.shelf.add(mediatypes.WASM_CONFIG, b"{}")
-    content = stage.shelf.add(mediatypes.WASM_CONTENT, MODULE)
-    pulled = await stage.pull(config, content)
+async def test_an_artifact_is_downloaded_to_its_place(puller: ImagePuller) -> None:
+    config = puller.shelf.add(mediatypes.WASM_CONFIG, b"{}")
+    content = puller.shelf.add(mediatypes.WASM_CONTENT, MODULE)
+    pulled = await puller.pull(config, content)
     assert pulled == PulledModule(Digest.of(MODULE).hex, "")
-    assert stage.shelf.downloaded == [MODULE]
-    assert (stage.folder / "staged").read_bytes() == MODULE
-    assert stage.files == ["staged"]
+    assert puller.shelf.downloaded == [MODULE]
+    assert (puller.folder / "staged").read_bytes() == MODULE
+    assert puller.files == ["staged"]
 
 
-async def test_an_artifact_larger_than_envoy_takes_is_not_downloaded(stage: Stage) -> None:
-    stage.limits = Limits(module_bytes=4)
-    error = await stage.rejected(stage.shelf.add(mediatypes.WASM_CONTENT, MODULE))
+async def test_an_artifact_larger_than_envoy_takes_is_not_downloaded(puller: ImagePuller) -> None:
+    puller.limits = Limits(module_bytes=4)
+    error = await puller.rejected(puller.shelf.add(mediatypes.WASM_CONTENT, MODULE))
     assert error.reason == "TooLarge"
-    assert stage.shelf.downloaded == []
+    assert puller.shelf.downloaded == []
 
 
-async def test_an_artifact_as_large_as_the_limit_is_downloaded(stage: Stage) -> None:
-    layer = stage.shelf.add(mediatypes.WASM_CONTENT, MODULE)
-    stage.limits = Limits(module_bytes=len(MODULE) - 1)
-    assert (await stage.rejected(layer)).reason == "TooLarge"
-    stage.limits = Limits(module_bytes=len(MODULE))
-    pulled = await stage.pull(layer)
+async def test_an_artifact_as_large_as_the_limit_is_downloaded(puller: ImagePuller) -> None:
+    layer = puller.shelf.add(mediatypes.WASM_CONTENT, MODULE)
+    puller.limits = Limits(module_bytes=len(MODULE) - 1)
+    assert (await puller.rejected(layer)).reason == "TooLarge"
+    puller.limits = Limits(module_bytes=len(MODULE))
+    pulled = await puller.pull(layer)
     assert pulled.layer == layer
 
 
@@ -163,12 +163,12 @@ async def test_an_artifact_as_large_as_the_limit_is_downloaded(stage: Stage) -> 
         (mediatypes.DOCKER_LAYER_TAR_GZIP, gzip.compress),
     ],
 )
-async def test_every_packing_is_unpacked(stage: Stage, media_type: str, pack: Any) -> None:
-    layer = stage.shelf.add(media_type, pack(tar(("./plugin.wasm", MODULE))))
-    pulled = await stage.pull(layer)
+async def test_every_packing_is_unpacked(puller: ImagePuller, media_type: str, pack: Any) -> None:
+    layer = puller.shelf.add(media_type, pack(tar(("./plugin.wasm", MODULE))))
+    pulled = await puller.pull(layer)
     assert pulled == PulledModule(Digest.of(MODULE).hex, "./plugin.wasm")
-    assert (stage.folder / "staged").read_bytes() == MODULE
-    assert stage.files == ["staged"]
+    assert (puller.folder / "staged").read_bytes() == MODULE
+    assert puller.files == ["staged"]
 
 
 @pytest.mark.parametrize(
@@ -200,14 +200,14 @@ async def test_every_packing_is_unpacked(stage: Stage, media_type: str, pack: An
     ],
 )
 async def test_of_several_layers_the_right_module_is_taken(
-    stage: Stage, contents: list[list[tuple[str, bytes]]], downloads: int
+    puller: ImagePuller, contents: list[list[tuple[str, bytes]]], downloads: int
 ) -> None:
-    pulled = await stage.pull(*layers(stage.shelf, contents))
-    assert (stage.folder / "staged").read_bytes() == MODULE
+    pulled = await puller.pull(*layers(puller.shelf, contents))
+    assert (puller.folder / "staged").read_bytes() == MODULE
     assert pulled.sha256 == Digest.of(MODULE).hex
-    assert len(stage.shelf.downloaded) == downloads
-    assert stage.shelf.on_disk <= 2
-    assert stage.files == ["staged"]
+    assert len(puller.shelf.downloaded) == downloads
+    assert puller.shelf.on_disk <= 2
+    assert puller.files == ["staged"]
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,12 @@ async def test_of_several_layers_the_right_module_is_taken(
     ids=["whiteout", "dotted", "opaque", "opaque-dotted", "link", "folder"],
 )
 async def test_a_module_that_a_later_layer_took_away_is_not_found(
-    stage: Stage, above: list[tuple[str, bytes | str]]
+    puller: ImagePuller, above: list[tuple[str, bytes | str]]
 ) -> None:
-    error = await stage.rejected(*layers(stage.shelf, [[("plugin.wasm", MODULE)], above]))
+    error = await puller.rejected(*layers(puller.shelf, [[("plugin.wasm", MODULE)], above]))
     assert error.reason == "ModuleNotFoundInArchive"
     assert "a later layer deletes plugin.wasm" in str(error)
-    assert stage.files == []
+    assert puller.files == []
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ async def test_a_module_that_a_later_layer_took_away_is_not_found(
     ids=["folder", "opaque", "opaque-above", "folder-above", "file", "link"],
 )
 async def test_a_module_below_what_a_later_layer_took_away_is_not_found(
-    stage: Stage, above: list[tuple[str, bytes | str]]
+    puller: ImagePuller, above: list[tuple[str, bytes | str]]
 ) -> None:
     contents = [[("opt/filters/plugin.wasm", OTHER)], above]
-    error = await stage.rejected(*layers(stage.shelf, contents))
+    error = await puller.rejected(*layers(puller.shelf, contents))
     assert error.reason == "ModuleNotFoundInArchive"
-    await stage.pull(*layers(stage.shelf, [*contents, [("opt/filters/plugin.wasm", MODULE)]]))
-    assert (stage.folder / "staged").read_bytes() == MODULE
+    await puller.pull(*layers(puller.shelf, [*contents, [("opt/filters/plugin.wasm", MODULE)]]))
+    assert (puller.folder / "staged").read_bytes() == MODULE
 
 
 @pytest.mark.parametrize(
@@ -266,81 +266,81 @@ async def test_a_module_below_what_a_later_layer_took_away_is_not_found(
     ids=["put-back", "put-back-opaque", "elsewhere", "opaque-elsewhere", "driver", "other-name"],
 )
 async def test_whiteouts_hide_only_what_is_below_them_and_named(
-    stage: Stage, above: list[tuple[str, bytes | str]]
+    puller: ImagePuller, above: list[tuple[str, bytes | str]]
 ) -> None:
-    await stage.pull(*layers(stage.shelf, [[("plugin.wasm", MODULE)], above]))
-    assert (stage.folder / "staged").read_bytes() == MODULE
+    await puller.pull(*layers(puller.shelf, [[("plugin.wasm", MODULE)], above]))
+    assert (puller.folder / "staged").read_bytes() == MODULE
 
 
-async def test_the_only_module_left_is_taken(stage: Stage) -> None:
+async def test_the_only_module_left_is_taken(puller: ImagePuller) -> None:
     contents = [[("a.wasm", OTHER)], [("b.wasm", MODULE)], [(".wh.a.wasm", b"")]]
-    pulled = await stage.pull(*layers(stage.shelf, contents))
+    pulled = await puller.pull(*layers(puller.shelf, contents))
     assert (pulled.member, pulled.sha256) == ("b.wasm", Digest.of(MODULE).hex)
 
 
-async def test_names_above_the_module_have_a_limit(stage: Stage) -> None:
-    stage.limits = Limits(image_entries=3)
+async def test_names_above_the_module_have_a_limit(puller: ImagePuller) -> None:
+    puller.limits = Limits(image_entries=3)
     many = [(f"{number}", b"") for number in range(4)]
-    error = await stage.rejected(*layers(stage.shelf, [[("plugin.wasm", MODULE)], many]))
+    error = await puller.rejected(*layers(puller.shelf, [[("plugin.wasm", MODULE)], many]))
     assert error.reason == "ArchiveTooLarge"
-    assert stage.files == []
+    assert puller.files == []
 
 
-async def test_a_bare_module_in_a_layer_that_says_tar_is_distinguished_from_a_damaged_one(
-    stage: Stage,
+async def test_a_bare_module_in_a_layer_that_says_tar_is_told_from_a_damaged_one(
+    puller: ImagePuller,
 ) -> None:
-    error = await stage.rejected(stage.shelf.add(mediatypes.OCI_LAYER_TAR, MODULE + bytes(600)))
+    error = await puller.rejected(puller.shelf.add(mediatypes.OCI_LAYER_TAR, MODULE + bytes(600)))
     assert error.reason == "ArchiveInvalid"
     assert "application/wasm" in str(error)
 
 
-async def test_two_modules_of_which_none_is_meant_are_named(stage: Stage) -> None:
-    error = await stage.rejected(
-        *layers(stage.shelf, [[("a.wasm", MODULE)], [("b.wasm", OTHER)], [("readme", b"")]])
+async def test_two_modules_of_which_none_is_meant_are_named(puller: ImagePuller) -> None:
+    error = await puller.rejected(
+        *layers(puller.shelf, [[("a.wasm", MODULE)], [("b.wasm", OTHER)], [("readme", b"")]])
     )
     assert error.reason == "AmbiguousModule"
     assert "b.wasm, a.wasm" in str(error)
-    assert stage.files == []
+    assert puller.files == []
 
 
-async def test_an_image_without_a_module_says_so(stage: Stage) -> None:
-    error = await stage.rejected(*layers(stage.shelf, [[("readme", b"")]]))
+async def test_an_image_without_a_module_says_so(puller: ImagePuller) -> None:
+    error = await puller.rejected(*layers(puller.shelf, [[("readme", b"")]]))
     assert error.reason == "ModuleNotFoundInArchive"
     assert str(error).endswith("no layer holds a *.wasm file; add the module as plugin.wasm")
 
 
-async def test_a_damaged_layer_leaves_nothing(stage: Stage) -> None:
-    error = await stage.rejected(
-        stage.shelf.add(mediatypes.OCI_LAYER_TAR_GZIP, b"\x1f\x8b\x08 rubbish")
+async def test_a_damaged_layer_leaves_nothing(puller: ImagePuller) -> None:
+    error = await puller.rejected(
+        puller.shelf.add(mediatypes.OCI_LAYER_TAR_GZIP, b"\x1f\x8b\x08 rubbish")
     )
     assert error.reason == "ArchiveInvalid"
-    assert stage.files == []
+    assert puller.files == []
 
 
-async def test_no_more_layers_are_searched_than_the_limit_allows(stage: Stage) -> None:
-    described = layers(stage.shelf, [[("plugin.wasm", MODULE)], [("readme", b"x" * 1000)]])
-    stage.limits = Limits(image_bytes=described[1].size)
-    error = await stage.rejected(*described)
+async def test_no_more_layers_are_searched_than_the_limit_allows(puller: ImagePuller) -> None:
+    described = layers(puller.shelf, [[("plugin.wasm", MODULE)], [("readme", b"x" * 1000)]])
+    puller.limits = Limits(image_bytes=described[1].size)
+    error = await puller.rejected(*described)
     assert error.reason == "TooLarge"
-    assert len(stage.shelf.downloaded) == 1
-    assert stage.files == []
+    assert len(puller.shelf.downloaded) == 1
+    assert puller.files == []
 
 
-async def test_layers_as_large_together_as_the_limit_are_searched(stage: Stage) -> None:
-    described = layers(stage.shelf, [[("plugin.wasm", MODULE)], [("readme", b"x" * 1000)]])
+async def test_layers_as_large_together_as_the_limit_are_searched(puller: ImagePuller) -> None:
+    described = layers(puller.shelf, [[("plugin.wasm", MODULE)], [("readme", b"x" * 1000)]])
     size = sum(layer.size for layer in described)
-    stage.limits = Limits(image_bytes=size - 1)
-    assert (await stage.rejected(*described)).reason == "TooLarge"
-    stage.limits = Limits(image_bytes=size)
-    pulled = await stage.pull(*described)
+    puller.limits = Limits(image_bytes=size - 1)
+    assert (await puller.rejected(*described)).reason == "TooLarge"
+    puller.limits = Limits(image_bytes=size)
+    pulled = await puller.pull(*described)
     assert (pulled.member, pulled.layer) == ("plugin.wasm", described[0])
 
 
-async def test_all_layers_together_have_one_deadline(stage: Stage) -> None:
-    stage.limits = Limits(fetch_timeout=0.05)
-    stage.shelf.hangs = True
+async def test_all_layers_together_have_one_deadline(puller: ImagePuller) -> None:
+    puller.limits = Limits(fetch_timeout=0.05)
+    puller.shelf.hangs = True
     with pytest.raises(SourceUnavailable) as caught:
-        await stage.pull(*layers(stage.shelf, [[("plugin.wasm", MODULE)]]))
+        await puller.pull(*layers(puller.shelf, [[("plugin.wasm", MODULE)]]))
     assert caught.value.reason == "Timeout"
 
 

@@ -14,7 +14,7 @@ from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE
 from tests.fakes.modulesource import sha256_of
-from tests.unit.artifacts.conftest import Bench, make_bench
+from tests.unit.artifacts.conftest import FetchingReplica, fetching_replica
 
 Modules = Callable[[str], bytes]
 OTHER = "registry.example/team/filter:v2"
@@ -26,61 +26,64 @@ def pins() -> Pins:
 
 
 @pytest.fixture
-async def bench(
+async def replica(
     tmp_path: Path, metrics: Metrics, modules: Modules, pins: Pins
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[FetchingReplica]:
     """Room for one module and a half, for each namespace."""
     share = len(modules("world")) * 3 // 2
     settings = Settings(cache_dir=tmp_path, namespace_disk_budget=share)
     with Pools() as pools:
         async with (
-            make_bench(tmp_path, metrics) as bench,
+            fetching_replica(tmp_path, metrics) as replica,
             Retention(
-                bench.store, pins, settings=settings, pools=pools, metrics=metrics
+                replica.store, pins, settings=settings, pools=pools, metrics=metrics
             ) as admission,
         ):
             admission.synced([])
-            yield bench
+            yield replica
 
 
 async def test_more_than_the_share_is_refused_and_what_is_published_never_is(
-    bench: Bench, modules: Modules, pins: Pins
+    replica: FetchingReplica, modules: Modules, pins: Pins
 ) -> None:
-    bench.registry.add(IMAGE, modules("world"))
-    bench.registry.add(OTHER, modules("earth"))
-    record = await bench.fetcher.fetch(bench.request())
+    replica.registry.add(IMAGE, modules("world"))
+    replica.registry.add(OTHER, modules("earth"))
+    record = await replica.fetcher.fetch(replica.request())
     pins.set("default/1", namespace="default", published=[record.sha256])
     with pytest.raises(StorageError) as caught:
-        await bench.fetcher.fetch(bench.request(OTHER))
+        await replica.fetcher.fetch(replica.request(OTHER))
     assert caught.value.reason == "NamespaceShareExceeded"
-    assert await bench.fetcher.fetch(bench.request(record=record)) == record
+    assert await replica.fetcher.fetch(replica.request(record=record)) == record
     # A new version of the same AutoWasm takes the place of the old.
-    assert (await bench.fetcher.fetch(bench.request(OTHER, owner="default/1"))).sha256
+    assert (await replica.fetcher.fetch(replica.request(OTHER, owner="default/1"))).sha256
 
 
 async def test_full_share_of_one_fails_nobody_who_shares_the_download(
-    bench: Bench, modules: Modules, pins: Pins
+    replica: FetchingReplica, modules: Modules, pins: Pins
 ) -> None:
     for image, value in ((IMAGE, "world"), (OTHER, "earth")):
-        bench.registry.add(image, modules(value))
-    await bench.fetcher.fetch(bench.request())
+        replica.registry.add(image, modules(value))
+    await replica.fetcher.fetch(replica.request())
     pins.set("default/1", namespace="default", published=[sha256_of(modules("world"))])
     results = await asyncio.gather(
-        *(bench.fetcher.fetch(bench.request(OTHER, namespace=n)) for n in ("default", "x", "y")),
+        *(
+            replica.fetcher.fetch(replica.request(OTHER, namespace=n))
+            for n in ("default", "x", "y")
+        ),
         return_exceptions=True,
     )
     assert [isinstance(result, StorageError) for result in results] == [True, False, False]
-    assert bench.registry.count("fetch") == 2
+    assert replica.registry.count("fetch") == 2
 
 
 async def test_size_that_the_manifest_tells_is_refused_before_the_download(
-    bench: Bench, modules: Modules, pins: Pins
+    replica: FetchingReplica, modules: Modules, pins: Pins
 ) -> None:
-    bench.registry.layer_is_module = True
+    replica.registry.layer_is_module = True
     for image, value in ((IMAGE, "world"), (OTHER, "earth")):
-        bench.registry.add(image, modules(value))
-    await bench.fetcher.fetch(bench.request())
+        replica.registry.add(image, modules(value))
+    await replica.fetcher.fetch(replica.request())
     pins.set("default/1", namespace="default", published=[sha256_of(modules("world"))])
     with pytest.raises(StorageError):
-        await bench.fetcher.fetch(bench.request(OTHER))
-    assert bench.registry.count("fetch") == 1
+        await replica.fetcher.fetch(replica.request(OTHER))
+    assert replica.registry.count("fetch") == 1

@@ -22,7 +22,7 @@ from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
 from tests.fakes.publisher import FakeObjects, FakePublisher
 from tests.parts import wat
-from tests.unit.artifacts.conftest import Bench, make_bench
+from tests.unit.artifacts.conftest import FetchingReplica, fetching_replica
 
 KEY, THEIRS = ObjectKey("default", "test"), ObjectKey("other", "test")
 LIMITS = FetchLimits(secret_recheck=0.1)
@@ -33,19 +33,25 @@ class Life:
     """One process, over objects and a cache that outlive it."""
 
     def __init__(
-        self, bench: Bench, objects: FakeObjects, publisher: FakePublisher, tasks: asyncio.TaskGroup
+        self,
+        replica: FetchingReplica,
+        objects: FakeObjects,
+        publisher: FakePublisher,
+        tasks: asyncio.TaskGroup,
     ) -> None:
-        self.bench, self.objects, self.publisher = bench, objects, publisher
+        self.replica, self.objects, self.publisher = replica, objects, publisher
         self.changed: set[ObjectKey] = set()
-        self.jobs = FetchJobs(bench.fetcher, limits=LIMITS, tasks=tasks, on_change=self.changed.add)
+        self.jobs = FetchJobs(
+            replica.fetcher, limits=LIMITS, tasks=tasks, on_change=self.changed.add
+        )
         self.pull_authorizer = PullAuthorizer(
-            bench.fetcher, limits=LIMITS, on_change=self.changed.add
+            replica.fetcher, limits=LIMITS, on_change=self.changed.add
         )
         self.reconciler = AutoWasmReconciler(
             objects=objects,
             publisher=publisher,
-            modules=Modules(self.jobs, bench.store, PublishedModules(bench.fetcher)),
-            reporter=StatusReporter(publisher, metrics=bench.metrics),
+            modules=Modules(self.jobs, replica.store, PublishedModules(replica.fetcher)),
+            reporter=StatusReporter(publisher, metrics=replica.metrics),
             envoy=EnvoyFetch(),
             checks=Checks(pull_authorizer=self.pull_authorizer),
             now=lambda: "2026-01-01T00:00:00Z",
@@ -72,11 +78,11 @@ class Life:
 async def life(
     directory: Path, objects: FakeObjects, publisher: FakePublisher
 ) -> AsyncIterator[Life]:
-    async with make_bench(directory, Metrics()) as bench, asyncio.TaskGroup() as tasks:
-        bench.registry.add(IMAGE, wat.header_filter("world"))
+    async with fetching_replica(directory, Metrics()) as replica, asyncio.TaskGroup() as tasks:
+        replica.registry.add(IMAGE, wat.header_filter("world"))
         for step in ("resolve", "pin"):
-            bench.registry.failures[f"{step} anonymous"] = DENIED
-        made = Life(bench, objects, publisher, tasks)
+            replica.registry.failures[f"{step} anonymous"] = DENIED
+        made = Life(replica, objects, publisher, tasks)
         runner = tasks.create_task(made.pull_authorizer.run(), name="pull authorization")
         try:
             yield made
@@ -91,7 +97,7 @@ async def test_from_the_first_secret_to_its_return(tmp_path: Path) -> None:
     publisher = FakePublisher(objects)
     objects.apply(document(spec={"secret": "pull"}))
     async with life(tmp_path, objects, publisher) as first:
-        first.bench.secrets.give("alice", uid="u1")
+        first.replica.secrets.give("alice", uid="u1")
         await first.phase("Synced")
         published = dict(publisher.envoyfilters[KEY])
         record = envoyfilters.record_of(published)
@@ -99,28 +105,28 @@ async def test_from_the_first_secret_to_its_return(tmp_path: Path) -> None:
         assert record.secret_uid == "u1"
         assert "alice" not in str(published) + str(first.status())
 
-        first.bench.secrets.secrets.clear()
+        first.replica.secrets.secrets.clear()
         await first.phase("Degraded")
         assert "there is no Secret pull" in first.status()["message"]
         assert publisher.envoyfilters[KEY] == published, "the data path is not touched"
 
-        first.bench.secrets.give("alice", uid="u1")
+        first.replica.secrets.give("alice", uid="u1")
         await first.phase("Synced")
-        assert first.bench.registry.count("resolve") == 1, "a tag is not looked up for it"
+        assert first.replica.registry.count("resolve") == 1, "a tag is not looked up for it"
 
     async with life(tmp_path, objects, publisher) as second:  # a failover, with the registry down
-        second.bench.registry.failures.update(
+        second.replica.registry.failures.update(
             dict.fromkeys(("pin", "resolve"), SourceUnavailable("down"))
         )
-        second.bench.secrets.give("alice", uid="u1")
+        second.replica.secrets.give("alice", uid="u1")
         await second.reconciler.reconcile(KEY)
         await asyncio.sleep(0.3)
         await second.phase("Synced")
         assert publisher.envoyfilters[KEY] == published
 
-        second.bench.registry.failures = {"pin": DENIED}
-        second.bench.secrets.give("alice", uid="u2")
-        second.bench.secrets.give("eve", uid="u2")
+        second.replica.registry.failures = {"pin": DENIED}
+        second.replica.secrets.give("alice", uid="u2")
+        second.replica.secrets.give("eve", uid="u2")
         await second.phase("Degraded")
         assert publisher.envoyfilters[KEY] == published
 
@@ -132,7 +138,7 @@ async def test_another_namespace_gets_a_cached_private_module_only_with_a_login_
     publisher = FakePublisher(objects)
     objects.apply(document(spec={"secret": "pull"}))
     async with life(tmp_path, objects, publisher) as process:
-        process.bench.secrets.give("alice", uid="u1")
+        process.replica.secrets.give("alice", uid="u1")
         await process.phase("Synced")
 
         # A client that may write statuses copies the record: it proves nothing here.
@@ -143,10 +149,10 @@ async def test_another_namespace_gets_a_cached_private_module_only_with_a_login_
         await process.phase("Failed", key=THEIRS)
         assert THEIRS not in publisher.envoyfilters
 
-        process.bench.secrets.give("bob", namespace="other", uid="u2")
+        process.replica.secrets.give("bob", namespace="other", uid="u2")
         objects.apply(document(namespace="other", spec={"secret": "pull"}, generation=2))
         await process.phase("Synced", key=THEIRS)
-        assert process.bench.registry.count("fetch") == 1
+        assert process.replica.registry.count("fetch") == 1
 
 
 @pytest.mark.parametrize(
@@ -162,9 +168,9 @@ async def test_secret_of_an_invalid_or_terminating_autowasm_is_not_read_any_more
     for namespace in ("default", "other"):
         objects.apply(document(namespace=namespace, spec={"secret": "pull"}))
     async with life(tmp_path, objects, publisher) as process:
-        reads = process.bench.secrets.reads
+        reads = process.replica.secrets.reads
         for key in (KEY, THEIRS):
-            process.bench.secrets.give("alice", namespace=key.namespace, uid="u1")
+            process.replica.secrets.give("alice", namespace=key.namespace, uid="u1")
             await process.phase("Synced", key=key)
             await process.reconciler.reconcile(key)  # with the published record
         await process.until(lambda: reads["default", "pull"] >= 3)

@@ -96,7 +96,7 @@ class Registry:
 
 
 @dataclass
-class Scene:
+class RunningPoller:
     """`changed`: the keys that were to be reconciled."""
 
     registry: Registry
@@ -119,7 +119,7 @@ async def running(
     settings: PollSettings | None = None,
     leadership: Leadership | None = None,
     wall: Callable[[], float] = lambda: 1_000.0,
-) -> AsyncIterator[Scene]:
+) -> AsyncIterator[RunningPoller]:
     settings, metrics, changed = settings or PollSettings(), Metrics(), list[ObjectKey]()
     registry = registry or Registry()
     polling = Poller(
@@ -132,7 +132,7 @@ async def running(
     )
     task = asyncio.create_task(polling.run(leadership or AlwaysLeading()))
     try:
-        yield Scene(registry, polling, metrics, changed)
+        yield RunningPoller(registry, polling, metrics, changed)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -142,47 +142,47 @@ A, B = ObjectKey("team", "a"), ObjectKey("team", "b")
 
 
 async def test_asks_within_an_interval_and_then_about_once_in_each() -> None:
-    async with running() as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running() as poller:
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(3600)
-        times = scene.times()
+        times = poller.times()
     assert times[0] <= 61
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert len(gaps) > 50
     assert all(53 <= gap <= 68 for gap in gaps)
     assert len({round(gap) for gap in gaps}) > 4, "jittered"
-    assert scene.changed == []
-    assert scene.registry.fetched == 0
+    assert poller.changed == []
+    assert poller.registry.fetched == 0
 
 
 async def test_a_start_with_many_sources_is_spread_over_the_interval() -> None:
-    async with running() as scene:
+    async with running() as poller:
         for number in range(120):
             key, image = ObjectKey("team", f"f{number}"), f"registry.example/a/b:{number}"
-            scene.polling.published(
+            poller.polling.published(
                 key, autowasm(key, image=image, refreshInterval="10m"), record(image=image)
             )
         await asyncio.sleep(601)
-        per_minute = Counter(int(time // 60) for time in scene.times())
+        per_minute = Counter(int(time // 60) for time in poller.times())
     assert sum(per_minute.values()) >= 120
     assert max(per_minute.values()) < 30
 
 
 async def test_the_next_time_survives_being_reconciled() -> None:
-    async with running() as scene:
+    async with running() as poller:
         for _ in range(120):
-            scene.polling.published(A, autowasm(A), record())
+            poller.polling.published(A, autowasm(A), record())
             await asyncio.sleep(5)
-    assert 8 <= len(scene.times()) <= 12
+    assert 8 <= len(poller.times()) <= 12
 
 
 async def test_a_shorter_interval_counts_at_once() -> None:
-    async with running() as scene:
-        scene.polling.published(A, autowasm(A, refreshInterval="24h"), record())
+    async with running() as poller:
+        poller.polling.published(A, autowasm(A, refreshInterval="24h"), record())
         await asyncio.sleep(1)
-        scene.polling.published(A, autowasm(A, refreshInterval="30s"), record())
+        poller.polling.published(A, autowasm(A, refreshInterval="30s"), record())
         await asyncio.sleep(40)
-        assert len(scene.times()) == 1
+        assert len(poller.times()) == 1
 
 
 @pytest.mark.parametrize(
@@ -197,93 +197,93 @@ async def test_a_shorter_interval_counts_at_once() -> None:
 )
 async def test_nothing_to_ask(fields: dict[str, Any]) -> None:
     document = autowasm(A, **fields)
-    async with running() as scene:
-        scene.polling.published(A, autowasm(A), record())
-        scene.polling.published(A, document, record())
+    async with running() as poller:
+        poller.polling.published(A, autowasm(A), record())
+        poller.polling.published(A, document, record())
         await asyncio.sleep(300)
-        assert scene.times() == []
+        assert poller.times() == []
 
 
 async def test_a_deleted_object_is_asked_for_no_more() -> None:
-    async with running() as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running() as poller:
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(100)
-        polls = len(scene.times())
+        polls = len(poller.times())
         assert polls
-        scene.polling.forget(A)
+        poller.polling.forget(A)
         await asyncio.sleep(600)
-        assert len(scene.times()) == polls
+        assert len(poller.times()) == polls
 
 
 async def test_an_answer_for_what_was_deleted_meanwhile_changes_nothing() -> None:
-    async with running(Registry(NEW, seconds=20)) as scene:
-        scene.polling.published(A, autowasm(A), record())
-        while not scene.registry.polls:
+    async with running(Registry(NEW, seconds=20)) as poller:
+        poller.polling.published(A, autowasm(A), record())
+        while not poller.registry.polls:
             await asyncio.sleep(1)
-        scene.polling.forget(A)
+        poller.polling.forget(A)
         await asyncio.sleep(60)
-        assert scene.changed == []
-        assert scene.polling.found(A, autowasm(A)) is None
-        assert scene.outcome("outdated") == 1
+        assert poller.changed == []
+        assert poller.polling.found(A, autowasm(A)) is None
+        assert poller.outcome("outdated") == 1
 
 
 async def test_a_moved_tag_is_fetched_once_for_all_who_ask_the_same() -> None:
-    async with running(Registry(NEW)) as scene:
-        scene.polling.published(A, autowasm(A), record())
-        scene.polling.published(B, autowasm(B), record())
+    async with running(Registry(NEW)) as poller:
+        poller.polling.published(A, autowasm(A), record())
+        poller.polling.published(B, autowasm(B), record())
         await asyncio.sleep(62)
-        assert scene.registry.fetched == 1
-        assert scene.changed == [A, B]
+        assert poller.registry.fetched == 1
+        assert poller.changed == [A, B]
         assert (
-            scene.polling.found(A, autowasm(A))
-            == scene.polling.found(B, autowasm(B))
+            poller.polling.found(A, autowasm(A))
+            == poller.polling.found(B, autowasm(B))
             == record(NEW)
         )
         for key in (A, B):
-            assert scene.polling.published(key, autowasm(key), record(NEW)) is None
-            assert scene.polling.found(key, autowasm(key)) is None
+            assert poller.polling.published(key, autowasm(key), record(NEW)) is None
+            assert poller.polling.found(key, autowasm(key)) is None
         await asyncio.sleep(300)
-        assert scene.changed == [A, B]
-        assert scene.registry.fetched == 1
+        assert poller.changed == [A, B]
+        assert poller.registry.fetched == 1
 
 
 async def test_a_thousand_of_one_tag_cost_one_request_an_interval() -> None:
-    async with running() as scene:
+    async with running() as poller:
         for number in range(1000):
             key = ObjectKey("team", f"f{number}")
-            scene.polling.published(key, autowasm(key), record())
+            poller.polling.published(key, autowasm(key), record())
         await asyncio.sleep(600)
-        assert 8 <= len(scene.times()) <= 12
+        assert 8 <= len(poller.times()) <= 12
 
 
 async def test_another_secret_asks_for_itself() -> None:
-    async with running(Registry(NEW)) as scene:
-        scene.polling.published(A, autowasm(A, secret="one"), record())
-        scene.polling.published(B, autowasm(B, secret="two"), record())
+    async with running(Registry(NEW)) as poller:
+        poller.polling.published(A, autowasm(A, secret="one"), record())
+        poller.polling.published(B, autowasm(B, secret="two"), record())
         await asyncio.sleep(62)
-        assert scene.registry.fetched == 2
+        assert poller.registry.fetched == 2
 
 
 async def test_what_somebody_resolved_since_is_not_taken_back() -> None:
-    async with running() as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running() as poller:
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(62)  # the poll knows OLD
-        scene.polling.published(A, autowasm(A), record(NEW))  # `pullPolicy: Always`, or a refresh
-        assert scene.polling.found(A, autowasm(A)) is None
+        poller.polling.published(A, autowasm(A), record(NEW))  # `pullPolicy: Always`, or a refresh
+        assert poller.polling.found(A, autowasm(A)) is None
 
 
 async def test_the_budget_holds_and_namespaces_take_turns() -> None:
     settings = PollSettings(rate=2.0, burst=4)
-    async with running(settings=settings) as scene:
+    async with running(settings=settings) as poller:
         for number in range(500):
             key, image = ObjectKey("greedy", f"f{number}"), f"registry.example/a/b:{number}"
-            scene.polling.published(
+            poller.polling.published(
                 key, autowasm(key, image=image, refreshInterval="30s"), record(image=image)
             )
         small = ObjectKey("small", "one")
-        scene.polling.published(small, autowasm(small), record())
+        poller.polling.published(small, autowasm(small), record())
         await asyncio.sleep(600)
-        polls = scene.registry.polls
+        polls = poller.registry.polls
     assert 1100 <= len(polls) <= 600 * 2 + 4
     per_second = Counter(int(time) for time, _ in polls)
     assert max(per_second.values()) <= 4 + 2
@@ -295,40 +295,40 @@ async def test_the_budget_holds_and_namespaces_take_turns() -> None:
 
 async def test_a_hanging_registry_of_one_namespace_leaves_places_to_others() -> None:
     settings = PollSettings(at_once=4, per_namespace=2)
-    async with running(Registry(seconds=40), settings=settings) as scene:
+    async with running(Registry(seconds=40), settings=settings) as poller:
         for namespace in ("one", "two", "three"):
             for number in range(10):
                 key, image = ObjectKey(namespace, f"f{number}"), f"registry.example/a/b:{number}"
-                scene.polling.published(key, autowasm(key, image=image), record(image=image))
+                poller.polling.published(key, autowasm(key, image=image), record(image=image))
         await asyncio.sleep(600)
-    assert scene.registry.most == 4
-    assert scene.registry.most_of_one == 2
-    assert {namespace for _, namespace in scene.registry.polls} == {"one", "two", "three"}
+    assert poller.registry.most == 4
+    assert poller.registry.most_of_one == 2
+    assert {namespace for _, namespace in poller.registry.polls} == {"one", "two", "three"}
 
 
 async def test_a_registry_that_is_down_is_asked_less_and_less_and_nothing_is_reported() -> None:
     error = SourceUnavailable("down", reason="RegistryUnavailable")
-    async with running(Registry(error=error)) as scene:
-        scene.polling.published(A, autowasm(A, refreshInterval="30s"), record())
+    async with running(Registry(error=error)) as poller:
+        poller.polling.published(A, autowasm(A, refreshInterval="30s"), record())
         await asyncio.sleep(3600)
-        times = scene.times()
+        times = poller.times()
         gaps = [after - before for before, after in itertools.pairwise(times)]
         assert gaps[0] < gaps[1] < gaps[2] < gaps[3]
         assert 295 <= max(gaps) <= 335
-        assert scene.changed == []
-        assert scene.polling.published(A, autowasm(A), record()) is None
-        scene.registry.error = None
-        scene.registry.digest = NEW
+        assert poller.changed == []
+        assert poller.polling.published(A, autowasm(A), record()) is None
+        poller.registry.error = None
+        poller.registry.digest = NEW
         await asyncio.sleep(335)
-        assert scene.changed == [A]
+        assert poller.changed == [A]
 
 
 async def test_retry_after_is_honoured() -> None:
     error = SourceUnavailable("429", reason="RegistryUnavailable", retry_after=2000.0)
-    async with running(Registry(error=error)) as scene:
-        scene.polling.published(A, autowasm(A, refreshInterval="30s"), record())
+    async with running(Registry(error=error)) as poller:
+        poller.polling.published(A, autowasm(A, refreshInterval="30s"), record())
         await asyncio.sleep(4500)
-        times = scene.times()
+        times = poller.times()
     assert all(after - before >= 2000 for before, after in itertools.pairwise(times))
     assert len(times) == 3
 
@@ -338,58 +338,58 @@ async def test_retry_after_is_honoured() -> None:
 )
 async def test_a_refusal_is_reported_once_and_taken_back_once(error: AutoWasmError) -> None:
     registry = Registry(NEW, fetch_error=error)
-    async with running(registry) as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running(registry) as poller:
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(400)
         assert registry.fetched > 1
-        assert scene.changed == [A]
-        assert scene.polling.published(A, autowasm(A), record()) is error
-        assert scene.polling.found(A, autowasm(A)) is None
+        assert poller.changed == [A]
+        assert poller.polling.published(A, autowasm(A), record()) is error
+        assert poller.polling.found(A, autowasm(A)) is None
         registry.digest, registry.fetch_error = OLD, None
         await asyncio.sleep(400)
-        assert scene.changed == [A, A]
-        assert scene.polling.published(A, autowasm(A), record()) is None
+        assert poller.changed == [A, A]
+        assert poller.polling.published(A, autowasm(A), record()) is None
 
 
 async def test_a_bug_fails_one_poll_only() -> None:
-    async with running(Registry(error=RuntimeError("bug"))) as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running(Registry(error=RuntimeError("bug"))) as poller:
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(62)
-        scene.registry.error = None
-        scene.registry.digest = NEW
+        poller.registry.error = None
+        poller.registry.digest = NEW
         await asyncio.sleep(100)
-        assert scene.outcome("InternalError") == 1
-        assert scene.changed == [A]
+        assert poller.outcome("InternalError") == 1
+        assert poller.changed == [A]
 
 
 async def test_nobody_asks_without_leading_and_what_is_under_way_ends_with_it() -> None:
     tenure = Tenure(lambda _: None)
-    async with running(Registry(NEW, seconds=50), leadership=tenure) as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running(Registry(NEW, seconds=50), leadership=tenure) as poller:
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(200)
-        assert scene.times() == []
+        assert poller.times() == []
         tenure.extend(asyncio.get_running_loop().time() + 10_000)
         await asyncio.sleep(5)
-        assert len(scene.times()) == 1
+        assert len(poller.times()) == 1
         tenure.end()
         await asyncio.sleep(200)
-        assert scene.registry.running.total() == 0
-        assert scene.changed == []
-        assert scene.outcome("changed") == 0
+        assert poller.registry.running.total() == 0
+        assert poller.changed == []
+        assert poller.outcome("changed") == 0
         tenure.extend(asyncio.get_running_loop().time() + 10_000)
         await asyncio.sleep(60)
-        assert len(scene.times()) == 2
-        assert scene.changed == [A]
+        assert len(poller.times()) == 2
+        assert poller.changed == [A]
 
 
 async def test_a_confirmed_tag_is_young_again() -> None:
-    async with running(wall=lambda: 5_000.0) as scene:
+    async with running(wall=lambda: 5_000.0) as poller:
         place = (A.namespace, A.name)
-        scene.metrics.objects.resolved(place, 1_000.0)
-        scene.polling.published(A, autowasm(A), record())
+        poller.metrics.objects.resolved(place, 1_000.0)
+        poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(62)
-        scene.metrics.objects.resolved(place, 1_000.0)  # a reconcile repeats the status
-        assert scene.metrics.objects._resolved[place][1] == 5_000.0
+        poller.metrics.objects.resolved(place, 1_000.0)  # a reconcile repeats the status
+        assert poller.metrics.objects._resolved[place][1] == 5_000.0
 
 
 async def test_an_object_with_other_validators_and_the_same_bytes_is_no_change() -> None:
@@ -408,10 +408,10 @@ async def test_an_object_with_other_validators_and_the_same_bytes_is_no_change()
             return structs.replace(known, etag=str(len(seen) + 1))
 
     document = autowasm(A, source={"object": {"url": url}})
-    async with running(Server()) as scene:
-        scene.polling.published(A, document, known)
+    async with running(Server()) as poller:
+        poller.polling.published(A, document, known)
         await asyncio.sleep(200)
-        assert scene.changed == []
+        assert poller.changed == []
         etags = [each.etag for each in seen if each is not None]
         assert etags[:3] == ["1", "2", "3"], "the latest validators are shown"
 
@@ -421,25 +421,25 @@ async def test_answer_to_a_question_that_is_no_longer_asked_changes_nothing(
     error: Exception | None,
 ) -> None:
     registry = Registry(NEW, error=error, seconds=10)
-    async with running(registry) as scene:
-        scene.polling.published(A, autowasm(A), record())
+    async with running(registry) as poller:
+        poller.polling.published(A, autowasm(A), record())
         while not registry.polls:
             await asyncio.sleep(1)
-        scene.polling.forget(A)
+        poller.polling.forget(A)
         await asyncio.sleep(20)
-        assert scene.changed == []
-        assert scene.outcome("outdated") == 1
+        assert poller.changed == []
+        assert poller.outcome("outdated") == 1
 
 
 async def test_object_whose_spec_changes_is_polled_for_what_it_asks_for_now() -> None:
     other = IMAGE.replace("a/b", "c/d")
-    async with running() as scene:
-        scene.polling.published(A, autowasm(A), record())
-        scene.polling.published(B, autowasm(B), record())
-        scene.polling.published(A, autowasm(A, image=other), record(image=other))
+    async with running() as poller:
+        poller.polling.published(A, autowasm(A), record())
+        poller.polling.published(B, autowasm(B), record())
+        poller.polling.published(A, autowasm(A, image=other), record(image=other))
         await asyncio.sleep(70)
-        assert len([time for time in scene.times() if time <= 61]) == 2, "one for each image"
-        scene.polling.forget(A)
-        before = len(scene.times())
+        assert len([time for time in poller.times() if time <= 61]) == 2, "one for each image"
+        poller.polling.forget(A)
+        before = len(poller.times())
         await asyncio.sleep(600)
-        assert 9 <= len(scene.times()) - before <= 11, "the other goes on"
+        assert 9 <= len(poller.times()) - before <= 11, "the other goes on"

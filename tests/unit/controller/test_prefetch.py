@@ -45,7 +45,7 @@ class Others:
         return self.have
 
 
-class World:
+class PrefetchingReplica:
     def __init__(self, store: BlobStore, tasks: asyncio.TaskGroup) -> None:
         self.store, self.others = store, Others(store)
         self.publisher = FakePublisher(FakeObjects())
@@ -76,85 +76,87 @@ def pools() -> Iterator[Pools]:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, pools: Pools) -> AsyncIterator[World]:
+async def replica(tmp_path: Path, pools: Pools) -> AsyncIterator[PrefetchingReplica]:
     async with (
         BlobStore(tmp_path, pools=pools, metrics=Metrics()) as store,
         asyncio.TaskGroup() as tasks,
     ):
-        world = World(store, tasks)
-        yield world
-        world.publisher.envoyfilters.clear()
-        world.copies.ensure(KEY)
+        replica = PrefetchingReplica(store, tasks)
+        yield replica
+        replica.publisher.envoyfilters.clear()
+        replica.copies.ensure(KEY)
 
 
-async def test_copies_what_is_published_and_missing(world: World) -> None:
-    world.publish()
-    world.others.have = True
-    assert not world.copies.is_settled(KEY)
-    world.copies.ensure(KEY)
-    await world.notified()
-    assert sha256_of(MODULE) in world.store
-    assert world.copies.is_settled(KEY)
-    assert world.copies.ensure(KEY) is None
-    assert world.others.requests == 1
+async def test_copies_what_is_published_and_missing(replica: PrefetchingReplica) -> None:
+    replica.publish()
+    replica.others.have = True
+    assert not replica.copies.is_settled(KEY)
+    replica.copies.ensure(KEY)
+    await replica.notified()
+    assert sha256_of(MODULE) in replica.store
+    assert replica.copies.is_settled(KEY)
+    assert replica.copies.ensure(KEY) is None
+    assert replica.others.requests == 1
 
 
-async def test_is_not_settled_while_the_first_copy_runs(world: World) -> None:
-    world.publish()
-    world.others.answering.clear()
+async def test_is_not_settled_while_the_first_copy_runs(replica: PrefetchingReplica) -> None:
+    replica.publish()
+    replica.others.answering.clear()
     for _ in range(3):
-        world.copies.ensure(KEY)
+        replica.copies.ensure(KEY)
         await asyncio.sleep(0)
-        assert not world.copies.is_settled(KEY)
-    world.others.answering.set()
-    await world.notified()
-    assert world.copies.is_settled(KEY), "tried once"
-    assert world.others.requests == 1
+        assert not replica.copies.is_settled(KEY)
+    replica.others.answering.set()
+    await replica.notified()
+    assert replica.copies.is_settled(KEY), "tried once"
+    assert replica.others.requests == 1
 
 
-async def test_tries_again_for_as_long_as_it_is_published(world: World) -> None:
-    world.publish()
-    world.copies.ensure(KEY)
-    await world.notified()
-    next_copy = world.copies.ensure(KEY)
+async def test_tries_again_for_as_long_as_it_is_published(replica: PrefetchingReplica) -> None:
+    replica.publish()
+    replica.copies.ensure(KEY)
+    await replica.notified()
+    next_copy = replica.copies.ensure(KEY)
     assert next_copy is not None
     assert 0 < next_copy <= 0.06
-    assert world.others.requests == 1
-    world.others.have = True
+    assert replica.others.requests == 1
+    replica.others.have = True
     await asyncio.sleep(next_copy)
-    world.copies.ensure(KEY)
-    await world.notified()
-    assert sha256_of(MODULE) in world.store
+    replica.copies.ensure(KEY)
+    await replica.notified()
+    assert sha256_of(MODULE) in replica.store
 
 
-async def test_copy_ends_with_what_it_was_for(world: World) -> None:
-    world.publish()
-    world.others.answering.clear()
-    world.copies.ensure(KEY)
+async def test_copy_ends_with_what_it_was_for(replica: PrefetchingReplica) -> None:
+    replica.publish()
+    replica.others.answering.clear()
+    replica.copies.ensure(KEY)
     await asyncio.sleep(0)
-    world.publisher.envoyfilters.clear()
-    assert world.copies.ensure(KEY) is None
-    assert world.copies.is_settled(KEY)
-    assert world.changes.empty()
+    replica.publisher.envoyfilters.clear()
+    assert replica.copies.ensure(KEY) is None
+    assert replica.copies.is_settled(KEY)
+    assert replica.changes.empty()
 
 
-async def test_copy_goes_on_for_another_object_with_the_same_module(world: World) -> None:
+async def test_copy_goes_on_for_another_object_with_the_same_module(
+    replica: PrefetchingReplica,
+) -> None:
     other = ObjectKey("default", "other")
-    world.others.answering.clear()
+    replica.others.answering.clear()
     for key in (KEY, other):
-        world.publish(key)
-        world.copies.ensure(key)
+        replica.publish(key)
+        replica.copies.ensure(key)
     await asyncio.sleep(0)
-    del world.publisher.envoyfilters[KEY]
-    world.copies.ensure(KEY)
-    world.others.have = True
-    world.others.answering.set()
-    await world.notified(other)
-    assert sha256_of(MODULE) in world.store
-    assert world.changes.empty()
+    del replica.publisher.envoyfilters[KEY]
+    replica.copies.ensure(KEY)
+    replica.others.have = True
+    replica.others.answering.set()
+    await replica.notified(other)
+    assert sha256_of(MODULE) in replica.store
+    assert replica.changes.empty()
 
 
-async def test_requests_nothing_that_is_not_published(world: World) -> None:
-    assert world.copies.ensure(KEY) is None
-    assert world.copies.is_settled(KEY)
-    assert world.others.requests == 0
+async def test_requests_nothing_that_is_not_published(replica: PrefetchingReplica) -> None:
+    assert replica.copies.ensure(KEY) is None
+    assert replica.copies.is_settled(KEY)
+    assert replica.others.requests == 0

@@ -18,7 +18,7 @@ from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE
 from tests.parts import wat
-from tests.unit.artifacts.conftest import Bench, make_bench
+from tests.unit.artifacts.conftest import FetchingReplica, fetching_replica
 
 KEY = ObjectKey("default", "test")
 OTHER = ObjectKey("other", "test")
@@ -27,7 +27,7 @@ DENIED = SourceDenied("no")
 
 @dataclass
 class Desk:
-    bench: Bench
+    replica: FetchingReplica
     pull_authorizer: PullAuthorizer
     request: FetchRequest
     told: list[ObjectKey] = field(default_factory=list)
@@ -55,19 +55,21 @@ class Desk:
 
 @asynccontextmanager
 async def make_desk(directory: Path, metrics: Metrics) -> AsyncIterator[Desk]:
-    async with make_bench(directory, metrics) as bench:
+    async with fetching_replica(directory, metrics) as replica:
         told: list[ObjectKey] = []
         limits = FetchLimits(secret_recheck=0.2)
-        pull_authorizer = PullAuthorizer(bench.fetcher, limits=limits, on_change=told.append)
-        bench.registry.add(IMAGE, wat.header_filter("world"))
-        bench.secrets.give("alice", uid="u1")
-        bench.registry.failures["resolve anonymous"] = DENIED
-        bench.registry.failures["pin anonymous"] = DENIED
-        record = await bench.fetcher.fetch(bench.request(secret="pull"))
+        pull_authorizer = PullAuthorizer(replica.fetcher, limits=limits, on_change=told.append)
+        replica.registry.add(IMAGE, wat.header_filter("world"))
+        replica.secrets.give("alice", uid="u1")
+        replica.registry.failures["resolve anonymous"] = DENIED
+        replica.registry.failures["pin anonymous"] = DENIED
+        record = await replica.fetcher.fetch(replica.request(secret="pull"))
         assert record.secret_uid == "u1"
         task = asyncio.create_task(pull_authorizer.run(), name="pull authorization")
         try:
-            yield Desk(bench, pull_authorizer, bench.request(secret="pull", record=record), told)
+            yield Desk(
+                replica, pull_authorizer, replica.request(secret="pull", record=record), told
+            )
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -81,9 +83,9 @@ async def desk(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Desk]:
 
 async def test_a_record_made_with_the_same_secret_needs_no_registry(desk: Desk) -> None:
     """After a failover the registry may be down."""
-    desk.bench.registry.failures["pin"] = SourceUnavailable("down")
+    desk.replica.registry.failures["pin"] = SourceUnavailable("down")
     assert await desk.decided() is True
-    assert desk.bench.registry.count("pin") == 0
+    assert desk.replica.registry.count("pin") == 0
 
 
 async def test_a_public_module_needs_nothing(desk: Desk) -> None:
@@ -96,46 +98,46 @@ async def test_a_public_module_needs_nothing(desk: Desk) -> None:
 async def test_another_namespace_needs_a_secret_of_its_own(desk: Desk) -> None:
     anonymous = replace(desk.request, namespace="other", secret=None)
     assert isinstance(await desk.decided(OTHER, anonymous), SourceDenied)
-    desk.bench.secrets.give("bob", namespace="other", uid="u2")
-    desk.bench.registry.failures["pin bob"] = DENIED
+    desk.replica.secrets.give("bob", namespace="other", uid="u2")
+    desk.replica.registry.failures["pin bob"] = DENIED
     theirs = replace(desk.request, namespace="other")
     assert isinstance(await desk.decided(OTHER, theirs), SourceDenied)
-    desk.bench.registry.failures.pop("pin bob")
+    desk.replica.registry.failures.pop("pin bob")
     third = ObjectKey("other", "third")
     assert await desk.decided(third, theirs) is True
-    assert desk.bench.registry.count("fetch") == 1, "nothing is downloaded for a proof"
+    assert desk.replica.registry.count("fetch") == 1, "nothing is downloaded for a proof"
 
 
 async def test_a_secret_that_is_deleted_is_noticed_and_its_return_too(desk: Desk) -> None:
     assert await desk.decided(published=True) is True
     desk.told.clear()
-    removed = desk.bench.secrets.secrets.pop(("default", "pull"))
+    removed = desk.replica.secrets.secrets.pop(("default", "pull"))
     await desk.until(lambda: desk.told)
     error = desk.verdict()
     assert isinstance(error, SourceDenied)
     assert error.reason == "SecretNotFound"
-    desk.bench.secrets.secrets["default", "pull"] = removed
+    desk.replica.secrets.secrets["default", "pull"] = removed
     await desk.until(lambda: desk.verdict() is True)
-    assert desk.bench.registry.count("pin") == 0
+    assert desk.replica.registry.count("pin") == 0
 
 
 async def test_a_secret_made_anew_or_rotated_is_proved_at_the_registry(desk: Desk) -> None:
     assert await desk.decided() is True
-    desk.bench.secrets.give("carol", uid="u1")
-    await desk.until(lambda: desk.bench.registry.count("pin") == 1)
-    desk.bench.registry.failures["pin dave"] = DENIED
-    desk.bench.secrets.give("dave", uid="u9")
+    desk.replica.secrets.give("carol", uid="u1")
+    await desk.until(lambda: desk.replica.registry.count("pin") == 1)
+    desk.replica.registry.failures["pin dave"] = DENIED
+    desk.replica.secrets.give("dave", uid="u9")
     await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))
     desk.pull_authorizer.recheck(KEY)
-    desk.bench.secrets.give("carol", uid="u9")
+    desk.replica.secrets.give("carol", uid="u9")
     await desk.until(lambda: desk.verdict() is True)
 
 
-async def test_unknown_answer_changes_nothing_that_is_published(desk: Desk) -> None:
-    desk.bench.secrets.give("erin", uid="u5")
-    desk.bench.registry.failures["pin"] = SourceUnavailable("down")
+async def test_what_cannot_be_told_now_changes_nothing_that_is_published(desk: Desk) -> None:
+    desk.replica.secrets.give("erin", uid="u5")
+    desk.replica.registry.failures["pin"] = SourceUnavailable("down")
     assert desk.verdict() is True
-    await desk.until(lambda: desk.bench.registry.count("pin"))
+    await desk.until(lambda: desk.replica.registry.count("pin"))
     await asyncio.sleep(0.05)
     assert desk.verdict() is True
     unpublished = desk.pull_authorizer.verdict(KEY, desk.request, published=False)
@@ -145,29 +147,29 @@ async def test_unknown_answer_changes_nothing_that_is_published(desk: Desk) -> N
 async def test_forgotten_objects_are_not_checked(desk: Desk) -> None:
     assert await desk.decided() is True
     desk.pull_authorizer.forget(KEY)
-    reads = desk.bench.secrets.reads.total()
+    reads = desk.replica.secrets.reads.total()
     await asyncio.sleep(0.5)
-    assert desk.bench.secrets.reads.total() == reads
+    assert desk.replica.secrets.reads.total() == reads
 
 
-async def test_published_module_stays_refused_while_nothing_can_be_reported(desk: Desk) -> None:
-    removed = desk.bench.secrets.secrets.pop(("default", "pull"))
+async def test_published_module_stays_refused_while_nothing_can_be_told(desk: Desk) -> None:
+    removed = desk.replica.secrets.secrets.pop(("default", "pull"))
     await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))
-    desk.bench.registry.failures["pin"] = SourceUnavailable("down")
-    desk.bench.secrets.secrets["default", "pull"] = removed
-    desk.bench.secrets.give("erin", uid="u5")
-    before = desk.bench.registry.count("pin")
-    await desk.until(lambda: desk.bench.registry.count("pin") > before + 1)
+    desk.replica.registry.failures["pin"] = SourceUnavailable("down")
+    desk.replica.secrets.secrets["default", "pull"] = removed
+    desk.replica.secrets.give("erin", uid="u5")
+    before = desk.replica.registry.count("pin")
+    await desk.until(lambda: desk.replica.registry.count("pin") > before + 1)
     assert isinstance(desk.verdict(), SourceDenied)
 
 
 async def test_fault_in_one_check_does_not_end_the_checks(
     desk: Desk, logs: list[EventDict]
 ) -> None:
-    desk.bench.registry.failures["pin"] = RuntimeError("a fault")
-    desk.bench.secrets.give("erin", uid="u5")
+    desk.replica.registry.failures["pin"] = RuntimeError("a fault")
+    desk.replica.secrets.give("erin", uid="u5")
     assert desk.verdict() is True
     event = "pull authorization failed unexpectedly"
     await desk.until(lambda: event in [one["event"] for one in logs])
-    desk.bench.registry.failures["pin"] = DENIED
+    desk.replica.registry.failures["pin"] = DENIED
     await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))

@@ -74,7 +74,7 @@ class Judge:
         return self.result
 
 
-class Scene:
+class CheckedAutoWasm:
     """A check, and the answers that it gives for an object."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
@@ -128,32 +128,32 @@ def object_of(annotation: str = "", **fields: Any) -> AutoWasm:
 
 
 @pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
+async def checked() -> AsyncIterator[CheckedAutoWasm]:
     async with asyncio.TaskGroup() as tasks:
-        scene = Scene(tasks)
-        yield scene
-        scene.check.forget(KEY)
+        checked = CheckedAutoWasm(tasks)
+        yield checked
+        checked.check.forget(KEY)
 
 
 async def test_module_is_judged_once_outside_the_reconcile_and_the_end_queues_the_key(
-    scene: Scene,
+    checked: CheckedAutoWasm,
 ) -> None:
-    scene.judge.released.clear()
+    checked.judge.released.clear()
     autowasm = object_of(pluginConfig="a", rootID="r", env=[{"name": "N", "value": "v"}])
-    assert isinstance(scene.decide(autowasm), StartPending)
+    assert isinstance(checked.decide(autowasm), StartPending)
     await asyncio.sleep(0)
-    assert isinstance(scene.decide(autowasm), StartPending)
-    assert scene.queued == []
-    scene.judge.released.set()
+    assert isinstance(checked.decide(autowasm), StartPending)
+    assert checked.queued == []
+    checked.judge.released.set()
     async with asyncio.timeout(10):
-        while not scene.queued:
+        while not checked.queued:
             await asyncio.sleep(0)
-    decision = scene.decide(autowasm)
+    decision = checked.decide(autowasm)
     assert isinstance(decision, StartDecision)
     assert decision.error is None
     assert decision.condition is not None
     assert (decision.condition.status, decision.condition.reason) == ("True", Reason.STARTED)
-    ((namespace, plugin),) = scene.judge.judged
+    ((namespace, plugin),) = checked.judge.judged
     assert namespace == "default"
     assert (plugin.configuration, plugin.root_id) == (b"a", "r")
     assert dict(plugin.environment) == {"N": "v"}
@@ -171,14 +171,14 @@ async def test_module_is_judged_once_outside_the_reconcile_and_the_end_queues_th
 )
 @pytest.mark.parametrize("mode", [PreflightMode.WARN, PreflightMode.ENFORCE, PreflightMode.STRICT])
 async def test_table_of_outcomes_and_modes(
-    scene: Scene,
+    checked: CheckedAutoWasm,
     verdict: Verdict | Unknown,
     reason: Reason,
     refusing: str,
     mode: PreflightMode,
 ) -> None:
-    scene.mode, scene.judge.result = mode, verdict
-    decision = await scene.decided()
+    checked.mode, checked.judge.result = mode, verdict
+    decision = await checked.decided()
     assert decision.condition is not None
     assert decision.condition.reason == reason
     refused = decision.error
@@ -187,31 +187,31 @@ async def test_table_of_outcomes_and_modes(
         assert refused.reason == reason
 
 
-async def test_refusal_names_field_effect_and_the_last_log_lines(scene: Scene) -> None:
-    scene.judge.result = REFUSED
-    decision = await scene.decided()
+async def test_refusal_names_field_effect_and_the_last_log_lines(checked: CheckedAutoWasm) -> None:
+    checked.judge.result = REFUSED
+    decision = await checked.decided()
     assert str(decision.error) == (
         "spec.filter.pluginConfig: the module refuses it (proxy_on_configure returned false), so every sidecar would answer 503; "
         "its last log lines: two | three | no rule named x"
     )
-    decision = await scene.decided(failStrategy="FAIL_OPEN")
+    decision = await checked.decided(failStrategy="FAIL_OPEN")
     assert "every sidecar would pass requests without the filter" in str(decision.error)
 
 
-async def test_hostile_log_lines_are_one_short_printable_line(scene: Scene) -> None:
-    scene.judge.result = Verdict(
+async def test_hostile_log_lines_are_one_short_printable_line(checked: CheckedAutoWasm) -> None:
+    checked.judge.result = Verdict(
         Outcome.REFUSED, "no", phase=StartPhase.START, log=("\x1b[2J\n" + "x" * 10_000,)
     )
-    decision = await scene.decided()
+    decision = await checked.decided()
     text = str(decision.error)
     assert text.isprintable()
     assert len(text) < 500
 
 
-async def test_off_judges_nothing_and_removes_the_condition(scene: Scene) -> None:
-    scene.mode = PreflightMode.OFF
-    assert await scene.decided() == StartDecision()
-    assert scene.judge.judged == []
+async def test_off_judges_nothing_and_removes_the_condition(checked: CheckedAutoWasm) -> None:
+    checked.mode = PreflightMode.OFF
+    assert await checked.decided() == StartDecision()
+    assert checked.judge.judged == []
 
 
 @pytest.mark.parametrize(
@@ -219,52 +219,52 @@ async def test_off_judges_nothing_and_removes_the_condition(scene: Scene) -> Non
     [{"applyPorts": [1, 2]}, {"priority": 7}, {"failStrategy": "FAIL_OPEN"}, {"vmID": "other"}],
 )
 async def test_combination_in_place_is_not_judged_again(
-    scene: Scene, change: dict[str, Any]
+    checked: CheckedAutoWasm, change: dict[str, Any]
 ) -> None:
-    first = await scene.decided(pluginConfig="a")
-    scene.publish(first, pluginConfig="a")
-    assert len(scene.judge.judged) == 1
-    again = await scene.decided(pluginConfig="a", **change)
-    assert len(scene.judge.judged) == 1
+    first = await checked.decided(pluginConfig="a")
+    checked.publish(first, pluginConfig="a")
+    assert len(checked.judge.judged) == 1
+    again = await checked.decided(pluginConfig="a", **change)
+    assert len(checked.judge.judged) == 1
     assert again.error is None
-    assert again.condition == scene.status.condition(ConditionType.STARTS)
+    assert again.condition == checked.status.condition(ConditionType.STARTS)
     assert again.preflight == first.preflight
 
 
 @pytest.mark.parametrize("result", [STARTS, DOUBTFUL])
 async def test_combination_in_place_is_not_judged_again_after_an_upgrade(
-    scene: Scene, result: Verdict
+    checked: CheckedAutoWasm, result: Verdict
 ) -> None:
-    scene.judge.result = result
-    first = await scene.decided()
-    scene.publish(first)
-    scene.judge.engine = "2"
-    again = await scene.decided()
-    assert len(scene.judge.judged) == 1
-    assert again.condition == scene.status.condition(ConditionType.STARTS)
+    checked.judge.result = result
+    first = await checked.decided()
+    checked.publish(first)
+    checked.judge.engine = "2"
+    again = await checked.decided()
+    assert len(checked.judge.judged) == 1
+    assert again.condition == checked.status.condition(ConditionType.STARTS)
     assert again.preflight == first.preflight
 
 
-async def test_upgrade_judges_a_refused_combination_again(scene: Scene) -> None:
-    scene.judge.result = REFUSED
-    scene.keep(await scene.decided())
-    scene.judge.engine, scene.judge.result = "2", STARTS
-    assert (await scene.decided()).error is None
-    assert len(scene.judge.judged) == 2
+async def test_upgrade_judges_a_refused_combination_again(checked: CheckedAutoWasm) -> None:
+    checked.judge.result = REFUSED
+    checked.keep(await checked.decided())
+    checked.judge.engine, checked.judge.result = "2", STARTS
+    assert (await checked.decided()).error is None
+    assert len(checked.judge.judged) == 2
 
 
 async def test_combination_in_place_is_reported_again_after_another_one_was_refused(
-    scene: Scene,
+    checked: CheckedAutoWasm,
 ) -> None:
-    scene.publish(await scene.decided(pluginConfig="a"), pluginConfig="a")
-    scene.judge.result = REFUSED
-    scene.keep(await scene.decided(pluginConfig="b"))
-    scene.judge.result = STARTS
-    scene.decide(object_of(pluginConfig="a"))
+    checked.publish(await checked.decided(pluginConfig="a"), pluginConfig="a")
+    checked.judge.result = REFUSED
+    checked.keep(await checked.decided(pluginConfig="b"))
+    checked.judge.result = STARTS
+    checked.decide(object_of(pluginConfig="a"))
     async with asyncio.timeout(10):
-        while len(scene.queued) < 3:
+        while len(checked.queued) < 3:
             await asyncio.sleep(0)
-    again = scene.decide(object_of(pluginConfig="a"))
+    again = checked.decide(object_of(pluginConfig="a"))
     assert isinstance(again, StartDecision)
     assert again.error is None
     assert again.condition is not None
@@ -283,104 +283,104 @@ async def test_combination_in_place_is_reported_again_after_another_one_was_refu
     ],
 )
 async def test_verdict_that_another_client_damaged_is_replaced(
-    scene: Scene, edit: dict[str, str]
+    checked: CheckedAutoWasm, edit: dict[str, str]
 ) -> None:
-    scene.judge.result = REFUSED
-    refused = await scene.decided()
+    checked.judge.result = REFUSED
+    refused = await checked.decided()
     assert isinstance(refused.preflight, Preflight)
-    scene.keep(refused)
-    scene.status = msgspec.structs.replace(
-        scene.status, preflight=msgspec.structs.replace(refused.preflight, **edit)
+    checked.keep(refused)
+    checked.status = msgspec.structs.replace(
+        checked.status, preflight=msgspec.structs.replace(refused.preflight, **edit)
     )
-    scene.check.forget(KEY)  # another process
-    again = await scene.decided()
+    checked.check.forget(KEY)  # another process
+    again = await checked.decided()
     assert (again.error is None, again.condition, again.preflight) == (
         False,
         refused.condition,
         refused.preflight,
     )
-    assert len(scene.judge.judged) == 2
+    assert len(checked.judge.judged) == 2
 
 
 async def test_published_combination_of_an_older_version_is_neither_judged_nor_reported(
-    scene: Scene,
+    checked: CheckedAutoWasm,
 ) -> None:
-    scene.live = envoyfilters.render(object_of(), RECORD, EnvoyFetch())
-    scene.judge.result = REFUSED
-    assert await scene.decided() == StartDecision()
-    assert scene.judge.judged == []
+    checked.live = envoyfilters.render(object_of(), RECORD, EnvoyFetch())
+    checked.judge.result = REFUSED
+    assert await checked.decided() == StartDecision()
+    assert checked.judge.judged == []
 
 
 @pytest.mark.parametrize(
     "change",
     [{"pluginConfig": "b"}, {"rootID": "b"}, {"env": [{"name": "N", "value": "v"}]}],
 )
-async def test_new_combination_is_judged(scene: Scene, change: dict[str, Any]) -> None:
-    scene.publish(await scene.decided(pluginConfig="a"), pluginConfig="a")
-    await scene.decided(**{"pluginConfig": "a", **change})
-    assert len(scene.judge.judged) == 2
+async def test_new_combination_is_judged(checked: CheckedAutoWasm, change: dict[str, Any]) -> None:
+    checked.publish(await checked.decided(pluginConfig="a"), pluginConfig="a")
+    await checked.decided(**{"pluginConfig": "a", **change})
+    assert len(checked.judge.judged) == 2
 
 
-async def test_successor_uses_the_verdict_in_the_status(scene: Scene) -> None:
-    scene.judge.result = REFUSED
-    refused = await scene.decided()
-    scene.keep(refused)
-    scene.check.forget(KEY)  # another process
-    again = scene.decide(object_of())
+async def test_successor_uses_the_verdict_in_the_status(checked: CheckedAutoWasm) -> None:
+    checked.judge.result = REFUSED
+    refused = await checked.decided()
+    checked.keep(refused)
+    checked.check.forget(KEY)  # another process
+    again = checked.decide(object_of())
     assert isinstance(again, StartDecision)
     assert again.error is not None
     assert str(again.error) == str(refused.error)
     assert again.error.reason == Reason.CONFIGURATION_REFUSED
-    assert len(scene.judge.judged) == 1
+    assert len(checked.judge.judged) == 1
 
 
 async def test_verdict_of_another_version_with_an_unknown_reason_still_refuses(
-    scene: Scene,
+    checked: CheckedAutoWasm,
 ) -> None:
-    scene.judge.result = REFUSED
-    refused = (await scene.decided()).preflight
+    checked.judge.result = REFUSED
+    refused = (await checked.decided()).preflight
     assert isinstance(refused, Preflight)
-    scene.check.forget(KEY)  # another process
+    checked.check.forget(KEY)  # another process
     newer = msgspec.structs.replace(refused, reason="New", message="no")
-    scene.status = Status(preflight=newer)
-    decision = await scene.decided()
+    checked.status = Status(preflight=newer)
+    decision = await checked.decided()
     assert decision.error is not None
     assert decision.error.reason == Reason.START_FAILED
 
 
 @pytest.mark.looptime
-async def test_strict_mode_tries_again_without_a_verdict(scene: Scene) -> None:
-    scene.mode, scene.judge.result = PreflightMode.STRICT, NO_VERDICT
-    decision = await scene.decided()
+async def test_strict_mode_tries_again_without_a_verdict(checked: CheckedAutoWasm) -> None:
+    checked.mode, checked.judge.result = PreflightMode.STRICT, NO_VERDICT
+    decision = await checked.decided()
     assert decision.retry_in is not None
-    scene.keep(decision)
-    await scene.decided()
-    assert len(scene.judge.judged) == 1, "not before it is due"
+    checked.keep(decision)
+    await checked.decided()
+    assert len(checked.judge.judged) == 1, "not before it is due"
     await asyncio.sleep(decision.retry_in)
-    scene.judge.result = STARTS
-    assert (await scene.decided()).error is None
-    assert len(scene.judge.judged) == 2
+    checked.judge.result = STARTS
+    assert (await checked.decided()).error is None
+    assert len(checked.judge.judged) == 2
 
 
-async def test_bug_of_the_judge_is_not_the_modules_fault(scene: Scene) -> None:
-    scene.judge.result = ValueError("a bug")
-    decision = await scene.decided()
+async def test_bug_of_the_judge_is_not_the_modules_fault(checked: CheckedAutoWasm) -> None:
+    checked.judge.result = ValueError("a bug")
+    decision = await checked.decided()
     assert decision.error is None
     assert decision.condition is not None
     assert decision.condition.status == "Unknown"
 
 
-async def test_changed_spec_ends_the_run_of_the_old_one(scene: Scene) -> None:
-    scene.judge.released.clear()
-    scene.decide(object_of(pluginConfig="a"))
+async def test_changed_spec_ends_the_run_of_the_old_one(checked: CheckedAutoWasm) -> None:
+    checked.judge.released.clear()
+    checked.decide(object_of(pluginConfig="a"))
     await asyncio.sleep(0)
-    scene.decide(object_of(pluginConfig="b"))
+    checked.decide(object_of(pluginConfig="b"))
     await asyncio.sleep(0)
-    scene.judge.released.set()
-    decision = await scene.decided(pluginConfig="b")
+    checked.judge.released.set()
+    decision = await checked.decided(pluginConfig="b")
     assert decision.error is None
-    assert [plugin.configuration for _, plugin in scene.judge.judged] == [b"a", b"b"]
-    assert scene.queued == [KEY], "the first run was cancelled"
+    assert [plugin.configuration for _, plugin in checked.judge.judged] == [b"a", b"b"]
+    assert checked.queued == [KEY], "the first run was cancelled"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Candidate:
 
 
 @dataclass
-class Arena:
+class Election:
     """Candidates for one Lease."""
 
     server: FakeLeases = field(default_factory=FakeLeases)
@@ -89,10 +89,10 @@ class Arena:
 
 
 @pytest.fixture
-async def arena() -> AsyncIterator[Arena]:
-    arena = Arena()
-    yield arena
-    for candidate in arena.candidates:
+async def election() -> AsyncIterator[Election]:
+    election = Election()
+    yield election
+    for candidate in election.candidates:
         await candidate.stop()
 
 
@@ -103,12 +103,12 @@ async def led(candidate: Candidate) -> AsyncIterator[None]:
     yield
 
 
-async def test_candidate_knows_until_when_another_led(arena: Arena) -> None:
+async def test_candidate_knows_until_when_another_led(election: Election) -> None:
     loop = asyncio.get_running_loop()
-    one = arena.join("one")
+    one = election.join("one")
     async with led(one):
         assert one.elector.others_led == float("-inf")
-        two = arena.join("two")
+        two = election.join("two")
         await asyncio.sleep(60)
         until = loop.time()
         one.client.failure = lambda: ServerError("down", code=500)
@@ -117,32 +117,32 @@ async def test_candidate_knows_until_when_another_led(arena: Arena) -> None:
             assert until - 5 < two.elector.others_led < until + 5
 
 
-async def test_first_candidate_creates_the_lease_and_leads(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_first_candidate_creates_the_lease_and_leads(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        assert arena.server.spec["holderIdentity"] == "one"
-        assert arena.server.spec["leaseDurationSeconds"] == 15
-        assert arena.server.spec["leaseTransitions"] == 0
-        assert arena.server.spec["acquireTime"] == arena.server.spec["renewTime"]
+        assert election.server.spec["holderIdentity"] == "one"
+        assert election.server.spec["leaseDurationSeconds"] == 15
+        assert election.server.spec["leaseTransitions"] == 0
+        assert election.server.spec["acquireTime"] == election.server.spec["renewTime"]
         assert one.changes == [True]
 
 
-async def test_leader_renews_without_reading_and_keeps_acquire_time(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_leader_renews_without_reading_and_keeps_acquire_time(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        first = dict(arena.server.spec)
+        first = dict(election.server.spec)
         await asyncio.sleep(60)
         assert one.elector.is_leading
         assert one.client.calls.count("get") == 1
-        assert arena.server.spec["acquireTime"] == first["acquireTime"]
-        assert arena.server.spec["renewTime"] > first["renewTime"]
+        assert election.server.spec["acquireTime"] == first["acquireTime"]
+        assert election.server.spec["renewTime"] > first["renewTime"]
         assert one.changes == [True]
 
 
-async def test_second_waits_as_long_as_the_first_renews(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_second_waits_as_long_as_the_first_renews(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        two = arena.join("two")
+        two = election.join("two")
         await asyncio.sleep(300)
         assert (one.changes, two.changes) == ([True], [])
         assert two.elector.leader == "one"
@@ -151,10 +151,12 @@ async def test_second_waits_as_long_as_the_first_renews(arena: Arena) -> None:
                 pytest.fail("entered")
 
 
-async def test_another_leads_after_the_lease_duration_of_a_silent_leader(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_another_leads_after_the_lease_duration_of_a_silent_leader(
+    election: Election,
+) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
     async with led(one):
-        two = arena.join("two")
+        two = election.join("two")
         await asyncio.sleep(20)
         one.client.failure = lambda: ServerError("down", code=500)
         cut = loop.time()
@@ -163,14 +165,14 @@ async def test_another_leads_after_the_lease_duration_of_a_silent_leader(arena: 
                 13 <= loop.time() - cut <= 15 + 2 * 1.2 + 2 * 0.2
             )  # seen late, and asked again late
             assert not one.elector.is_leading
-            assert arena.server.spec["leaseTransitions"] == 1
+            assert election.server.spec["leaseTransitions"] == 1
             assert one.changes == [True, False]
 
 
 async def test_leader_stops_leading_at_the_renew_deadline_of_its_last_success(
-    arena: Arena,
+    election: Election,
 ) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+    one, loop = election.join("one"), asyncio.get_running_loop()
     async with led(one):
         await asyncio.sleep(1)
         one.client.failure = lambda: ServerError("down", code=500)
@@ -180,8 +182,8 @@ async def test_leader_stops_leading_at_the_renew_deadline_of_its_last_success(
         assert loop.time() == pytest.approx(10, abs=0.01)
 
 
-async def test_answer_that_hangs_counts_from_when_it_was_asked_for(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_answer_that_hangs_counts_from_when_it_was_asked_for(election: Election) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
     async with led(one):
         one.client.after = lambda: 4.0
         await asyncio.sleep(13)  # requested at 2, 6 and 10 s, the last answered at 14 s
@@ -192,14 +194,14 @@ async def test_answer_that_hangs_counts_from_when_it_was_asked_for(arena: Arena)
         assert loop.time() == pytest.approx(20, abs=0.01)
 
 
-async def test_scope_lives_on_while_the_lease_is_renewed(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_scope_lives_on_while_the_lease_is_renewed(election: Election) -> None:
+    one = election.join("one")
     async with led(one), one.elector.scope():
         await asyncio.sleep(100)
 
 
-async def test_timeout_of_the_body_stays_a_timeout(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_timeout_of_the_body_stays_a_timeout(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
         with pytest.raises(TimeoutError):
             async with one.elector.scope(), asyncio.timeout(1):
@@ -207,8 +209,8 @@ async def test_timeout_of_the_body_stays_a_timeout(arena: Arena) -> None:
         assert one.elector.is_leading
 
 
-async def test_release_lets_another_lead_at_once_but_after_our_work(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_release_lets_another_lead_at_once_but_after_our_work(election: Election) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -216,68 +218,70 @@ async def test_release_lets_another_lead_at_once_but_after_our_work(arena: Arena
             async with one.elector.scope():
                 await asyncio.sleep(FOREVER)
         except NotLeading:
-            assert arena.server.spec["holderIdentity"] == "one"
+            assert election.server.spec["holderIdentity"] == "one"
             ended.set()
 
     async with led(one):
         worker = loop.create_task(work())
-        two = arena.join("two")
+        two = election.join("two")
         await asyncio.sleep(20)
         stopped = loop.time()
         await one.stop()
         assert ended.is_set()
-        assert arena.server.spec["holderIdentity"] == ""
-        assert arena.server.spec["leaseDurationSeconds"] == 1
+        assert election.server.spec["holderIdentity"] == ""
+        assert election.server.spec["leaseDurationSeconds"] == 1
         async with led(two):
             assert loop.time() - stopped <= 2 * 1.2
-            assert arena.server.spec["leaseTransitions"] == 1
+            assert election.server.spec["leaseTransitions"] == 1
         await worker
 
 
-async def test_stop_during_a_renewal_that_was_stored_releases_nevertheless(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_stop_during_a_renewal_that_was_stored_releases_nevertheless(
+    election: Election,
+) -> None:
+    one = election.join("one")
     async with led(one):
         one.client.after = lambda: 3.0
         await asyncio.sleep(2.5)  # stored at 2 s, not answered yet
         one.client.after = lambda: 0.0
         await one.stop()
-        assert arena.server.spec["holderIdentity"] == ""
+        assert election.server.spec["holderIdentity"] == ""
 
 
-async def test_follower_that_stops_leaves_the_lease_alone(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_follower_that_stops_leaves_the_lease_alone(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        two = arena.join("two")
+        two = election.join("two")
         await asyncio.sleep(5)
         await two.stop()
         assert "update" not in two.client.calls
-        assert arena.server.spec["holderIdentity"] == "one"
+        assert election.server.spec["holderIdentity"] == "one"
 
 
-async def test_lease_deleted_under_the_leader_is_made_again(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_lease_deleted_under_the_leader_is_made_again(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        two = arena.join("two")
+        two = election.join("two")
         await asyncio.sleep(10.5)
-        arena.server.stored = None
+        election.server.stored = None
         await asyncio.sleep(30)
-        assert arena.server.spec["holderIdentity"] == "one"
+        assert election.server.spec["holderIdentity"] == "one"
         assert (one.changes, two.changes) == ([True], [])
 
 
-async def test_lease_taken_by_force_ends_leading_at_the_next_renewal(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_lease_taken_by_force_ends_leading_at_the_next_renewal(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
         await asyncio.sleep(5)
-        taken = {**arena.server.spec, "holderIdentity": "person", "renewTime": "x"}
-        arena.server.update(taken, arena.server.get())
+        taken = {**election.server.spec, "holderIdentity": "person", "renewTime": "x"}
+        election.server.update(taken, election.server.get())
         await asyncio.sleep(2.1)
         assert one.changes == [True, False]
-        assert arena.server.spec["holderIdentity"] == "person"
+        assert election.server.spec["holderIdentity"] == "person"
 
 
-async def test_frozen_process_knows_at_once_that_it_leads_no_more(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_frozen_process_knows_at_once_that_it_leads_no_more(election: Election) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
     async with led(one):
         clock = loop.time
         offset = 0.0
@@ -292,8 +296,8 @@ async def test_frozen_process_knows_at_once_that_it_leads_no_more(arena: Arena) 
             loop.time = clock  # type: ignore[method-assign]
 
 
-async def test_work_is_done_whenever_leading(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_work_is_done_whenever_leading(election: Election) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
     begun: list[float] = []
     cancelled: list[float] = []
 
@@ -355,10 +359,10 @@ async def test_alone_leads_until_its_run_is_cancelled() -> None:
             cancelled.append(loop.time())
 
     worker = loop.create_task(while_leading(alone, work))
-    election = loop.create_task(alone.run())
+    running = loop.create_task(alone.run())
     await asyncio.sleep(1e6)
     assert (len(begun), len(cancelled)) == (1, 0)
-    election.cancel()
+    running.cancel()
     await asyncio.sleep(1)
     assert not alone.is_leading
     assert (len(begun), len(cancelled)) == (1, 1)
@@ -407,9 +411,9 @@ def test_timings_are_those_of_client_go() -> None:
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.5, 0.999])
-async def test_followers_ask_in_periods_that_are_spread(arena: Arena, luck: float) -> None:
-    async with led(arena.join("one")):
-        two, loop = arena.join("two", luck=luck), asyncio.get_running_loop()
+async def test_followers_ask_in_periods_that_are_spread(election: Election, luck: float) -> None:
+    async with led(election.join("one")):
+        two, loop = election.join("two", luck=luck), asyncio.get_running_loop()
         requests: list[float] = []
 
         def note() -> float:
@@ -423,8 +427,8 @@ async def test_followers_ask_in_periods_that_are_spread(arena: Arena, luck: floa
         assert len(gaps) >= 6
 
 
-async def test_one_answer_that_hangs_leaves_time_for_another_try(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_one_answer_that_hangs_leaves_time_for_another_try(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
         hangs = iter([FOREVER])
         one.client.after = lambda: next(hangs, 0.0)
@@ -437,10 +441,10 @@ def held(holder: str | None, **fields: Any) -> dict[str, Any]:
     return {"holderIdentity": holder, "leaseDurationSeconds": 4, "leaseTransitions": 3, **fields}
 
 
-async def leads_after(arena: Arena, spec: dict[str, Any], *, luck: float = 0.0) -> float:
+async def leads_after(election: Election, spec: dict[str, Any], *, luck: float = 0.0) -> float:
     """Seconds until a candidate that tries every 2 seconds leads, with this Lease."""
-    arena.server.create(spec)
-    one, loop = arena.join("one", luck=luck), asyncio.get_running_loop()
+    election.server.create(spec)
+    one, loop = election.join("one", luck=luck), asyncio.get_running_loop()
     begun = loop.time()
     async with led(one):
         return round(loop.time() - begun, 3)
@@ -451,67 +455,67 @@ async def leads_after(arena: Arena, spec: dict[str, Any], *, luck: float = 0.0) 
     [(1, 1), (2, 2), (4, 4), (5, 5), (20, 20), (0, 15), (-1, 15), (None, 15), ("4", 15)],
 )
 async def test_holder_that_says_nothing_is_waited_for_as_long_as_its_lease_lasts(
-    arena: Arena, duration: object, seconds: float
+    election: Election, duration: object, seconds: float
 ) -> None:
-    assert await leads_after(arena, held("gone", leaseDurationSeconds=duration)) == seconds
-    assert arena.server.spec["leaseTransitions"] == 4
+    assert await leads_after(election, held("gone", leaseDurationSeconds=duration)) == seconds
+    assert election.server.spec["leaseTransitions"] == 4
 
 
 @pytest.mark.parametrize(
     ("duration", "seconds"), [(1, 1.2), (2, 2.2), (3, 3.2), (4, 4.2), (9, 9.2)]
 )
 async def test_candidates_ask_for_an_expired_lease_within_a_fifth_of_a_period(
-    arena: Arena, duration: int, seconds: float
+    election: Election, duration: int, seconds: float
 ) -> None:
     """The period is 2 s, and half of a fifth of it is added to each wait."""
     spec = held("gone", leaseDurationSeconds=duration)
-    assert await leads_after(arena, spec, luck=0.5) == seconds
+    assert await leads_after(election, spec, luck=0.5) == seconds
 
 
 @pytest.mark.parametrize("holder", ["", None, "one"])
 async def test_lease_that_is_free_or_our_own_is_taken_at_once(
-    arena: Arena, holder: str | None
+    election: Election, holder: str | None
 ) -> None:
-    assert await leads_after(arena, held(holder)) == 0
-    assert arena.candidates[0].elector.others_led == float("-inf")
+    assert await leads_after(election, held(holder)) == 0
+    assert election.candidates[0].elector.others_led == float("-inf")
 
 
-async def test_taking_the_lease_keeps_what_others_wrote_beside(arena: Arena) -> None:
-    await leads_after(arena, held("", strategy="OldestEmulationVersion", acquireTime="then"))
-    assert arena.server.spec["strategy"] == "OldestEmulationVersion"
-    assert arena.server.spec["leaseDurationSeconds"] == 15
-    assert arena.server.spec["acquireTime"] == arena.server.spec["renewTime"] != "then"
-    assert arena.server.spec["leaseTransitions"] == 4
+async def test_taking_the_lease_keeps_what_others_wrote_beside(election: Election) -> None:
+    await leads_after(election, held("", strategy="OldestEmulationVersion", acquireTime="then"))
+    assert election.server.spec["strategy"] == "OldestEmulationVersion"
+    assert election.server.spec["leaseDurationSeconds"] == 15
+    assert election.server.spec["acquireTime"] == election.server.spec["renewTime"] != "then"
+    assert election.server.spec["leaseTransitions"] == 4
 
 
 @pytest.mark.parametrize(("acquired", "kept"), [("then", True), (None, False), ("", False)])
 async def test_leader_that_restarts_keeps_its_acquire_time_and_counts_no_transition(
-    arena: Arena, acquired: str | None, kept: bool
+    election: Election, acquired: str | None, kept: bool
 ) -> None:
-    await leads_after(arena, held("one", acquireTime=acquired))
-    assert arena.server.spec["leaseTransitions"] == 3
-    expected = "then" if kept else arena.server.spec["renewTime"]
-    assert arena.server.spec["acquireTime"] == expected
+    await leads_after(election, held("one", acquireTime=acquired))
+    assert election.server.spec["leaseTransitions"] == 3
+    expected = "then" if kept else election.server.spec["renewTime"]
+    assert election.server.spec["acquireTime"] == expected
 
 
 @pytest.mark.parametrize(("transitions", "after"), [(0, 1), (7, 8), (None, 1), ("7", 1)])
 async def test_transitions_are_counted_from_what_the_lease_says(
-    arena: Arena, transitions: object, after: int
+    election: Election, transitions: object, after: int
 ) -> None:
-    await leads_after(arena, held("gone", leaseTransitions=transitions))
-    assert arena.server.spec["leaseTransitions"] == after
+    await leads_after(election, held("gone", leaseTransitions=transitions))
+    assert election.server.spec["leaseTransitions"] == after
 
 
-async def test_times_are_in_the_form_that_the_api_server_takes(arena: Arena) -> None:
+async def test_times_are_in_the_form_that_the_api_server_takes(election: Election) -> None:
     before = datetime.now(UTC)
-    async with led(arena.join("one")):
-        text = arena.server.spec["renewTime"]
+    async with led(election.join("one")):
+        text = election.server.spec["renewTime"]
     assert before <= datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z") <= datetime.now(UTC)
     assert text.endswith("Z")
 
 
 async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
-    arena: Arena, monkeypatch: pytest.MonkeyPatch
+    election: Election, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = datetime(2027, 1, 15, 8, tzinfo=UTC)
 
@@ -521,13 +525,13 @@ async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
             return moment
 
     monkeypatch.setattr(leaderelection, "datetime", Stopped)
-    one = arena.join("one")
+    one = election.join("one")
     async with led(one):
         # Two times alternate: it must not always come at the same one.
-        two = arena.join("two", luck=0.4)
+        two = election.join("two", luck=0.4)
         await asyncio.sleep(60)
         assert (one.changes, two.changes) == ([True], [])
-    times = [spec["renewTime"] for _, spec in arena.server.history]
+    times = [spec["renewTime"] for _, spec in election.server.history]
     form = "%Y-%m-%dT%H:%M:%S.%fZ"
     assert times[:2] == [
         moment.strftime(form),
@@ -536,18 +540,18 @@ async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
     assert all(before != after for before, after in itertools.pairwise(times))
 
 
-async def test_who_leads_is_known_once_the_lease_was_seen(arena: Arena) -> None:
-    one, two = arena.join("one"), arena.join("two")
+async def test_who_leads_is_known_once_the_lease_was_seen(election: Election) -> None:
+    one, two = election.join("one"), election.join("two")
     assert (one.elector.leader, two.elector.leader) == ("", "")
     async with led(one):
         await asyncio.sleep(5)
         assert (one.elector.leader, two.elector.leader) == ("one", "one")
 
 
-async def test_free_lease_is_no_sign_of_another_leader(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_free_lease_is_no_sign_of_another_leader(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        two, loop = arena.join("two"), asyncio.get_running_loop()
+        two, loop = election.join("two"), asyncio.get_running_loop()
         await asyncio.sleep(20)
         stopped = loop.time()
         await one.stop()
@@ -556,27 +560,27 @@ async def test_free_lease_is_no_sign_of_another_leader(arena: Arena) -> None:
             assert stopped - 5 < two.elector.others_led <= stopped
 
 
-async def test_deleted_lease_is_made_again_as_it_was(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_deleted_lease_is_made_again_as_it_was(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        before = arena.server.spec
-        arena.server.stored = None
+        before = election.server.spec
+        election.server.stored = None
         await asyncio.sleep(5)
         for name in ("holderIdentity", "acquireTime", "leaseTransitions", "leaseDurationSeconds"):
-            assert arena.server.spec[name] == before[name]
+            assert election.server.spec[name] == before[name]
         assert one.changes == [True]
 
 
 async def test_lease_of_another_that_was_deleted_binds_until_it_would_have_expired(
-    arena: Arena,
+    election: Election,
 ) -> None:
-    arena.server.create(held("gone"))
-    one, loop = arena.join("one", luck=0.0), asyncio.get_running_loop()
+    election.server.create(held("gone"))
+    one, loop = election.join("one", luck=0.0), asyncio.get_running_loop()
     await asyncio.sleep(1)
-    arena.server.stored = None
+    election.server.stored = None
     async with led(one):
         assert loop.time() == pytest.approx(4, abs=0.01)
-        assert arena.server.spec["leaseTransitions"] == 4
+        assert election.server.spec["leaseTransitions"] == 4
 
 
 def failing(candidate: Candidate, errors: dict[str, list[ApiError]]) -> list[str]:
@@ -591,8 +595,8 @@ def failing(candidate: Candidate, errors: dict[str, list[ApiError]]) -> list[str
     return candidate.client.calls
 
 
-async def test_lease_that_changed_under_the_leader_is_read_again(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_lease_that_changed_under_the_leader_is_read_again(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
         calls = failing(one, {"update": [Conflict("changed", code=409)]})
         await asyncio.sleep(5)
@@ -602,9 +606,9 @@ async def test_lease_that_changed_under_the_leader_is_read_again(arena: Arena) -
 
 @pytest.mark.parametrize("error", [Conflict("changed", code=409), ServerError("down", code=500)])
 async def test_lease_is_read_first_once_it_is_known_to_have_changed(
-    arena: Arena, error: ApiError
+    election: Election, error: ApiError
 ) -> None:
-    one = arena.join("one")
+    one = election.join("one")
     async with led(one):
         changed = Conflict("changed", code=409)
         calls = failing(one, {"update": [changed, error]})
@@ -621,17 +625,17 @@ async def test_lease_is_read_first_once_it_is_known_to_have_changed(
         assert (log["error"], log["identity"]) == (str(error), "one")
 
 
-async def test_lease_that_could_not_be_made_again_is_read_first(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_lease_that_could_not_be_made_again_is_read_first(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        arena.server.stored = None
+        election.server.stored = None
         calls = failing(one, {"create": [ServerError("down", code=500)]})
         await asyncio.sleep(5)
         assert calls == ["update", "get", "create", "get", "create"]
 
 
-async def test_follower_that_comes_second_waits(arena: Arena) -> None:
-    two = arena.join("two", luck=0.0)
+async def test_follower_that_comes_second_waits(election: Election) -> None:
+    two = election.join("two", luck=0.0)
     calls = failing(two, {"create": [AlreadyExists("there is one", code=409)]})
     with structlog.testing.capture_logs() as logs:
         await asyncio.sleep(1)
@@ -645,10 +649,10 @@ async def test_follower_that_comes_second_waits(arena: Arena) -> None:
 
 
 async def test_candidate_that_stops_before_its_first_answer_has_nothing_to_release(
-    arena: Arena,
+    election: Election,
 ) -> None:
     assert Tenure(lambda _: None).until == float("-inf")
-    one = arena.join("one")
+    one = election.join("one")
     await asyncio.sleep(0)
     one.task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -666,11 +670,11 @@ async def test_leading_is_not_extended_to_a_time_that_is_over() -> None:
     assert changes == [True]
 
 
-async def test_beginning_and_end_of_leading_are_logged_with_the_holder(arena: Arena) -> None:
+async def test_beginning_and_end_of_leading_are_logged_with_the_holder(election: Election) -> None:
     with structlog.testing.capture_logs() as logs:
-        one = arena.join("one")
+        one = election.join("one")
         async with led(one):
-            arena.server.update(held("person"), arena.server.get())
+            election.server.update(held("person"), election.server.get())
             await asyncio.sleep(3)
     about = {"lease": "istio-system/wasmer", "identity": "one"}
     assert logs == [
@@ -685,8 +689,8 @@ async def test_beginning_and_end_of_leading_are_logged_with_the_holder(arena: Ar
     ]
 
 
-async def test_leader_that_renewed_too_late_says_so(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_leader_that_renewed_too_late_says_so(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
         one.client.after = lambda: FOREVER
         with structlog.testing.capture_logs() as logs:
@@ -696,8 +700,10 @@ async def test_leader_that_renewed_too_late_says_so(arena: Arena) -> None:
     ]
 
 
-async def test_first_answer_that_comes_late_counts_from_when_it_was_asked_for(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_first_answer_that_comes_late_counts_from_when_it_was_asked_for(
+    election: Election,
+) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
     one.client.after = lambda: 4.5
     async with led(one):
         assert loop.time() == pytest.approx(4.5, abs=0.01)
@@ -708,8 +714,8 @@ async def test_first_answer_that_comes_late_counts_from_when_it_was_asked_for(ar
         assert loop.time() == pytest.approx(10, abs=0.01)
 
 
-async def test_release_that_another_changed_is_tried_twice(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_release_that_another_changed_is_tried_twice(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
         changed = Conflict("changed", code=409)
         calls = failing(one, {"update": [changed, changed, changed]})
@@ -720,20 +726,20 @@ async def test_release_that_another_changed_is_tried_twice(arena: Arena) -> None
             ("lease not released", "warning")
         ]
         assert logs[0]["error"] == "Conflict: changed"
-        assert arena.server.spec["holderIdentity"] == "one"
+        assert election.server.spec["holderIdentity"] == "one"
 
 
-async def test_release_after_a_change_writes_what_was_read_then(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_release_after_a_change_writes_what_was_read_then(election: Election) -> None:
+    one = election.join("one")
     async with led(one):
-        arena.server.update({**arena.server.spec, "strategy": "x"}, arena.server.get())
-        renewed = arena.server.spec["renewTime"]
+        election.server.update({**election.server.spec, "strategy": "x"}, election.server.get())
+        renewed = election.server.spec["renewTime"]
         one.client.calls.clear()
         with structlog.testing.capture_logs() as logs:
             await one.stop()
         assert one.client.calls == ["update", "get", "update"]
         assert [(log["event"], log["log_level"]) for log in logs] == [("lease released", "info")]
-        spec = arena.server.spec
+        spec = election.server.spec
         assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("", 1)
         assert spec["strategy"] == "x"
         assert spec["renewTime"] > renewed
@@ -742,9 +748,9 @@ async def test_release_after_a_change_writes_what_was_read_then(arena: Arena) ->
 
 @pytest.mark.parametrize("is_deleted", [True, False])
 async def test_lease_that_is_gone_or_another_s_is_not_released(
-    arena: Arena, is_deleted: bool
+    election: Election, is_deleted: bool
 ) -> None:
-    one = arena.join("one")
+    one = election.join("one")
     async with led(one):
         # Known to have changed: the release reads first.
         failing(
@@ -752,21 +758,21 @@ async def test_lease_that_is_gone_or_another_s_is_not_released(
         )
         await asyncio.sleep(2.5)
         if is_deleted:
-            arena.server.stored = None
+            election.server.stored = None
         else:
-            arena.server.update(held("person"), arena.server.get())
+            election.server.update(held("person"), election.server.get())
         calls = failing(one, {})
         await one.stop()
         assert calls == ["get"]
         if is_deleted:
-            assert arena.server.stored is None
+            assert election.server.stored is None
         else:
-            assert arena.server.spec == held("person")
+            assert election.server.spec == held("person")
 
 
-async def test_follower_releases_nothing_and_says_nothing(arena: Arena) -> None:
-    async with led(arena.join("one")):
-        two = arena.join("two")
+async def test_follower_releases_nothing_and_says_nothing(election: Election) -> None:
+    async with led(election.join("one")):
+        two = election.join("two")
         await asyncio.sleep(5)
         calls = failing(two, {})
         with structlog.testing.capture_logs() as logs:
@@ -774,8 +780,10 @@ async def test_follower_releases_nothing_and_says_nothing(arena: Arena) -> None:
         assert (calls, logs) == ([], [])
 
 
-async def test_work_that_does_not_end_is_waited_for_until_the_deadline_only(arena: Arena) -> None:
-    one, loop = arena.join("one"), asyncio.get_running_loop()
+async def test_work_that_does_not_end_is_waited_for_until_the_deadline_only(
+    election: Election,
+) -> None:
+    one, loop = election.join("one"), asyncio.get_running_loop()
 
     async def stubborn() -> None:
         async with one.elector.scope():
@@ -791,7 +799,7 @@ async def test_work_that_does_not_end_is_waited_for_until_the_deadline_only(aren
         with structlog.testing.capture_logs() as logs:
             await one.stop()
         assert loop.time() == pytest.approx(14, abs=0.01)
-        assert arena.server.spec["holderIdentity"] == "one"
+        assert election.server.spec["holderIdentity"] == "one"
         assert [log["event"] for log in logs] == ["lease not released"]
         assert logs[0]["error"].startswith("TimeoutError")
         await asyncio.wait([worker])
@@ -810,8 +818,8 @@ async def test_work_that_returns_is_not_begun_again_while_leading() -> None:
     await asyncio.wait([worker])
 
 
-async def test_end_of_leading_is_no_failure_of_the_work(arena: Arena) -> None:
-    one = arena.join("one")
+async def test_end_of_leading_is_no_failure_of_the_work(election: Election) -> None:
+    one = election.join("one")
     begun: list[float] = []
     loop = asyncio.get_running_loop()
 

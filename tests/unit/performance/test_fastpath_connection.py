@@ -112,7 +112,7 @@ class Desk:
 
 
 @dataclass
-class Scene:
+class ServedClient:
     connection: FastConnection
     owner: Desk
     clock: Clock
@@ -165,7 +165,7 @@ def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def served(tmp_path: Path) -> AsyncIterator[ServedClient]:
     loop = asyncio.get_running_loop()
     descriptors: list[int] = []
     blobs: dict[Sha256Hex, Blob] = {}
@@ -186,7 +186,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         loop=clock,  # type: ignore[arg-type]
         limits=LIMITS,
     )
-    yield Scene(connection, owner, clock, client)
+    yield ServedClient(connection, owner, clock, client)
     connection.force_close()
     ours.close()
     client.close()
@@ -194,94 +194,96 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         os.close(descriptor)
 
 
-async def test_whole_answer_is_sent_and_reported(scene: Scene) -> None:
+async def test_whole_answer_is_sent_and_told(served: ServedClient) -> None:
     for _ in range(3):
-        await scene.send(request(SMALL))
-        assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
-    assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)] * 3
+        await served.send(request(SMALL))
+        assert await served.read(len(HEAD) + 10) == HEAD + b"a" * 10
+    assert served.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)] * 3
 
 
-async def test_answer_that_the_client_takes_in_parts_is_whole(scene: Scene) -> None:
-    await scene.begin_large()
-    assert await scene.read(len(HEAD) + SIZES[LARGE]) == HEAD + b"b" * SIZES[LARGE]
-    await scene.until(lambda: len(scene.owner.events) == 3)
-    assert scene.owner.events[1:] == [("ended",), ("sent", LARGE, "10.0.0.1", SIZES[LARGE], None)]
-    assert scene.clock.pending() == [15], "no deadline of a send is left"
-    await scene.send(request(SMALL))
-    assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
+async def test_answer_that_the_client_takes_in_parts_is_whole(served: ServedClient) -> None:
+    await served.begin_large()
+    assert await served.read(len(HEAD) + SIZES[LARGE]) == HEAD + b"b" * SIZES[LARGE]
+    await served.until(lambda: len(served.owner.events) == 3)
+    assert served.owner.events[1:] == [("ended",), ("sent", LARGE, "10.0.0.1", SIZES[LARGE], None)]
+    assert served.clock.pending() == [15], "no deadline of a send is left"
+    await served.send(request(SMALL))
+    assert await served.read(len(HEAD) + 10) == HEAD + b"a" * 10
 
 
-async def test_state_tells_whether_a_request_is_due_or_a_send_under_way(scene: Scene) -> None:
-    connection = scene.connection
+async def test_state_tells_whether_a_request_is_due_or_a_send_under_way(
+    served: ServedClient,
+) -> None:
+    connection = served.connection
     assert (connection.is_waiting, connection.is_idle) == (True, False)
-    await scene.send(request(SMALL))
-    await scene.read(len(HEAD) + 10)
+    await served.send(request(SMALL))
+    await served.read(len(HEAD) + 10)
     assert (connection.is_waiting, connection.is_idle) == (True, True)
-    await scene.send(request(LARGE))
-    await scene.until(lambda: "began" in scene.owner.names())
+    await served.send(request(LARGE))
+    await served.until(lambda: "began" in served.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (False, False)
-    await scene.read(len(HEAD) + SIZES[LARGE])
-    await scene.until(lambda: "ended" in scene.owner.names())
+    await served.read(len(HEAD) + SIZES[LARGE])
+    await served.until(lambda: "ended" in served.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (True, True)
-    await scene.send(b"HEAD")
-    await scene.until(lambda: "hand_over" in scene.owner.names())
+    await served.send(b"HEAD")
+    await served.until(lambda: "hand_over" in served.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (False, False)
 
 
-async def test_connection_without_a_request_is_closed(scene: Scene) -> None:
-    scene.clock.move_to(14.9)
-    assert scene.owner.events == []
-    scene.clock.move_to(15)
-    assert scene.owner.events == [("closed",)]
-    assert await scene.read(1) == b""
-    assert scene.clock.pending() == []
+async def test_connection_without_a_request_is_closed(served: ServedClient) -> None:
+    served.clock.move_to(14.9)
+    assert served.owner.events == []
+    served.clock.move_to(15)
+    assert served.owner.events == [("closed",)]
+    assert await served.read(1) == b""
+    assert served.clock.pending() == []
 
 
-async def test_connection_that_is_not_used_any_more_is_closed(scene: Scene) -> None:
-    scene.clock.move_to(10)
-    await scene.send(request(SMALL))
-    await scene.read(len(HEAD) + 10)
-    scene.clock.move_to(15)
-    assert scene.clock.pending() == [110]
-    scene.clock.move_to(109.9)
-    assert not scene.is_closed
-    scene.clock.move_to(110)
-    assert scene.owner.names() == ["sent", "closed"]
-    assert await scene.read(1) == b""
+async def test_connection_that_is_not_used_any_more_is_closed(served: ServedClient) -> None:
+    served.clock.move_to(10)
+    await served.send(request(SMALL))
+    await served.read(len(HEAD) + 10)
+    served.clock.move_to(15)
+    assert served.clock.pending() == [110]
+    served.clock.move_to(109.9)
+    assert not served.is_closed
+    served.clock.move_to(110)
+    assert served.owner.names() == ["sent", "closed"]
+    assert await served.read(1) == b""
 
 
-async def test_every_answer_makes_the_connection_live_longer(scene: Scene) -> None:
+async def test_every_answer_makes_the_connection_live_longer(served: ServedClient) -> None:
     for second in (0, 60, 120):
-        scene.clock.move_to(second)
-        await scene.send(request(SMALL))
-        await scene.read(len(HEAD) + 10)
-    scene.clock.move_to(219.9)
-    assert not scene.is_closed
-    scene.clock.move_to(220)
-    assert scene.is_closed
+        served.clock.move_to(second)
+        await served.send(request(SMALL))
+        await served.read(len(HEAD) + 10)
+    served.clock.move_to(219.9)
+    assert not served.is_closed
+    served.clock.move_to(220)
+    assert served.is_closed
 
 
-async def test_send_that_takes_too_long_is_reset(scene: Scene) -> None:
-    await scene.begin_large()
-    scene.clock.move_to(15)
-    assert scene.clock.pending() == [30, TO_SEND], "looked at again, and not closed"
-    scene.clock.move_to(TO_SEND - 0.1)
-    assert scene.owner.names() == ["began"]
-    scene.clock.move_to(TO_SEND)
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    _, sha256, address, count, cut_for = scene.owner.events[2]
+async def test_send_that_takes_too_long_is_reset(served: ServedClient) -> None:
+    await served.begin_large()
+    served.clock.move_to(15)
+    assert served.clock.pending() == [30, TO_SEND], "looked at again, and not closed"
+    served.clock.move_to(TO_SEND - 0.1)
+    assert served.owner.names() == ["began"]
+    served.clock.move_to(TO_SEND)
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    _, sha256, address, count, cut_for = served.owner.events[2]
     assert (sha256, address, cut_for) == (LARGE, "10.0.0.1", "deadline")
     assert 0 < count < SIZES[LARGE]
-    assert await scene.is_reset()
-    assert scene.clock.pending() == []
+    assert await served.is_reset()
+    assert served.clock.pending() == []
 
 
-async def test_send_that_goes_on_after_its_deadline_is_reset(scene: Scene) -> None:
+async def test_send_that_goes_on_after_its_deadline_is_reset(served: ServedClient) -> None:
     """The loop may see the client before the timer."""
-    await scene.begin_large()
-    scene.clock.now = START + TO_SEND
-    assert await scene.is_reset()
-    assert scene.owner.events[2][-1] == "deadline"
+    await served.begin_large()
+    served.clock.now = START + TO_SEND
+    assert await served.is_reset()
+    assert served.owner.events[2][-1] == "deadline"
 
 
 @pytest.mark.parametrize(
@@ -294,71 +296,73 @@ async def test_send_that_goes_on_after_its_deadline_is_reset(scene: Scene) -> No
         request(SMALL) * 2,
     ],
 )
-async def test_all_else_goes_over_with_the_socket(scene: Scene, data: bytes) -> None:
-    scene.clock.move_to(3)
-    await scene.send(data)
-    await scene.until(lambda: scene.owner.events)
-    assert scene.owner.events == [("hand_over", data, START + 15)]
-    assert scene.clock.pending() == []
-    await scene.send(b"more")
+async def test_all_else_goes_over_with_the_socket(served: ServedClient, data: bytes) -> None:
+    served.clock.move_to(3)
+    await served.send(data)
+    await served.until(lambda: served.owner.events)
+    assert served.owner.events == [("hand_over", data, START + 15)]
+    assert served.clock.pending() == []
+    await served.send(b"more")
     for _ in range(5):
         await asyncio.sleep(0)
-    assert scene.connection.socket.recv(10) == b"more", "left to the other"
-    scene.connection.handed_over()
-    scene.connection.force_close()
-    assert scene.owner.names() == ["hand_over", "closed"]
-    assert not scene.is_closed
+    assert served.connection.socket.recv(10) == b"more", "left to the other"
+    served.connection.handed_over()
+    served.connection.force_close()
+    assert served.owner.names() == ["hand_over", "closed"]
+    assert not served.is_closed
 
 
-async def test_next_request_that_goes_over_is_not_due(scene: Scene) -> None:
-    await scene.send(request(SMALL))
-    await scene.read(len(HEAD) + 10)
-    await scene.send(b"GET")
-    await scene.until(lambda: "hand_over" in scene.owner.names())
-    assert scene.owner.events[-1] == ("hand_over", b"GET", None)
+async def test_next_request_that_goes_over_is_not_due(served: ServedClient) -> None:
+    await served.send(request(SMALL))
+    await served.read(len(HEAD) + 10)
+    await served.send(b"GET")
+    await served.until(lambda: "hand_over" in served.owner.names())
+    assert served.owner.events[-1] == ("hand_over", b"GET", None)
 
 
-async def test_requests_at_a_stop_go_over(scene: Scene) -> None:
-    scene.owner.is_stopping = True
-    await scene.send(request(SMALL))
-    await scene.until(lambda: scene.owner.events)
-    assert scene.owner.events == [("hand_over", request(SMALL), START + 15)]
+async def test_requests_at_a_stop_go_over(served: ServedClient) -> None:
+    served.owner.is_stopping = True
+    await served.send(request(SMALL))
+    await served.until(lambda: served.owner.events)
+    assert served.owner.events == [("hand_over", request(SMALL), START + 15)]
 
 
-async def test_send_at_a_stop_ends_the_connection(scene: Scene) -> None:
-    await scene.begin_large()
-    scene.owner.is_stopping = True
-    assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    assert scene.owner.events[2][-1] is None
+async def test_send_at_a_stop_ends_the_connection(served: ServedClient) -> None:
+    await served.begin_large()
+    served.owner.is_stopping = True
+    assert len(await served.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    assert served.owner.events[2][-1] is None
 
 
-async def test_request_that_came_before_the_stop_goes_over_after_the_send(scene: Scene) -> None:
-    await scene.begin_large()
-    await scene.send(request(SMALL))
+async def test_request_that_came_before_the_stop_goes_over_after_the_send(
+    served: ServedClient,
+) -> None:
+    await served.begin_large()
+    await served.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
-    scene.owner.is_stopping = True
-    await scene.read(len(HEAD) + SIZES[LARGE])
-    await scene.until(lambda: "hand_over" in scene.owner.names())
-    assert scene.owner.events[-1] == ("hand_over", request(SMALL), None)
-    assert not scene.is_closed
+    served.owner.is_stopping = True
+    await served.read(len(HEAD) + SIZES[LARGE])
+    await served.until(lambda: "hand_over" in served.owner.names())
+    assert served.owner.events[-1] == ("hand_over", request(SMALL), None)
+    assert not served.is_closed
 
 
-async def test_request_that_comes_during_a_send_is_answered_after_it(scene: Scene) -> None:
-    await scene.begin_large()
-    await scene.send(request(SMALL))
+async def test_request_that_comes_during_a_send_is_answered_after_it(served: ServedClient) -> None:
+    await served.begin_large()
+    await served.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
     body = HEAD + b"b" * SIZES[LARGE] + HEAD + b"a" * 10
-    assert await scene.read(len(body)) == body
-    await scene.send(request(SMALL))
-    assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
-    assert scene.owner.names() == ["began", "ended", "sent", "sent", "sent"]
+    assert await served.read(len(body)) == body
+    await served.send(request(SMALL))
+    assert await served.read(len(HEAD) + 10) == HEAD + b"a" * 10
+    assert served.owner.names() == ["began", "ended", "sent", "sent", "sent"]
 
 
 async def test_one_callback_of_the_loop_copies_at_most_one_chunk(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    served: ServedClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies: list[int] = [0]
     step, run = BlobSend.step, asyncio.Handle._run
@@ -371,88 +375,88 @@ async def test_one_callback_of_the_loop_copies_at_most_one_chunk(
         copies.append(0)
         run(handle)
 
-    await scene.begin_large()
-    await scene.send(request(SMALL))
+    await served.begin_large()
+    await served.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
     monkeypatch.setattr(BlobSend, "step", counted)
     monkeypatch.setattr(asyncio.Handle, "_run", in_callback)
-    await scene.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
-    assert scene.owner.names() == ["began", "ended", "sent", "sent"]
+    await served.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
+    assert served.owner.names() == ["began", "ended", "sent", "sent"]
     assert max(copies) == 1
 
 
 async def test_connection_that_is_cut_before_the_next_request_leaves_nothing_behind(
-    scene: Scene,
+    served: ServedClient,
 ) -> None:
     loop = asyncio.get_running_loop()
     states: list[tuple[bool, bool]] = []
 
     def at_once() -> None:
-        states.append((scene.connection.is_waiting, scene.connection.is_idle))
-        scene.connection.cut("stop")
+        states.append((served.connection.is_waiting, served.connection.is_idle))
+        served.connection.cut("stop")
 
-    await scene.begin_large()
-    await scene.send(request(SMALL))
+    await served.begin_large()
+    await served.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
-    scene.owner.on_sent = lambda: loop.call_soon(at_once)
-    assert await scene.is_reset()
+    served.owner.on_sent = lambda: loop.call_soon(at_once)
+    assert await served.is_reset()
     assert states == [(False, False)], "its next request was received"
     for _ in range(20):
         await asyncio.sleep(0)
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    assert scene.clock.pending() == []
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    assert served.clock.pending() == []
 
 
 async def test_send_at_a_stop_ends_the_connection_that_had_requests_during_a_send(
-    scene: Scene,
+    served: ServedClient,
 ) -> None:
-    await scene.begin_large()
-    await scene.send(request(SMALL))
+    await served.begin_large()
+    await served.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
-    await scene.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
-    await scene.send(request(LARGE))
-    await scene.until(lambda: scene.owner.names().count("began") == 2)
-    scene.owner.is_stopping = True
-    assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
-    assert scene.owner.names()[-3:] == ["ended", "sent", "closed"]
+    await served.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
+    await served.send(request(LARGE))
+    await served.until(lambda: served.owner.names().count("began") == 2)
+    served.owner.is_stopping = True
+    assert len(await served.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
+    assert served.owner.names()[-3:] == ["ended", "sent", "closed"]
 
 
-async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(scene: Scene) -> None:
-    await scene.begin_large()
-    scene.client.shutdown(socket.SHUT_WR)
+async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(served: ServedClient) -> None:
+    await served.begin_large()
+    served.client.shutdown(socket.SHUT_WR)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert len(await served.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
 
 
 async def test_file_that_becomes_shorter_during_a_send_resets_the_connection(
-    scene: Scene, tmp_path: Path
+    served: ServedClient, tmp_path: Path
 ) -> None:
-    await scene.begin_large()
+    await served.begin_large()
     os.truncate(tmp_path / LARGE, 10)
-    assert await scene.is_reset()
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    assert scene.owner.events[2][-1] == "storage"
+    assert await served.is_reset()
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    assert served.owner.events[2][-1] == "storage"
 
 
-async def test_client_that_closes_ends_the_connection(scene: Scene) -> None:
-    scene.client.close()
-    await scene.until(lambda: scene.is_closed)
-    assert scene.owner.events == [("closed",)]
-    assert scene.clock.pending() == []
+async def test_client_that_closes_ends_the_connection(served: ServedClient) -> None:
+    served.client.close()
+    await served.until(lambda: served.is_closed)
+    assert served.owner.events == [("closed",)]
+    assert served.clock.pending() == []
 
 
-async def test_client_that_resets_ends_the_connection(scene: Scene) -> None:
-    scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    scene.client.close()
+async def test_client_that_resets_ends_the_connection(served: ServedClient) -> None:
+    served.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    served.client.close()
     with capture_logs() as events:
-        await scene.until(lambda: scene.is_closed)
+        await served.until(lambda: served.is_closed)
     assert events == [], "no fault of ours"
-    assert scene.owner.events == [("closed",)]
+    assert served.owner.events == [("closed",)]
 
 
 class Failing:
@@ -471,79 +475,83 @@ class Failing:
         return self.real.recv(size)
 
 
-async def test_connection_that_is_woken_too_early_waits_for_its_data(scene: Scene) -> None:
+async def test_connection_that_is_told_of_data_too_early_waits_for_it(served: ServedClient) -> None:
     errors = BlockingIOError(), InterruptedError()
-    scene.connection.socket = Failing(scene.connection.socket, *errors)  # type: ignore[assignment]
-    await scene.send(request(SMALL))
-    assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
-    assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)]
+    served.connection.socket = Failing(served.connection.socket, *errors)  # type: ignore[assignment]
+    await served.send(request(SMALL))
+    assert await served.read(len(HEAD) + 10) == HEAD + b"a" * 10
+    assert served.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)]
 
 
-async def test_client_that_fails_while_it_is_read_during_a_send_is_reported(scene: Scene) -> None:
-    await scene.begin_large()
+async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(
+    served: ServedClient,
+) -> None:
+    await served.begin_large()
     error = ConnectionResetError()
-    scene.connection.socket = Failing(scene.connection.socket, error)  # type: ignore[assignment]
-    await scene.send(b"x")
+    served.connection.socket = Failing(served.connection.socket, error)  # type: ignore[assignment]
+    await served.send(b"x")
     for _ in range(100):
         await asyncio.sleep(0)
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    assert scene.owner.events[2][-1] == "client"
-    assert await scene.is_reset()
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    assert served.owner.events[2][-1] == "client"
+    assert await served.is_reset()
 
 
-async def test_fault_of_ours_during_a_send_resets_it_and_is_reported(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
+    served: ServedClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(_: BlobSend) -> None:
         raise RuntimeError("a fault")
 
-    await scene.begin_large()
+    await served.begin_large()
     monkeypatch.setattr(BlobSend, "step", fault)
     with capture_logs() as events:
-        assert await scene.is_reset()
+        assert await served.is_reset()
     assert [(event["event"], event["client"]) for event in events] == [
         ("connection failed", "10.0.0.1")
     ]
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    assert scene.owner.events[2][-1] == "fault"
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    assert served.owner.events[2][-1] == "fault"
 
 
-async def test_client_that_resets_during_a_send_is_reported(scene: Scene) -> None:
-    await scene.begin_large()
-    scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    scene.client.close()
-    await scene.until(lambda: scene.is_closed)
-    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
-    assert scene.owner.events[2][-1] == "client"
+async def test_client_that_resets_during_a_send_is_told_of(served: ServedClient) -> None:
+    await served.begin_large()
+    served.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    served.client.close()
+    await served.until(lambda: served.is_closed)
+    assert served.owner.names() == ["began", "ended", "sent", "closed"]
+    assert served.owner.events[2][-1] == "client"
 
 
 @pytest.mark.parametrize("is_sending", [False, True])
-async def test_connection_that_is_cut_is_reset_once(scene: Scene, is_sending: bool) -> None:
+async def test_connection_that_is_cut_is_reset_once(served: ServedClient, is_sending: bool) -> None:
     if is_sending:
-        await scene.begin_large()
+        await served.begin_large()
     for _ in range(2):
-        scene.connection.cut("stop")
-    assert scene.is_closed
+        served.connection.cut("stop")
+    assert served.is_closed
     names = ["began", "ended", "sent", "closed"] if is_sending else ["closed"]
-    assert scene.owner.names() == names
+    assert served.owner.names() == names
     if is_sending:
-        assert scene.owner.events[2][-1] == "stop"
-    assert await scene.is_reset()
-    assert scene.clock.pending() == []
+        assert served.owner.events[2][-1] == "stop"
+    assert await served.is_reset()
+    assert served.clock.pending() == []
 
 
-async def test_connection_that_is_closed_during_a_send_leaves_nothing_behind(scene: Scene) -> None:
-    await scene.begin_large()
-    scene.connection.force_close()
-    assert scene.owner.names() == ["began", "ended", "closed"]
-    assert scene.clock.pending() == []
+async def test_connection_that_is_closed_during_a_send_leaves_nothing_behind(
+    served: ServedClient,
+) -> None:
+    await served.begin_large()
+    served.connection.force_close()
+    assert served.owner.names() == ["began", "ended", "closed"]
+    assert served.clock.pending() == []
 
 
-async def test_connection_that_is_closed_sends_what_was_taken(scene: Scene) -> None:
-    await scene.send(request(SMALL))
-    await scene.until(lambda: scene.owner.events)
+async def test_connection_that_is_closed_sends_what_was_taken(served: ServedClient) -> None:
+    await served.send(request(SMALL))
+    await served.until(lambda: served.owner.events)
     for _ in range(2):
-        scene.connection.force_close()
-    assert await scene.read(1 << 20) == HEAD + b"a" * 10
-    assert scene.owner.names() == ["sent", "closed"]
-    assert scene.clock.pending() == []
+        served.connection.force_close()
+    assert await served.read(1 << 20) == HEAD + b"a" * 10
+    assert served.owner.names() == ["sent", "closed"]
+    assert served.clock.pending() == []

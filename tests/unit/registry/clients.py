@@ -103,7 +103,7 @@ class FakeRegistry:
 
 
 @dataclass
-class Stage:
+class ScriptedRegistry:
     client: RegistryClient
     server: ScriptedServer
     pools: Pools
@@ -138,17 +138,17 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def staged(
+async def scripted_registry(
     script: Callable[[Exchange], Awaitable[None]],
     *,
     limits: Limits = LIMITS,
     policy: AddressPolicy | None = LOOPBACK,
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[ScriptedRegistry]:
     async with ScriptedServer(script) as server:
         with Pools(transfers=TRANSFERS) as pools:
             outgoing = Outgoing(plain_http=frozenset({"127.0.0.1"}))
             client = RegistryClient(outgoing=outgoing, limits=limits, pools=pools, policy=policy)
             try:
-                yield Stage(client, server, pools)
+                yield ScriptedRegistry(client, server, pools)
             finally:
                 await client.close()

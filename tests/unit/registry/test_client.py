@@ -26,7 +26,7 @@ from tests.unit.registry.clients import (
     MANIFEST_TYPE,
     FakeRegistry,
     first_layer,
-    staged,
+    scripted_registry,
 )
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -34,21 +34,23 @@ INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 async def test_resolves_and_downloads(tmp_path: Path) -> None:
     told: list[int] = []
-    async with staged(FakeRegistry()) as stage:
-        resolved = await stage.client.resolve(stage.reference(), credential=None)
+    async with scripted_registry(FakeRegistry()) as scripted:
+        resolved = await scripted.client.resolve(scripted.reference(), credential=None)
         assert resolved.digest == Digest.of(MANIFEST)
         layer = first_layer(resolved.manifest)
         target = tmp_path / "layer"
-        file = await stage.client.download(
-            stage.reference(), layer, target, credential=None, on_bytes=told.append
+        file = await scripted.client.download(
+            scripted.reference(), layer, target, credential=None, on_bytes=told.append
         )
         assert await asyncio.to_thread(target.read_bytes) == LAYER
         with target.open("rb") as written:
             assert file == HashedFile(Digest.of(LAYER).hex, Signature.of(written.fileno()))
         assert sum(told) == len(LAYER)
-        assert stage.server.connections == 1, "the connection is used again"
-    assert {request.headers["accept-encoding"] for request in stage.server.requests} == {"identity"}
-    assert all("authorization" not in request.headers for request in stage.server.requests)
+        assert scripted.server.connections == 1, "the connection is used again"
+    assert {request.headers["accept-encoding"] for request in scripted.server.requests} == {
+        "identity"
+    }
+    assert all("authorization" not in request.headers for request in scripted.server.requests)
 
 
 async def test_follows_an_index_to_its_child() -> None:
@@ -63,18 +65,18 @@ async def test_follows_an_index_to_its_child() -> None:
     registry = FakeRegistry(
         manifest=index.encode(), media_type=INDEX_TYPE, by_digest={child: (MANIFEST, MANIFEST_TYPE)}
     )
-    async with staged(registry) as stage:
-        resolved = await stage.client.resolve(stage.reference(), credential=None)
+    async with scripted_registry(registry) as scripted:
+        resolved = await scripted.client.resolve(scripted.reference(), credential=None)
         assert resolved.digest == Digest.of(index.encode())
         assert first_layer(resolved.manifest).size == len(LAYER)
         registry.by_digest = {child: (MANIFEST + b" ", MANIFEST_TYPE)}
-        error = await stage.fails()
+        error = await scripted.fails()
     assert error.reason == "SizeMismatch"
 
 
 async def test_a_manifest_that_is_not_the_pinned_one_is_rejected() -> None:
-    async with staged(FakeRegistry()) as stage:
-        error = await stage.fails(f"team/filter@{Digest.of(b'another')}")
+    async with scripted_registry(FakeRegistry()) as scripted:
+        error = await scripted.fails(f"team/filter@{Digest.of(b'another')}")
     assert (type(error), error.reason) == (ContentRejected, "DigestMismatch")
 
 
@@ -84,8 +86,8 @@ async def test_a_manifest_that_is_not_the_announced_one_is_rejected() -> None:
         await exchange.send(body=MANIFEST, headers=headers)
         return True
 
-    async with staged(FakeRegistry(before=lie)) as stage:
-        assert (await stage.fails()).reason == "DigestMismatch"
+    async with scripted_registry(FakeRegistry(before=lie)) as scripted:
+        assert (await scripted.fails()).reason == "DigestMismatch"
 
 
 async def test_a_manifest_without_announced_digest_is_hashed() -> None:
@@ -93,16 +95,18 @@ async def test_a_manifest_without_announced_digest_is_hashed() -> None:
         await exchange.send(body=MANIFEST, headers={"Content-Type": MANIFEST_TYPE})
         return True
 
-    async with staged(FakeRegistry(before=silent)) as stage:
-        resolved = await stage.client.resolve(stage.reference(), credential=None)
+    async with scripted_registry(FakeRegistry(before=silent)) as scripted:
+        resolved = await scripted.client.resolve(scripted.reference(), credential=None)
         assert resolved.digest == Digest.of(MANIFEST)
-        assert await stage.client.head(stage.reference(), credential=None) is None
+        assert await scripted.client.head(scripted.reference(), credential=None) is None
 
 
 async def test_head_tells_the_announced_digest() -> None:
-    async with staged(FakeRegistry()) as stage:
-        assert await stage.client.head(stage.reference(), credential=None) == Digest.of(MANIFEST)
-    assert [request.method for request in stage.server.requests] == ["HEAD"]
+    async with scripted_registry(FakeRegistry()) as scripted:
+        assert await scripted.client.head(scripted.reference(), credential=None) == Digest.of(
+            MANIFEST
+        )
+    assert [request.method for request in scripted.server.requests] == ["HEAD"]
 
 
 async def test_a_refused_head_is_no_verdict_on_the_image() -> None:
@@ -112,9 +116,9 @@ async def test_a_refused_head_is_no_verdict_on_the_image() -> None:
         await exchange.head(403, {"Content-Length": "0"})
         return True
 
-    async with staged(FakeRegistry(before=refuse_head)) as stage:
-        assert await stage.client.head(stage.reference(), credential=None) is None
-        resolved = await stage.client.resolve(stage.reference(), credential=None)
+    async with scripted_registry(FakeRegistry(before=refuse_head)) as scripted:
+        assert await scripted.client.head(scripted.reference(), credential=None) is None
+        resolved = await scripted.client.resolve(scripted.reference(), credential=None)
         assert resolved.digest == Digest.of(MANIFEST)
 
 
@@ -124,9 +128,9 @@ async def test_an_endless_manifest_is_cut() -> None:
         await exchange.drip(b"x" * 10_000, every=0)
         return True
 
-    async with staged(FakeRegistry(before=endless)) as stage:
-        error = await stage.fails()
-        await stage.server.all_gone()
+    async with scripted_registry(FakeRegistry(before=endless)) as scripted:
+        error = await scripted.fails()
+        await scripted.server.all_gone()
     assert (type(error), error.reason) == (ContentRejected, "TooLarge")
 
 
@@ -135,20 +139,20 @@ async def test_a_compressed_manifest_is_not_decompressed() -> None:
         await exchange.send(body=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
         return True
 
-    async with staged(FakeRegistry(before=compressed)) as stage:
-        assert (await stage.fails()).reason == "ManifestInvalid"
+    async with scripted_registry(FakeRegistry(before=compressed)) as scripted:
+        assert (await scripted.fails()).reason == "ManifestInvalid"
 
 
 async def test_a_wrong_layer_is_rejected(tmp_path: Path) -> None:
-    async with staged(FakeRegistry(layer=LAYER[:-1] + b"!")) as stage:
-        error = await stage.download_fails(tmp_path / "layer")
+    async with scripted_registry(FakeRegistry(layer=LAYER[:-1] + b"!")) as scripted:
+        error = await scripted.download_fails(tmp_path / "layer")
     assert (type(error), error.reason) == (ContentRejected, "DigestMismatch")
 
 
 @pytest.mark.parametrize("layer", [LAYER + b"!", LAYER[:-1]])
 async def test_a_layer_of_another_size_is_rejected(layer: bytes, tmp_path: Path) -> None:
-    async with staged(FakeRegistry(layer=layer)) as stage:
-        error = await stage.download_fails(tmp_path / "layer")
+    async with scripted_registry(FakeRegistry(layer=layer)) as scripted:
+        error = await scripted.download_fails(tmp_path / "layer")
     assert (type(error), error.reason) == (ContentRejected, "SizeMismatch")
 
 
@@ -160,23 +164,25 @@ async def test_an_endless_layer_is_cut_at_its_size(tmp_path: Path) -> None:
         await exchange.drip(b"x" * 100_000, every=0)
         return True
 
-    async with staged(FakeRegistry(before=endless)) as stage:
-        error = await stage.download_fails(tmp_path / "layer")
-        await stage.server.all_gone()
+    async with scripted_registry(FakeRegistry(before=endless)) as scripted:
+        error = await scripted.download_fails(tmp_path / "layer")
+        await scripted.server.all_gone()
     assert error.reason == "SizeMismatch"
     assert (tmp_path / "layer").stat().st_size <= len(LAYER) + LIMITS.transfer_chunk
 
 
 async def test_a_layer_beyond_the_limit_is_not_asked_for(tmp_path: Path) -> None:
-    async with staged(FakeRegistry(), limits=replace(LIMITS, layer_bytes=1000)) as stage:
-        error = await stage.download_fails(tmp_path / "layer")
+    async with scripted_registry(
+        FakeRegistry(), limits=replace(LIMITS, layer_bytes=1000)
+    ) as scripted:
+        error = await scripted.download_fails(tmp_path / "layer")
     assert (type(error), error.reason) == (ContentRejected, "TooLarge")
-    assert len(stage.server.requests) == 1
+    assert len(scripted.server.requests) == 1
 
 
 async def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
-    async with staged(FakeRegistry()) as stage:
-        error = await stage.download_fails(tmp_path / "missing" / "layer")
+    async with scripted_registry(FakeRegistry()) as scripted:
+        error = await scripted.download_fails(tmp_path / "missing" / "layer")
     assert (type(error), error.reason) == (StorageError, "StorageUnavailable")
 
 
@@ -185,9 +191,9 @@ async def test_an_endless_redirect_body_is_not_read() -> None:
         await exchange.head(307, {"Location": "/v2/again"})
         await exchange.drip(b"x" * 65536, every=0)
 
-    async with staged(redirect) as stage:
-        error = await stage.fails()
-        await stage.server.all_gone()
+    async with scripted_registry(redirect) as scripted:
+        error = await scripted.fails()
+        await scripted.server.all_gone()
     assert error.reason == "TooManyRedirects"
 
 
@@ -224,8 +230,8 @@ async def test_mirror_that_copied_some_platforms_only_gives_one_of_those() -> No
         by_digest={str(Digest.of(MANIFEST)): (MANIFEST, MANIFEST_TYPE)},
         before=_missing(str(Digest.of(other))),
     )
-    async with staged(registry) as stage:
-        resolved = await stage.client.resolve(stage.reference(), credential=None)
+    async with scripted_registry(registry) as scripted:
+        resolved = await scripted.client.resolve(scripted.reference(), credential=None)
         assert resolved.child == Digest.of(MANIFEST)
         assert resolved.digest == Digest.of(index)
 
@@ -236,8 +242,8 @@ async def test_mirror_that_copied_nothing_but_the_index_has_no_image() -> None:
     registry = FakeRegistry(
         manifest=_index(other, MANIFEST), media_type=INDEX_TYPE, before=_missing(*digests)
     )
-    async with staged(registry) as stage:
-        error = await stage.fails()
+    async with scripted_registry(registry) as scripted:
+        error = await scripted.fails()
     assert (type(error), error.reason) == (SourceNotFound, "ImageNotFound")
 
 
@@ -249,8 +255,8 @@ async def test_index_within_an_index_is_rejected() -> None:
         media_type=INDEX_TYPE,
         by_digest={str(Digest.of(inner)): (inner, INDEX_TYPE)},
     )
-    async with staged(registry) as stage:
-        error = await stage.fails()
+    async with scripted_registry(registry) as scripted:
+        error = await scripted.fails()
     assert (type(error), error.reason) == (ContentRejected, "ManifestInvalid")
     assert "an index in an index is not supported" in str(error)
     assert str(Digest.of(inner)) in str(error)
@@ -261,8 +267,8 @@ async def test_no_more_of_a_long_error_is_read_than_a_message_may_have() -> None
         await exchange.head(403, {"Content-Type": "text/plain"})
         await exchange.drip(b"no " * 1000, every=0)
 
-    async with staged(refuse) as stage:
-        error = await stage.fails()
+    async with scripted_registry(refuse) as scripted:
+        error = await scripted.fails()
     assert isinstance(error, SourceDenied)
     assert "no no no" in str(error)
     assert len(str(error)) < 2000
@@ -286,8 +292,8 @@ async def _push(tmp_path: Path, *, location: str | None, announced: bytes | None
     package = await asyncio.to_thread(
         make_package, "artifact", module, abi="0.2.1", workdir=tmp_path
     )
-    async with staged(script) as stage:
-        return await stage.client.push(stage.reference(), package, credential=None)
+    async with scripted_registry(script) as scripted:
+        return await scripted.client.push(scripted.reference(), package, credential=None)
 
 
 async def test_registry_that_stores_another_manifest_than_was_sent_is_an_error(
@@ -313,9 +319,9 @@ async def test_connection_of_a_request_that_outlives_the_client_is_closed(tmp_pa
         await may_answer.wait()
         return False
 
-    async with staged(FakeRegistry(before=wait)) as stage:
-        resolving = asyncio.create_task(stage.resolve())
+    async with scripted_registry(FakeRegistry(before=wait)) as scripted:
+        resolving = asyncio.create_task(scripted.resolve())
         await asked.wait()
-        await stage.client.close()
+        await scripted.client.close()
         may_answer.set()
         assert first_layer(await resolving).size == len(LAYER)

@@ -24,7 +24,7 @@ from tests.unit.registry.clients import (
     LIMITS,
     FakeRegistry,
     first_layer,
-    staged,
+    scripted_registry,
 )
 
 BOB = Credential("bob", "s3cret")
@@ -45,21 +45,21 @@ async def test_a_refusal_is_asked_for_once(
     async def refuse(exchange: Exchange) -> None:
         await exchange.send(status, b"x" * 100)
 
-    async with staged(refuse) as stage:
-        error = await stage.fails()
+    async with scripted_registry(refuse) as scripted:
+        error = await scripted.fails()
     assert (type(error), error.reason) == (expected, reason)
-    assert len(stage.server.requests) == 1
+    assert len(scripted.server.requests) == 1
 
 
 async def test_a_wrong_password_is_sent_once() -> None:
     async def refuse(exchange: Exchange) -> None:
         await exchange.send(401, headers={"WWW-Authenticate": 'Basic realm="r"'})
 
-    async with staged(refuse) as stage:
-        error = await stage.fails(credential=BOB)
+    async with scripted_registry(refuse) as scripted:
+        error = await scripted.fails(credential=BOB)
         assert isinstance(error, SourceDenied)
         assert "'bob'" in str(error)
-    assert ["authorization" in request.headers for request in stage.server.requests] == [
+    assert ["authorization" in request.headers for request in scripted.server.requests] == [
         False,
         True,
     ]
@@ -69,10 +69,10 @@ async def test_the_password_is_not_sent_again_to_a_registry_that_refused_it_befo
     async def refuse(exchange: Exchange) -> None:
         await exchange.send(401, headers={"WWW-Authenticate": 'Basic realm="r"'})
 
-    async with staged(refuse) as stage:
-        await stage.fails(credential=BOB)
-        await stage.fails(credential=BOB)
-    sent = [request for request in stage.server.requests if "authorization" in request.headers]
+    async with scripted_registry(refuse) as scripted:
+        await scripted.fails(credential=BOB)
+        await scripted.fails(credential=BOB)
+    sent = [request for request in scripted.server.requests if "authorization" in request.headers]
     assert len(sent) == 2, "once for each operation"
 
 
@@ -94,14 +94,14 @@ async def test_the_credential_goes_to_the_token_realm_and_the_token_to_the_regis
             await exchange.send(401, headers=bearer(f"{realm.url}/token"))
             return True
 
-        async with staged(FakeRegistry(before=ask)) as stage:
-            await stage.resolve(credential=BOB)
-            await stage.resolve(credential=BOB)
+        async with scripted_registry(FakeRegistry(before=ask)) as scripted:
+            await scripted.resolve(credential=BOB)
+            await scripted.resolve(credential=BOB)
             assert len(realm.requests) == 1, "the token is kept"
-            await stage.resolve(credential=None)
+            await scripted.resolve(credential=None)
     basic = "Basic " + base64.b64encode(b"bob:s3cret").decode()
     assert [request.headers.get("authorization") for request in realm.requests] == [basic, None]
-    assert all("Basic" not in r.headers.get("authorization", "") for r in stage.server.requests)
+    assert all("Basic" not in r.headers.get("authorization", "") for r in scripted.server.requests)
 
 
 async def test_an_expired_token_is_renewed_once() -> None:
@@ -113,14 +113,14 @@ async def test_an_expired_token_is_renewed_once() -> None:
             return True
         if exchange.request.headers.get("authorization") == f"Bearer {valid[0]}":
             return False
-        await exchange.send(401, headers=bearer(f"{stage.server.url}/token"))
+        await exchange.send(401, headers=bearer(f"{scripted.server.url}/token"))
         return True
 
-    async with staged(FakeRegistry(before=script)) as stage:
-        await stage.resolve()
+    async with scripted_registry(FakeRegistry(before=script)) as scripted:
+        await scripted.resolve()
         valid[0] = "t2"
-        await stage.resolve()
-    tokens = [request for request in stage.server.requests if "/token" in request.target]
+        await scripted.resolve()
+    tokens = [request for request in scripted.server.requests if "/token" in request.target]
     assert len(tokens) == 2
 
 
@@ -133,11 +133,11 @@ async def test_a_token_realm_that_refuses(status: int, expected: type[AutoWasmEr
         if exchange.request.target.startswith("/token"):
             await exchange.send(status)
         else:
-            await exchange.send(401, headers=bearer(f"{stage.server.url}/token?secret=s3cret"))
+            await exchange.send(401, headers=bearer(f"{scripted.server.url}/token?secret=s3cret"))
 
-    async with staged(script, limits=replace(LIMITS, attempts=1)) as stage:
-        assert type(await stage.fails(credential=BOB)) is expected
-    assert len(stage.server.requests) == 2
+    async with scripted_registry(script, limits=replace(LIMITS, attempts=1)) as scripted:
+        assert type(await scripted.fails(credential=BOB)) is expected
+    assert len(scripted.server.requests) == 2
 
 
 async def test_an_endless_token_is_cut() -> None:
@@ -146,10 +146,10 @@ async def test_an_endless_token_is_cut() -> None:
             await exchange.head(200, {})
             await exchange.drip(b"x" * 1000, every=0)
         else:
-            await exchange.send(401, headers=bearer(f"{stage.server.url}/token"))
+            await exchange.send(401, headers=bearer(f"{scripted.server.url}/token"))
 
-    async with staged(script) as stage:
-        assert (await stage.fails()).reason == "TooLarge"
+    async with scripted_registry(script) as scripted:
+        assert (await scripted.fails()).reason == "TooLarge"
 
 
 @pytest.mark.parametrize("target", ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/"])
@@ -159,8 +159,8 @@ async def test_a_redirect_to_metadata_is_blocked(target: str) -> None:
     async def redirect(exchange: Exchange) -> None:
         await exchange.send(307, headers={"Location": target})
 
-    async with staged(redirect) as stage:
-        error = await stage.fails()
+    async with scripted_registry(redirect) as scripted:
+        error = await scripted.fails()
     assert isinstance(error, AddressBlocked)
     assert "never allowed" in str(error)
 
@@ -171,18 +171,18 @@ async def test_a_token_realm_at_metadata_is_blocked() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(401, headers=bearer("http://169.254.169.254/token"))
 
-    async with staged(script) as stage:
-        assert isinstance(await stage.fails(credential=BOB), AddressBlocked)
+    async with scripted_registry(script) as scripted:
+        assert isinstance(await scripted.fails(credential=BOB), AddressBlocked)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_loopback_is_blocked_unless_allowed(host: str) -> None:
-    async with staged(FakeRegistry(), policy=AddressPolicy()) as stage:
-        port = stage.server.host.rpartition(":")[2]
+    async with scripted_registry(FakeRegistry(), policy=AddressPolicy()) as scripted:
+        port = scripted.server.host.rpartition(":")[2]
         reference = ImageReference.parse(f"{host}:{port}/team/filter:v1")
         with pytest.raises(AddressBlocked, match="--allow-private-host"):
-            await stage.client.resolve(reference, credential=None)
-        assert stage.server.connections == 0
+            await scripted.client.resolve(reference, credential=None)
+        assert scripted.server.connections == 0
 
 
 async def test_a_redirected_layer_gets_no_credential(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ async def test_a_redirected_layer_gets_no_credential(tmp_path: Path) -> None:
             await exchange.send(307, b"moved", headers={"Location": location})
             return True
 
-        async with staged(FakeRegistry(before=redirect)) as stage:
-            layer = first_layer(await stage.resolve(credential=BOB))
+        async with scripted_registry(FakeRegistry(before=redirect)) as scripted:
+            layer = first_layer(await scripted.resolve(credential=BOB))
             target = tmp_path / "layer"
-            await stage.client.download(stage.reference(), layer, target, credential=BOB)
+            await scripted.client.download(scripted.reference(), layer, target, credential=BOB)
             assert await asyncio.to_thread(target.read_bytes) == LAYER
     [request] = elsewhere.requests
     assert "authorization" not in request.headers
@@ -226,11 +226,11 @@ async def test_a_host_that_we_were_redirected_to_cannot_ask_for_the_credential(
                 return True
             return False
 
-        async with staged(FakeRegistry(before=redirect)) as stage:
-            layer = first_layer(await stage.resolve(credential=BOB))
+        async with scripted_registry(FakeRegistry(before=redirect)) as scripted:
+            layer = first_layer(await scripted.resolve(credential=BOB))
             with pytest.raises(SourceDenied):
-                await stage.client.download(
-                    stage.reference(), layer, tmp_path / "layer", credential=BOB
+                await scripted.client.download(
+                    scripted.reference(), layer, tmp_path / "layer", credential=BOB
                 )
     assert [request.target for request in elsewhere.requests] == ["/b"]
 
@@ -242,11 +242,11 @@ async def test_a_token_is_never_shared_between_credentials_or_repositories() -> 
         await exchange.send(401, headers={"WWW-Authenticate": 'Basic realm="r"'})
         return True
 
-    async with staged(FakeRegistry(before=script)) as stage:
-        await stage.resolve(credential=BOB)
-        await stage.fails(credential=None)
-        await stage.resolve("team/other:v1", credential=BOB)
-    first_of_each = [stage.server.requests[place].headers for place in (0, 2, 3)]
+    async with scripted_registry(FakeRegistry(before=script)) as scripted:
+        await scripted.resolve(credential=BOB)
+        await scripted.fails(credential=None)
+        await scripted.resolve("team/other:v1", credential=BOB)
+    first_of_each = [scripted.server.requests[place].headers for place in (0, 2, 3)]
     assert all("authorization" not in headers for headers in first_of_each)
 
 
@@ -263,9 +263,9 @@ async def test_refusal_of_what_a_login_may_do_shows_it_no_second_time() -> None:
             return False
         return True
 
-    async with staged(FakeRegistry(before=script)) as stage:
-        await stage.resolve(credential=BOB)
-        before = len(stage.server.requests)
-        assert isinstance(await stage.fails("team/filter:secret", credential=BOB), SourceDenied)
-        assert len(stage.server.requests) == before + 1
-        await stage.resolve(credential=BOB)
+    async with scripted_registry(FakeRegistry(before=script)) as scripted:
+        await scripted.resolve(credential=BOB)
+        before = len(scripted.server.requests)
+        assert isinstance(await scripted.fails("team/filter:secret", credential=BOB), SourceDenied)
+        assert len(scripted.server.requests) == before + 1
+        await scripted.resolve(credential=BOB)

@@ -17,7 +17,7 @@ from tests.unit.registry.clients import (
     LIMITS,
     FakeRegistry,
     first_layer,
-    staged,
+    scripted_registry,
 )
 
 QUICK = replace(LIMITS, answer_timeout=0.5, minimum_rate_after=0.4)
@@ -35,20 +35,20 @@ async def test_a_layer_that_drips_or_stops_is_cut_and_its_thread_is_free(
         await exchange.drip(b"x", every=every)
         return True
 
-    async with staged(FakeRegistry(before=drip), limits=QUICK) as stage:
+    async with scripted_registry(FakeRegistry(before=drip), limits=QUICK) as scripted:
         began = time.monotonic()
-        error = await stage.download_fails(tmp_path / "layer")
+        error = await scripted.download_fails(tmp_path / "layer")
         assert time.monotonic() - began > 0.35
-        await stage.assert_threads_are_free()
-        await stage.server.all_gone()
+        await scripted.assert_threads_are_free()
+        await scripted.server.all_gone()
     assert (type(error), error.reason) == (SourceUnavailable, "TooSlow")
 
 
 async def test_a_silent_registry_is_given_up_in_time_and_its_thread_is_free() -> None:
-    async with staged(Exchange.hang, limits=QUICK) as stage:
-        error = await stage.fails()
-        await stage.assert_threads_are_free()
-        await stage.server.all_gone()
+    async with scripted_registry(Exchange.hang, limits=QUICK) as scripted:
+        error = await scripted.fails()
+        await scripted.assert_threads_are_free()
+        await scripted.server.all_gone()
     assert (type(error), error.reason) == (SourceUnavailable, "Timeout")
 
 
@@ -57,9 +57,9 @@ async def test_an_answer_header_that_drips_is_given_up_in_time() -> None:
         exchange.writer.write(b"HTTP/1.1 200 OK\r\nX: ")
         await exchange.drip(b"x", every=0.02)
 
-    async with staged(script, limits=QUICK) as stage:
-        assert (await stage.fails()).reason == "Timeout"
-        await stage.assert_threads_are_free()
+    async with scripted_registry(script, limits=QUICK) as scripted:
+        assert (await scripted.fails()).reason == "Timeout"
+        await scripted.assert_threads_are_free()
 
 
 async def test_the_whole_fetch_has_one_deadline() -> None:
@@ -68,22 +68,22 @@ async def test_the_whole_fetch_has_one_deadline() -> None:
         await exchange.send(503)
 
     limits = replace(LIMITS, fetch_timeout=0.5, attempts=10_000)
-    async with staged(later, limits=limits) as stage:
-        error = await stage.fails()
+    async with scripted_registry(later, limits=limits) as scripted:
+        error = await scripted.fails()
     assert isinstance(error, SourceUnavailable)
 
 
 async def test_cancelling_frees_the_thread_and_the_connection() -> None:
-    async with staged(Exchange.hang) as stage:
-        task = asyncio.create_task(stage.resolve(), name="resolve")
+    async with scripted_registry(Exchange.hang) as scripted:
+        task = asyncio.create_task(scripted.resolve(), name="resolve")
         async with asyncio.timeout(5):
-            while not stage.server.requests:
+            while not scripted.server.requests:
                 await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await stage.assert_threads_are_free()
-        await stage.server.all_gone()
+        await scripted.assert_threads_are_free()
+        await scripted.server.all_gone()
 
 
 async def test_later_answers_are_tried_again() -> None:
@@ -95,30 +95,30 @@ async def test_later_answers_are_tried_again() -> None:
         await exchange.send(statuses.pop(), headers={"Retry-After": "0"})
         return True
 
-    async with staged(FakeRegistry(before=later)) as stage:
-        assert first_layer(await stage.resolve()).size == len(LAYER)
-    assert len(stage.server.requests) == 3
+    async with scripted_registry(FakeRegistry(before=later)) as scripted:
+        assert first_layer(await scripted.resolve()).size == len(LAYER)
+    assert len(scripted.server.requests) == 3
 
 
 async def test_tries_are_bounded() -> None:
     async def later(exchange: Exchange) -> None:
         await exchange.send(503)
 
-    async with staged(later) as stage:
-        error = await stage.fails()
+    async with scripted_registry(later) as scripted:
+        error = await scripted.fails()
     assert (type(error), error.reason) == (SourceUnavailable, "RegistryUnavailable")
-    assert len(stage.server.requests) == LIMITS.attempts
+    assert len(scripted.server.requests) == LIMITS.attempts
 
 
 async def test_a_long_retry_after_is_left_to_the_caller() -> None:
     async def later(exchange: Exchange) -> None:
         await exchange.send(429, headers={"Retry-After": "120"})
 
-    async with staged(later) as stage:
-        error = await stage.fails()
+    async with scripted_registry(later) as scripted:
+        error = await scripted.fails()
     assert isinstance(error, SourceUnavailable)
     assert error.retry_after == 120
-    assert len(stage.server.requests) == 1
+    assert len(scripted.server.requests) == 1
 
 
 async def test_a_broken_connection_is_tried_again(tmp_path: Path) -> None:
@@ -133,41 +133,43 @@ async def test_a_broken_connection_is_tried_again(tmp_path: Path) -> None:
         exchange.writer.close()
         return True
 
-    async with staged(FakeRegistry(before=break_once)) as stage:
-        layer = first_layer(await stage.resolve())
+    async with scripted_registry(FakeRegistry(before=break_once)) as scripted:
+        layer = first_layer(await scripted.resolve())
         target = tmp_path / "layer"
-        await stage.client.download(stage.reference(), layer, target, credential=None)
+        await scripted.client.download(scripted.reference(), layer, target, credential=None)
         assert await asyncio.to_thread(target.read_bytes) == LAYER
 
 
 async def test_nothing_listens() -> None:
-    async with staged(FakeRegistry()) as stage:
+    async with scripted_registry(FakeRegistry()) as scripted:
         async with ScriptedServer(Exchange.hang) as other:
             host = other.host
         with pytest.raises(SourceUnavailable, match="refused") as caught:
-            await stage.client.resolve(ImageReference.parse(f"{host}/a:b"), credential=None)
+            await scripted.client.resolve(ImageReference.parse(f"{host}/a:b"), credential=None)
     assert caught.value.reason == "RegistryUnavailable"
 
 
 async def test_a_name_that_does_not_exist() -> None:
-    async with staged(FakeRegistry(), limits=replace(LIMITS, attempts=1)) as stage:
+    async with scripted_registry(FakeRegistry(), limits=replace(LIMITS, attempts=1)) as scripted:
         reference = ImageReference.parse("does-not-exist.invalid/a:b")
         with pytest.raises(SourceUnavailable) as caught:
-            await stage.client.resolve(reference, credential=None)
+            await scripted.client.resolve(reference, credential=None)
     assert caught.value.reason in ("RegistryUnavailable", "Timeout")
 
 
 async def test_a_closed_client_keeps_no_connection() -> None:
-    async with staged(FakeRegistry()) as stage:
-        await stage.resolve()
-        await stage.client.close()
-        await stage.server.all_gone()
+    async with scripted_registry(FakeRegistry()) as scripted:
+        await scripted.resolve()
+        await scripted.client.close()
+        await scripted.server.all_gone()
 
 
 async def test_idle_connections_are_bounded() -> None:
-    async with staged(FakeRegistry(), limits=replace(LIMITS, idle_registries=2)) as stage:
+    async with scripted_registry(
+        FakeRegistry(), limits=replace(LIMITS, idle_registries=2)
+    ) as scripted:
         for number in range(5):
-            await stage.resolve(f"team/filter{number}:v1")
+            await scripted.resolve(f"team/filter{number}:v1")
         async with asyncio.timeout(5):
-            while stage.server.connections - stage.server.gone > 2:
+            while scripted.server.connections - scripted.server.gone > 2:
                 await asyncio.sleep(0.01)

@@ -16,18 +16,27 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import autowasm, digest, record
-from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, report_of, stamp
+from tests.unit.controller.pods.trackedpods import (
+    KEY,
+    NOW,
+    A,
+    TrackedPods,
+    loading,
+    pod,
+    report_of,
+    stamp,
+)
 
 
 async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> None:
-    world, metrics = World(), Metrics()
-    found = loading(world, metrics)
+    tracked, metrics = TrackedPods(), Metrics()
+    found = loading(tracked, metrics)
     await report_of(found)
-    world.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.1", age=90)
     await found.check()
     assert (await report_of(found)).pods.fetched == 1
     assert (await report_of(found)).loaded.reason == "NeverAsked"
-    world.download("10.0.0.2", age=40)
+    tracked.download("10.0.0.2", age=40)
     await found.check()
     assert ((await report_of(found)).pods.fetched, (await report_of(found)).loaded.status) == (
         2,
@@ -40,25 +49,25 @@ async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> Non
     assert 55 < total < 65, "from the change to the last download"
     assert value("autowasm_rollout_pods", {"state": "Fetched"}) == 2
     assert value("autowasm_rollout_unfinished") == 0
-    world.queries.clear()
-    world.download("10.0.0.2", age=1)
+    tracked.queries.clear()
+    tracked.download("10.0.0.2", age=1)
     await found.check()
-    assert world.queries == ["/seen"], "all is known: nothing is asked about the module"
+    assert tracked.queries == ["/seen"], "all is known: nothing is asked about the module"
 
 
 async def test_replicas_are_asked_about_a_module_only_when_there_is_news() -> None:
-    world = World()
-    found = loading(world)
+    tracked = TrackedPods()
+    found = loading(tracked)
     await report_of(found)
     await found.check()
-    assert world.queries == ["/seen", f"/seen/{A}"]
+    assert tracked.queries == ["/seen", f"/seen/{A}"]
     await found.check()
-    assert world.queries[2:] == ["/seen"]
+    assert tracked.queries[2:] == ["/seen"]
 
 
 async def test_replica_that_does_not_answer_leaves_silence_unknown() -> None:
-    world = World(replicas=2)
-    found = loading(world)
+    tracked = TrackedPods(replicas=2)
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     assert (await report_of(found)).loaded.reason == "NotKnown"
@@ -67,7 +76,7 @@ async def test_replica_that_does_not_answer_leaves_silence_unknown() -> None:
 async def test_an_odd_object_does_not_stop_the_others() -> None:
     other = ObjectKey("default", "other")
 
-    class Odd(World):
+    class Odd(TrackedPods):
         is_odd = False
 
         def keys(self) -> frozenset[ObjectKey]:
@@ -79,13 +88,13 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
             return super().matched(key)
 
     for first, second in ((KEY, other), (other, KEY)):
-        world, metrics = Odd(), Metrics()
-        found = loading(world, metrics)
+        tracked, metrics = Odd(), Metrics()
+        found = loading(tracked, metrics)
         for key in (first, second):
             assert await found.report(key) is not None
-        world.is_odd = True
-        world.download("10.0.0.1", age=90)
-        world.download("10.0.0.2", age=90)
+        tracked.is_odd = True
+        tracked.download("10.0.0.1", age=90)
+        tracked.download("10.0.0.2", age=90)
         with structlog.testing.capture_logs() as logs:
             await found.check()
         assert [log["key"] for log in logs] == [str(first)]
@@ -96,7 +105,7 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
     """And its own object is reported after the next check."""
     other = ObjectKey("default", "other")
 
-    class Odd(World):
+    class Odd(TrackedPods):
         is_odd = True
 
         def keys(self) -> frozenset[ObjectKey]:
@@ -118,18 +127,18 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
                 raise RuntimeError("odd")
             super().touch_pods(key)
 
-    world, metrics = Odd(), Metrics()
-    found = loading(world, metrics)
+    tracked, metrics = Odd(), Metrics()
+    found = loading(tracked, metrics)
     for key in (KEY, other):
         assert await found.report(key) is not None
-    world.download("10.0.0.1", age=90)
-    world.download("10.0.0.2", age=90)
+    tracked.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.2", age=90)
     with structlog.testing.capture_logs() as logs:
         await found.check()
     assert [(log.get("digest"), log.get("key")) for log in logs] == [(A, None), (None, str(other))]
     failed = metrics.registry.get_sample_value
     assert failed("autowasm_unexpected_errors_total", {"work": "proof_of_load"}) == 2
-    world.is_odd = False
+    tracked.is_odd = False
     await found.check()
     report = await found.report(KEY)
     assert report is not None
@@ -139,10 +148,10 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
 async def test_a_large_mesh_is_reported_in_turns() -> None:
     """One AutoWasm that selects 50 000 Pods: the missing ones have to be found and sorted."""
     pods = [pod(f"p{n:05}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(50_000)]
-    world = World(pods=pods[::-1])
-    world.download("10.0.0.0", age=90)
-    world.seen["10.9.9.9"] = {"ok": 50.0}  # of no Pod: every Pod may be the one
-    found = loading(world)
+    tracked = TrackedPods(pods=pods[::-1])
+    tracked.download("10.0.0.0", age=90)
+    tracked.seen["10.9.9.9"] = {"ok": 50.0}  # of no Pod: every Pod may be the one
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     reporting = asyncio.ensure_future(found.report(KEY))
@@ -159,7 +168,7 @@ async def test_a_large_mesh_is_reported_in_turns() -> None:
 
 async def test_a_look_between_the_steps_of_a_first_report_costs_nothing() -> None:
     pods = [pod(f"p{n:05}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(5_000)]
-    found = loading(World(pods=pods))
+    found = loading(TrackedPods(pods=pods))
     reporting = asyncio.ensure_future(found.report(KEY))
     while not reporting.done():
         await asyncio.sleep(0)
@@ -170,15 +179,15 @@ async def test_a_look_between_the_steps_of_a_first_report_costs_nothing() -> Non
 
 
 async def test_restart_forgets_nothing_that_the_status_says() -> None:
-    world = World()
-    found = loading(world)
+    tracked = TrackedPods()
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.1", age=90)
     await found.check()
     before = await report_of(found)
-    world.write(before)
-    world.seen, world.up, world.downloads = {}, 1.0, 0
-    after = loading(world)
+    tracked.write(before)
+    tracked.seen, tracked.up, tracked.downloads = {}, 1.0, 0
+    after = loading(tracked)
     assert (await report_of(after)).pods == before.pods, (
         "not written again before replicas were asked"
     )
@@ -191,16 +200,16 @@ async def test_restart_forgets_nothing_that_the_status_says() -> None:
 
 
 async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods() -> None:
-    world = World()
-    found = loading(world)
+    tracked = TrackedPods()
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=90)
-    world.download("10.0.0.2", age=90)
+    tracked.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.2", age=90)
     await found.check()
-    world.write(await report_of(found))
-    world.seen, world.up, world.downloads = {}, 1.0, 0
-    world.pods, world.generation = [pod("c", "10.0.0.3"), pod("d", "10.0.0.4")], 3
-    after = loading(world)
+    tracked.write(await report_of(found))
+    tracked.seen, tracked.up, tracked.downloads = {}, 1.0, 0
+    tracked.pods, tracked.generation = [pod("c", "10.0.0.3"), pod("d", "10.0.0.4")], 3
+    after = loading(tracked)
     await report_of(after)
     await after.check()
     assert ((await report_of(after)).pods.fetched, (await report_of(after)).loaded.reason) == (
@@ -213,43 +222,43 @@ async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> Non
     late = pod("a", "10.0.0.1")
     unready = msgspec.structs.replace(late, ready=False)
     for before in (unready, pod("a", "", started=0)):
-        world = World(pods=[before])
-        found = loading(world)
+        tracked = TrackedPods(pods=[before])
+        found = loading(tracked)
         await report_of(found)
         await found.check()
         assert (await report_of(found)).loaded.reason == "NotReady"
-        world.pods, world.touched = [late], 0
+        tracked.pods, tracked.touched = [late], 0
         await found.check()
-        assert world.touched == 1
+        assert tracked.touched == 1
         assert (await report_of(found)).loaded.reason == "NeverAsked"
-        world.touched = 0
+        tracked.touched = 0
         await found.check()
-        assert not world.touched, "nothing moves any more"
+        assert not tracked.touched, "nothing moves any more"
 
 
 async def test_download_from_an_address_that_is_shown_late_counts() -> None:
-    world = World(pods=[pod("a", "", started=NOW - 20)])
-    found = loading(world)
+    tracked = TrackedPods(pods=[pod("a", "", started=NOW - 20)])
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=5)
+    tracked.download("10.0.0.1", age=5)
     await found.check()
     assert (await report_of(found)).pods.fetched == 0
-    world.pods = [pod("a", "10.0.0.1", started=NOW - 20)]
+    tracked.pods = [pod("a", "10.0.0.1", started=NOW - 20)]
     await found.check()
     assert (await report_of(found)).pods.fetched == 1
 
 
 async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
     """The status of an object may wait for a minute; its sidecars send requests within a second."""
-    world = World(pods=[pod("a", "10.0.0.1")])
-    found = loading(world)
+    tracked = TrackedPods(pods=[pod("a", "10.0.0.1")])
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.1", age=90)
     await found.check()
     assert (await report_of(found)).loaded.status == "True"
-    world.pods = [*world.pods, pod("late", "10.0.0.3", started=NOW + 10)]
-    world.now = NOW + 80
-    world.download("10.0.0.3", age=68)
+    tracked.pods = [*tracked.pods, pod("late", "10.0.0.3", started=NOW + 10)]
+    tracked.now = NOW + 80
+    tracked.download("10.0.0.3", age=68)
     await found.check()  # all known Pods have it
     assert (await report_of(found)).loaded.reason == "Waiting", (
         "nobody asked for what was news meanwhile"
@@ -259,59 +268,59 @@ async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
 
 
 async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
-    world = World()
-    peer_query = PeerQuery(world)
-    found = loading(world, peer_query=peer_query, interval=10.0)
+    tracked = TrackedPods()
+    peer_query = PeerQuery(tracked)
+    found = loading(tracked, peer_query=peer_query, interval=10.0)
     await report_of(found)
-    world.queries.clear()
+    tracked.queries.clear()
     await peer_query.query(f"/seen/{A}")  # healing's
     await asyncio.sleep(0.01)
-    world.download("10.0.0.1", age=1)
+    tracked.download("10.0.0.1", age=1)
     await found.check()
     assert (await report_of(found)).pods.fetched == 1
 
 
 async def test_answers_to_the_queries_of_longest_ago_are_forgotten() -> None:
-    world = World()
-    peer_query = PeerQuery(world)
+    tracked = TrackedPods()
+    peer_query = PeerQuery(tracked)
     paths = [f"/seen/{number}" for number in range(33)]
     for path in paths:
         await peer_query.query(path)
-    world.queries.clear()
+    tracked.queries.clear()
     for path in (paths[-1], paths[0]):
         await peer_query.recent(path, within=3600.0)
-    assert world.queries == [paths[0]]
+    assert tracked.queries == [paths[0]]
 
 
 async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
-    world = World()
-    found = loading(world)
+    tracked = TrackedPods()
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.1", age=90)
     await found.check()
     assert (await report_of(found)).loaded.reason == "NeverAsked"
-    world.pods = world.pods[1:]
-    world.downloads += 1
+    tracked.pods = tracked.pods[1:]
+    tracked.downloads += 1
     await found.check()
     assert (await report_of(found)).loaded.reason == "NeverAsked"
 
 
 async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None:
-    world = World(others=["b"])
-    found = loading(world)
+    tracked = TrackedPods(others=["b"])
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     assert (await report_of(found)).loaded.reason == "NeverAsked"
-    world.others = []
+    tracked.others = []
     await found.check()
     assert (await report_of(found)).loaded.reason == "NotKnown"
-    world.others = ["b"]
+    tracked.others = ["b"]
     await found.check()
     assert (await report_of(found)).loaded.reason == "NeverAsked", "it was silent only"
 
 
 async def test_nothing_published_says_nothing() -> None:
-    class Empty(World):
+    class Empty(TrackedPods):
         def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
             return None
 
@@ -319,7 +328,7 @@ async def test_nothing_published_says_nothing() -> None:
 
 
 async def test_nothing_is_said_of_what_is_not_published_and_its_state_is_forgotten() -> None:
-    class Gone(World):
+    class Gone(TrackedPods):
         live = there = True
 
         def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
@@ -329,55 +338,55 @@ async def test_nothing_is_said_of_what_is_not_published_and_its_state_is_forgott
             return super().document(key) if self.there else None
 
     for part in ("live", "there"):
-        world, metrics = Gone(), Metrics()
-        found = loading(world, metrics)
+        tracked, metrics = Gone(), Metrics()
+        found = loading(tracked, metrics)
         await report_of(found)
         await found.check()
         assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
-        setattr(world, part, False)
+        setattr(tracked, part, False)
         assert await found.report(KEY) is None
         await found.check()
         assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
 
 
 async def test_an_object_that_was_deleted_is_counted_no_more() -> None:
-    class Deleted(World):
+    class Deleted(TrackedPods):
         def keys(self) -> frozenset[ObjectKey]:
             return frozenset()
 
-    world, metrics = Deleted(), Metrics()
-    found = loading(world, metrics)
+    tracked, metrics = Deleted(), Metrics()
+    found = loading(tracked, metrics)
     await report_of(found)
     await found.check()
     assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
-    assert world.touched == 0
+    assert tracked.touched == 0
 
 
 async def test_the_time_of_what_is_said_changes_only_with_what_is_said() -> None:
-    world = World()
-    found = loading(world)
+    tracked = TrackedPods()
+    found = loading(tracked)
     first = await report_of(found)
     assert first.pods.time == stamp(NOW)
-    world.write(first)
-    world.now = NOW + 30
+    tracked.write(first)
+    tracked.now = NOW + 30
     assert (await report_of(found)).pods.time == stamp(NOW)
-    world.download("10.0.0.1", age=1)
+    tracked.download("10.0.0.1", age=1)
     await found.check()
     assert (await report_of(found)).pods.time == stamp(NOW + 30)
 
 
 async def test_the_latest_of_several_strangers_counts() -> None:
     """Requests from addresses without a Pod: one before the Pods started, one since."""
-    world = World(pods=[pod("a", "10.0.0.1", started=NOW - 1_000)], published=NOW - 500)
-    world.seen = {"10.9.9.1": {"ok": 2_000.0}, "10.9.9.2": {"ok": 100.0}}
-    found = loading(world)
+    tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 1_000)], published=NOW - 500)
+    tracked.seen = {"10.9.9.1": {"ok": 2_000.0}, "10.9.9.2": {"ok": 100.0}}
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     assert (await report_of(found)).loaded.reason == "Unattributed"
 
 
 async def test_an_object_without_a_generation_is_said_of_none() -> None:
-    class Unnumbered(World):
+    class Unnumbered(TrackedPods):
         def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
             return {"metadata": {"name": key.name}, "status": {}}
 
@@ -386,31 +395,31 @@ async def test_an_object_without_a_generation_is_said_of_none() -> None:
 
 @pytest.mark.looptime
 async def test_the_leader_looks_at_each_interval_and_a_new_leader_begins_with_nothing() -> None:
-    world, metrics = World(), Metrics()
+    tracked, metrics = TrackedPods(), Metrics()
     tenure = Tenure(lambda _: None)
-    found = loading(world, metrics, interval=10.0)
+    found = loading(tracked, metrics, interval=10.0)
     running = asyncio.create_task(found.run(tenure))
     try:
         await asyncio.sleep(25)
-        assert world.queries == [], "it does not lead"
+        assert tracked.queries == [], "it does not lead"
         tenure.extend(asyncio.get_running_loop().time() + 1_000)
         await asyncio.sleep(1)
         await report_of(found)
-        world.download("10.0.0.1", age=5)
-        assert world.queries == []
+        tracked.download("10.0.0.1", age=5)
+        assert tracked.queries == []
         await asyncio.sleep(10)
-        assert world.queries == ["/seen", f"/seen/{A}"]
+        assert tracked.queries == ["/seen", f"/seen/{A}"]
         assert (await report_of(found)).pods.fetched == 1
         await asyncio.sleep(20)
-        assert world.queries[2:] == ["/seen"], "what is fresh enough is not asked for again"
+        assert tracked.queries[2:] == ["/seen"], "what is fresh enough is not asked for again"
         value = metrics.registry.get_sample_value
         assert value("autowasm_rollout_unfinished") == 1
         tenure.end()
         await asyncio.sleep(1)
         assert value("autowasm_rollout_unfinished") == 0
-        queried = len(world.queries)
+        queried = len(tracked.queries)
         await asyncio.sleep(50)
-        assert len(world.queries) == queried
+        assert len(tracked.queries) == queried
         tenure.extend(asyncio.get_running_loop().time() + 1_000)
         await asyncio.sleep(1)
         assert (await report_of(found)).pods.fetched == 0, "what it saw is forgotten"

@@ -12,14 +12,23 @@ from autowasm.controller.pods.peerquery import PeerQuery
 from autowasm.controller.pods.podindex import Pod
 from autowasm.kube.leaderelection import Tenure
 from autowasm.telemetry.metrics import Metrics
-from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, report_of, stamp
+from tests.unit.controller.pods.trackedpods import (
+    KEY,
+    NOW,
+    A,
+    TrackedPods,
+    loading,
+    pod,
+    report_of,
+    stamp,
+)
 
 
 class Answers(PeerQuery):
     """Returns answers of a query `age` seconds ago, and records the requested maximum age."""
 
-    def __init__(self, world: World, *, age: float = 0.0) -> None:
-        super().__init__(world)
+    def __init__(self, tracked: TrackedPods, *, age: float = 0.0) -> None:
+        super().__init__(tracked)
         self.age = age
         self.within: dict[str, float] = {}
 
@@ -31,48 +40,48 @@ class Answers(PeerQuery):
 
 @pytest.mark.looptime
 async def test_ages_count_from_when_replicas_were_asked() -> None:
-    world = World(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 200)
-    found = loading(world, peer_query=Answers(world, age=30.0))
+    tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 200)
+    found = loading(tracked, peer_query=Answers(tracked, age=30.0))
     await report_of(found)
-    world.download("10.0.0.1", age=80)
+    tracked.download("10.0.0.1", age=80)
     await found.check()
     assert (await report_of(found)).pods.fetched == 0, "110 s ago it was another Pod's address"
-    world.download("10.0.0.1", age=70)
+    tracked.download("10.0.0.1", age=70)
     await found.check()
     assert (await report_of(found)).pods.fetched == 1
 
 
 @pytest.mark.looptime
 async def test_an_answer_may_be_half_an_interval_old_and_not_older_than_the_news() -> None:
-    world = World()
-    answers = Answers(world, age=2.0)
-    found = loading(world, peer_query=answers, interval=10.0)
+    tracked = TrackedPods()
+    answers = Answers(tracked, age=2.0)
+    found = loading(tracked, peer_query=answers, interval=10.0)
     await report_of(found)
     begun = asyncio.get_running_loop().time()
     await found.check()
     assert asyncio.get_running_loop().time() < begun + 0.5, "a look waits for nothing"
     assert answers.within == {"/seen": 10.0, f"/seen/{A}": 2.0}
     answers.age = 7.0
-    world.downloads += 1
+    tracked.downloads += 1
     await found.check()
     assert answers.within[f"/seen/{A}"] == 5.0
 
 
 async def test_a_module_is_learned_of_although_no_replica_tells_its_name() -> None:
-    class Nameless(World):
+    class Nameless(TrackedPods):
         async def query(self, path: str) -> list[bytes]:
             return await super().query(path) if path != "/seen" else [b"{}"]
 
-    world = Nameless()
-    found = loading(world)
+    tracked = Nameless()
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=5)
+    tracked.download("10.0.0.1", age=5)
     await found.check()
     assert (await report_of(found)).pods.fetched == 1
 
 
 async def test_an_error_is_news_too() -> None:
-    class Erring(World):
+    class Erring(TrackedPods):
         errors = 0
 
         async def query(self, path: str) -> list[bytes]:
@@ -81,65 +90,65 @@ async def test_an_error_is_news_too() -> None:
                 return documents
             return [json.dumps({"instance": "a", "downloads": 0, "errors": self.errors}).encode()]
 
-    world = Erring()
-    found = loading(world)
+    tracked = Erring()
+    found = loading(tracked)
     await report_of(found)
     await found.check()
-    world.queries.clear()
-    world.errors = 1
+    tracked.queries.clear()
+    tracked.errors = 1
     await found.check()
-    assert world.queries == ["/seen", f"/seen/{A}"]
+    assert tracked.queries == ["/seen", f"/seen/{A}"]
 
 
 async def test_replicas_are_asked_again_until_all_answer() -> None:
-    world = World(replicas=2)
-    found = loading(world)
+    tracked = TrackedPods(replicas=2)
+    found = loading(tracked)
     await report_of(found)
     await found.check()
-    world.queries.clear()
+    tracked.queries.clear()
     await found.check()
-    assert world.queries == ["/seen", f"/seen/{A}"], "one is missing"
-    world.replicas = 1
+    assert tracked.queries == ["/seen", f"/seen/{A}"], "one is missing"
+    tracked.replicas = 1
     await found.check()
-    world.queries.clear()
+    tracked.queries.clear()
     await found.check()
-    assert world.queries == ["/seen"]
+    assert tracked.queries == ["/seen"]
 
 
 @pytest.mark.parametrize(("later", "remembered"), [(15, True), (16, False)])
 async def test_sixteen_replicas_that_went_are_remembered(later: int, remembered: bool) -> None:
     others = [f"other-{number}" for number in range(later)]
-    world = World(others=["first", *others])
-    found = loading(world)
+    tracked = TrackedPods(others=["first", *others])
+    found = loading(tracked)
     await report_of(found)
     await found.check()
-    world.others = others
+    tracked.others = others
     await found.check()  # the first one went
-    world.others = []
+    tracked.others = []
     await found.check()
     assert (await report_of(found)).loaded.reason == "NotKnown"
-    world.others = others
+    tracked.others = others
     await found.check()
     reason = (await report_of(found)).loaded.reason
     assert reason == ("NotKnown" if remembered else "NeverAsked")
 
 
 async def test_a_status_is_believed_once_and_not_against_what_is_seen_later() -> None:
-    world = World(seen={"10.0.0.1": {"ok": 90.0}}, downloads=1)
-    found = loading(world)
+    tracked = TrackedPods(seen={"10.0.0.1": {"ok": 90.0}}, downloads=1)
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     before = await report_of(found)
     assert before.pods.fetched == 1
-    world.write(before)
-    after = loading(world)
-    world.seen = {"10.0.0.1": {"error": 5.0, "status": 503}}  # type: ignore[dict-item]
+    tracked.write(before)
+    after = loading(tracked)
+    tracked.seen = {"10.0.0.1": {"error": 5.0, "status": 503}}  # type: ignore[dict-item]
     assert (await report_of(after)).pods.fetched == 1
-    world.downloads += 1
+    tracked.downloads += 1
     await after.check()
     assert (await report_of(after)).loaded.reason == "Refused"
-    world.seen = {}
-    world.downloads += 1
+    tracked.seen = {}
+    tracked.downloads += 1
     await after.check()
     assert ((await report_of(after)).pods.fetched, (await report_of(after)).loaded.reason) == (
         0,
@@ -148,18 +157,18 @@ async def test_a_status_is_believed_once_and_not_against_what_is_seen_later() ->
 
 
 async def test_what_is_known_is_of_the_last_look_only_after_news() -> None:
-    world = World(pods=[pod("a", "10.0.0.1", started=NOW - 30)], published=NOW - 30)
-    found = loading(world)
+    tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 30)], published=NOW - 30)
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     assert (await report_of(found)).loaded.reason == "Waiting"
-    world.now = NOW + 40
+    tracked.now = NOW + 40
     assert (await report_of(found)).loaded.reason == "NeverAsked", "there was no news since"
 
 
-async def test_before_replicas_are_asked_it_is_known_that_they_could_have_answered() -> None:
-    world = World(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 100)
-    found = loading(world)
+async def test_before_replicas_are_asked_it_is_known_that_they_could_have_told() -> None:
+    tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 100)
+    found = loading(tracked)
     assert (await report_of(found)).loaded.reason == "NotKnown"
 
 
@@ -170,18 +179,18 @@ async def test_before_replicas_are_asked_it_is_known_that_they_could_have_answer
 async def test_silence_counts_from_when_this_module_was_fetched_first(
     sha256: str, fetched_at: float, reason: str
 ) -> None:
-    world = World(up=200.0, published=NOW - 100)
-    world.write(await report_of(loading(world)))
-    world.status["module"] |= {"sha256": sha256, "fetchedAt": stamp(fetched_at)}
-    found = loading(world)
+    tracked = TrackedPods(up=200.0, published=NOW - 100)
+    tracked.write(await report_of(loading(tracked)))
+    tracked.status["module"] |= {"sha256": sha256, "fetchedAt": stamp(fetched_at)}
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     assert (await report_of(found)).loaded.reason == reason
 
 
 async def test_silence_counts_from_the_change_where_the_status_has_no_module() -> None:
-    world = World(up=200.0, published=NOW - 100)
-    found = loading(world)
+    tracked = TrackedPods(up=200.0, published=NOW - 100)
+    found = loading(tracked)
     await report_of(found)
     await found.check()
     assert (await report_of(found)).loaded.reason == "NeverAsked"
@@ -189,50 +198,50 @@ async def test_silence_counts_from_the_change_where_the_status_has_no_module() -
 
 @pytest.mark.parametrize("lacking", ["pods", "conditions"])
 async def test_a_status_that_lacks_a_part_is_not_kept(lacking: str) -> None:
-    world = World()
-    first = loading(world)
+    tracked = TrackedPods()
+    first = loading(tracked)
     await report_of(first)
-    world.download("10.0.0.1", age=90)
+    tracked.download("10.0.0.1", age=90)
     await first.check()
-    world.write(await report_of(first))
-    del world.status[lacking]
-    assert (await report_of(loading(world))).pods.missing[0].reason == "NotKnown"
+    tracked.write(await report_of(first))
+    del tracked.status[lacking]
+    assert (await report_of(loading(tracked))).pods.missing[0].reason == "NotKnown"
 
 
 async def test_the_time_stays_while_the_same_is_seen() -> None:
-    world = World()
-    found = loading(world)
+    tracked = TrackedPods()
+    found = loading(tracked)
     await report_of(found)
     await found.check()
-    world.write(await report_of(found))
-    world.now = NOW + 30
+    tracked.write(await report_of(found))
+    tracked.now = NOW + 30
     assert (await report_of(found)).pods.time == stamp(NOW)
 
 
 async def test_the_time_is_now_where_none_was_said() -> None:
-    world = World()
-    world.write(await report_of(loading(world)))
-    del world.status["pods"]
-    world.now = NOW + 30
-    assert (await report_of(loading(world))).pods.time == stamp(NOW + 30)
+    tracked = TrackedPods()
+    tracked.write(await report_of(loading(tracked)))
+    del tracked.status["pods"]
+    tracked.now = NOW + 30
+    assert (await report_of(loading(tracked))).pods.time == stamp(NOW + 30)
 
 
 async def test_what_was_seen_of_a_module_is_forgotten_with_its_last_object() -> None:
-    class Changing(World):
+    class Changing(TrackedPods):
         is_there = True
 
         def keys(self) -> frozenset[Any]:
             return super().keys() if self.is_there else frozenset()
 
-    world = Changing()
-    found = loading(world)
+    tracked = Changing()
+    found = loading(tracked)
     await report_of(found)
-    world.download("10.0.0.1", age=5)
+    tracked.download("10.0.0.1", age=5)
     await found.check()
     assert (await report_of(found)).pods.fetched == 1
-    world.is_there = False
+    tracked.is_there = False
     await found.check()
-    world.is_there = True
+    tracked.is_there = True
     assert (await report_of(found)).pods.fetched == 0
 
 
@@ -249,8 +258,8 @@ def iterations() -> tuple[asyncio.Task[None], list[int]]:
 
 
 async def test_others_get_a_turn_between_steps_of_learning_and_after_each_object() -> None:
-    world = World(seen={f"10.9.{n >> 8}.{n & 255}": {"ok": 1.0} for n in range(2_000)})
-    found = loading(world)
+    tracked = TrackedPods(seen={f"10.9.{n >> 8}.{n & 255}": {"ok": 1.0} for n in range(2_000)})
+    found = loading(tracked)
     await report_of(found)
     task, count = iterations()
     try:
@@ -265,7 +274,7 @@ async def test_others_get_a_turn_between_steps_of_learning_and_after_each_object
 
 
 async def test_pods_are_listed_in_steps() -> None:
-    class Many(World):
+    class Many(TrackedPods):
         listed = 0
 
         def matched(self, key: Any) -> Iterable[Pod]:
@@ -273,20 +282,20 @@ async def test_pods_are_listed_in_steps() -> None:
                 self.listed += 1
                 yield one
 
-    world = Many(pods=[pod(f"{n}", f"10.1.{n >> 8}.{n & 255}") for n in range(2 * STEP)])
-    found = loading(world)
-    listed = [world.listed for _ in found._report(KEY)]
+    tracked = Many(pods=[pod(f"{n}", f"10.1.{n >> 8}.{n & 255}") for n in range(2 * STEP)])
+    found = loading(tracked)
+    listed = [tracked.listed for _ in found._report(KEY)]
     assert listed[:2] == [STEP, 2 * STEP]
     assert listed.count(STEP) == 1
 
 
-async def rolled_out(world: World, *ages: tuple[str, float]) -> float | None:
+async def rolled_out(tracked: TrackedPods, *ages: tuple[str, float]) -> float | None:
     """The seconds of a rollout that ends with these downloads; None if none was measured."""
     metrics = Metrics()
-    found = loading(world, metrics)
+    found = loading(tracked, metrics)
     await report_of(found)
     for address, age in ages:
-        world.download(address, age=age)
+        tracked.download(address, age=age)
     await found.check()
     assert (await report_of(found)).loaded.status == "True"
     assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
@@ -299,7 +308,7 @@ BOTH = ("10.0.0.1", 90.0), ("10.0.0.2", 40.0)
 
 
 async def test_a_rollout_is_measured_up_to_the_last_download() -> None:
-    assert await rolled_out(World(), *BOTH) == pytest.approx(60, abs=1)
+    assert await rolled_out(TrackedPods(), *BOTH) == pytest.approx(60, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -309,23 +318,23 @@ async def test_a_rollout_to_pods_that_started_later_is_not_measured(
     late: float, is_measured: bool
 ) -> None:
     pods = [pod("a", "10.0.0.1"), pod("b", "10.0.0.2", started=late)]
-    assert (await rolled_out(World(pods=pods), *BOTH) is not None) == is_measured
+    assert (await rolled_out(TrackedPods(pods=pods), *BOTH) is not None) == is_measured
 
 
 @pytest.mark.looptime
 async def test_a_rollout_without_a_duration_is_not_measured() -> None:
-    assert await rolled_out(World(), ("10.0.0.1", 100.0), ("10.0.0.2", 100.0)) is None
+    assert await rolled_out(TrackedPods(), ("10.0.0.1", 100.0), ("10.0.0.2", 100.0)) is None
 
 
 async def test_a_rollout_that_was_over_when_the_object_changed_is_not_measured() -> None:
-    assert await rolled_out(World(published=NOW - 10), *BOTH) is None
+    assert await rolled_out(TrackedPods(published=NOW - 10), *BOTH) is None
 
 
 @pytest.mark.looptime
 async def test_a_new_leader_does_not_know_which_replicas_went_or_what_they_counted() -> None:
-    world = World(others=["b", "c"])
+    tracked = TrackedPods(others=["b", "c"])
     tenure = Tenure(lambda _: None)
-    found = loading(world, interval=10.0)
+    found = loading(tracked, interval=10.0)
     running = asyncio.create_task(found.run(tenure))
     clock = asyncio.get_running_loop()
     try:
@@ -333,18 +342,18 @@ async def test_a_new_leader_does_not_know_which_replicas_went_or_what_they_count
         await asyncio.sleep(1)
         await report_of(found)
         await asyncio.sleep(10)
-        world.others = ["c"]
+        tracked.others = ["c"]
         await asyncio.sleep(20)
         assert (await report_of(found)).loaded.reason == "NotKnown", "one went"
         tenure.end()
         await asyncio.sleep(1)
-        world.others = []
-        world.queries.clear()
+        tracked.others = []
+        tracked.queries.clear()
         tenure.extend(clock.time() + 1_000)
         await asyncio.sleep(1)
         await report_of(found)
         await asyncio.sleep(10)
-        assert world.queries == ["/seen", f"/seen/{A}"]
+        assert tracked.queries == ["/seen", f"/seen/{A}"]
         assert (await report_of(found)).loaded.reason == "NeverAsked"
     finally:
         running.cancel()
@@ -355,18 +364,18 @@ async def test_a_new_leader_does_not_know_which_replicas_went_or_what_they_count
 async def test_an_object_that_was_reported_before_the_lead_is_asked_about_when_it_is_reported_again() -> (
     None
 ):
-    world = World()
+    tracked = TrackedPods()
     tenure = Tenure(lambda _: None)
-    found = loading(world, interval=10.0)
+    found = loading(tracked, interval=10.0)
     running = asyncio.create_task(found.run(tenure))
     try:
         await report_of(found)
         tenure.extend(asyncio.get_running_loop().time() + 1_000)
         await asyncio.sleep(11)
-        assert world.queries == ["/seen"]
+        assert tracked.queries == ["/seen"]
         await report_of(found)
         await asyncio.sleep(10)
-        assert world.queries[-1] == f"/seen/{A}"
+        assert tracked.queries[-1] == f"/seen/{A}"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -25,7 +25,7 @@ def report(fetched: int, *, time: str = "t1") -> PodReport:
     )
 
 
-class World:
+class StatusServer:
     """One object, and a server that may be older than the fields."""
 
     def __init__(self, *, prunes: bool = False) -> None:
@@ -67,34 +67,34 @@ class World:
 async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it(
     *, prunes: bool
 ) -> None:
-    world = World(prunes=prunes)
-    await world.touched(5)
-    assert len(world.writes) == 1
-    world.report = report(1, time="later")
-    await world.touched()
-    assert len(world.writes) == 1, "only the time differs"
-    world.report = report(2)
-    await world.touched(3)
-    assert len(world.writes) == 2
-    assert world.writes[-1]["pods"]["fetched"] == 2
-    assert [one["status"] for one in world.writes[-1]["conditions"]] == ["True"]
+    server = StatusServer(prunes=prunes)
+    await server.touched(5)
+    assert len(server.writes) == 1
+    server.report = report(1, time="later")
+    await server.touched()
+    assert len(server.writes) == 1, "only the time differs"
+    server.report = report(2)
+    await server.touched(3)
+    assert len(server.writes) == 2
+    assert server.writes[-1]["pods"]["fetched"] == 2
+    assert [one["status"] for one in server.writes[-1]["conditions"]] == ["True"]
 
 
 @pytest.mark.looptime
 async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
-    world, odd = World(), ObjectKey("team", "odd")
+    server, odd = StatusServer(), ObjectKey("team", "odd")
 
     async def count(key: ObjectKey) -> PodReport:
         if key == odd:
             raise KeyError("a bug")
-        return world.report
+        return server.report
 
-    world.pods = PodStatusWriter(report=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
-    task = asyncio.create_task(world.pods.run())
-    world.pods.touch(odd)
-    world.pods.touch(KEY)
+    server.pods = PodStatusWriter(report=count, document=lambda _: server.stored, publisher=server)  # type: ignore[arg-type]
+    task = asyncio.create_task(server.pods.run())
+    server.pods.touch(odd)
+    server.pods.touch(KEY)
     await asyncio.sleep(EACH)
-    assert len(world.writes) == 1
+    assert len(server.writes) == 1
     assert not task.done()
     task.cancel()
     await asyncio.wait([task])
@@ -102,24 +102,24 @@ async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
 
 @pytest.mark.looptime
 async def test_a_thousand_changes_are_one_write_a_minute() -> None:
-    world = World()
-    task = asyncio.create_task(world.pods.run(), name="pods")
+    server = StatusServer()
+    task = asyncio.create_task(server.pods.run(), name="pods")
     for number in range(1_200):
-        world.report = report(number % 2)
-        world.pods.touch(KEY)
+        server.report = report(number % 2)
+        server.pods.touch(KEY)
         await asyncio.sleep(0.1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert 1 <= len(world.writes) <= 3
+    assert 1 <= len(server.writes) <= 3
 
 
 async def test_other_conditions_and_fields_stay() -> None:
-    world = World()
-    world.report = report(2)
+    server = StatusServer()
+    server.report = report(2)
     ready = Condition("Ready", "True", "Synced", "", "t0", 1)
-    world.stored["status"] |= {"message": "m", "conditions": [msgspec.to_builtins(ready)]}
-    await world.pods._write(KEY)
-    found = world.writes[0]
+    server.stored["status"] |= {"message": "m", "conditions": [msgspec.to_builtins(ready)]}
+    await server.pods._write(KEY)
+    found = server.writes[0]
     assert found["message"] == "m"
     assert [(one["type"], one["status"]) for one in found["conditions"]] == [
         ("Ready", "True"),
@@ -166,15 +166,15 @@ def test_without_a_run_report_nothing_is_said_of_running() -> None:
 
 @pytest.mark.looptime
 async def test_change_of_running_alone_is_written() -> None:
-    world = World()
-    world.report = both("t")
-    await world.touched(2)
-    assert len(world.writes) == 1
-    stored = world.stored["status"]
+    server = StatusServer()
+    server.report = both("t")
+    await server.touched(2)
+    assert len(server.writes) == 1
+    stored = server.stored["status"]
     assert (stored["pods"]["running"], stored["pods"]["notRunning"][0]["reason"]) == (1, "Crashing")
     assert [one["type"] for one in stored["conditions"]] == ["Loaded", "Running"]
-    pods = msgspec.structs.replace(world.report.pods, running=2, not_running=())
-    world.report = PodReport(pods, world.report.loaded, RUNNING)
-    await world.touched(2)
-    assert len(world.writes) == 2
-    assert "notRunning" not in world.stored["status"]["pods"]
+    pods = msgspec.structs.replace(server.report.pods, running=2, not_running=())
+    server.report = PodReport(pods, server.report.loaded, RUNNING)
+    await server.touched(2)
+    assert len(server.writes) == 2
+    assert "notRunning" not in server.stored["status"]["pods"]

@@ -36,7 +36,7 @@ def live(*, sha256: str = A, resend: int = 0, changed: float = NOW - 9000) -> di
 
 
 @dataclass
-class World:
+class ResentDownloads:
     """One object, its Pods, and the download logs by digest and address."""
 
     envoyfilter_: dict[str, Any] = field(default_factory=live)
@@ -77,7 +77,7 @@ class World:
 
 
 def resender(
-    world: World,
+    resends: ResentDownloads,
     *,
     outage: Outage | None = None,
     stored: bool = True,
@@ -87,11 +87,11 @@ def resender(
 ) -> Resender:
     """`others_led`: seconds from now."""
     return Resender(
-        world,
-        world,
+        resends,
+        resends,
         is_stored=lambda _: stored,
-        requeue=world.requeued.append,
-        record_event=lambda _about, _kind, reason, message: world.events.append(
+        requeue=resends.requeued.append,
+        record_event=lambda _about, _kind, reason, message: resends.events.append(
             f"{reason}: {message}"
         ),
         metrics=metrics or Metrics(),
@@ -103,25 +103,25 @@ def resender(
 
 
 async def test_sidecar_that_got_an_error_and_stopped_asking_is_healed_once() -> None:
-    world = World()
-    world.refuse(40)
-    resend = resender(world)
+    resends = ResentDownloads()
+    resends.refuse(40)
+    resend = resender(resends)
     await resend.check()
-    assert world.requeued == [KEY]
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 1
-    assert "r=1" in world.events[0]
-    world.envoyfilter_ = live(resend=1)
+    assert resends.requeued == [KEY]
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 1
+    assert "r=1" in resends.events[0]
+    resends.envoyfilter_ = live(resend=1)
     await resend.check()
     await resend.check()
-    assert world.requeued == [KEY]
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 1
-    assert resend.wanted(KEY, world.envoyfilter_, B) == 0, "a new module begins without"
+    assert resends.requeued == [KEY]
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 1
+    assert resend.wanted(KEY, resends.envoyfilter_, B) == 0, "a new module begins without"
 
 
 async def test_an_odd_object_does_not_stop_the_others() -> None:
     first = ObjectKey("default", "a")
 
-    class Odd(World):
+    class Odd(ResentDownloads):
         def keys(self) -> frozenset[ObjectKey]:
             return frozenset({first, KEY})
 
@@ -130,13 +130,13 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
                 raise RuntimeError("odd")
             return True
 
-    world = Odd()
-    world.refuse(40)
-    resend = resender(world)
+    resends = Odd()
+    resends.refuse(40)
+    resend = resender(resends)
     with structlog.testing.capture_logs() as logs:
         await resend.check()
         await resend.check()
-    assert world.requeued == [KEY]
+    assert resends.requeued == [KEY]
     odd = [log["key"] for log in logs if log["log_level"] == "error"]
     assert odd == [str(first), str(first)], "it is looked at again"
 
@@ -144,7 +144,7 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
 async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> None:
     first, metrics = ObjectKey("default", "a"), Metrics()
 
-    class Odd(World):
+    class Odd(ResentDownloads):
         def keys(self) -> frozenset[ObjectKey]:
             return frozenset({first, KEY})
 
@@ -153,11 +153,11 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
                 raise RuntimeError("odd")
             return self.envoyfilter_
 
-    world = Odd()
-    world.refuse(40)
+    resends = Odd()
+    resends.refuse(40)
     with structlog.testing.capture_logs() as logs:
-        await resender(world, metrics=metrics).check()
-    assert world.requeued == [KEY]
+        await resender(resends, metrics=metrics).check()
+    assert resends.requeued == [KEY]
     (failed,) = [log for log in logs if log["log_level"] == "error"]
     assert (failed["key"], failed["exc_info"]) == (str(first), True)
     count = metrics.registry.get_sample_value
@@ -166,10 +166,10 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
 
 async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
     """Another replica leads then, and its publication may begin without a count."""
-    world = World()
-    world.refuse(40)
+    resends = ResentDownloads()
+    resends.refuse(40)
     leadership = Tenure(lambda _: None)
-    resend = resender(world)
+    resend = resender(resends)
     await resend.check()
     assert resend.wanted(KEY, live(), A) == 1
     leadership.extend(asyncio.get_running_loop().time() + 60)
@@ -183,12 +183,12 @@ async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
 
 
 async def test_what_is_gone_is_forgotten() -> None:
-    world = World()
-    world.refuse(40)
-    resend = resender(world)
+    resends = ResentDownloads()
+    resends.refuse(40)
+    resend = resender(resends)
     await resend.check()
-    world.keys = lambda: frozenset()  # type: ignore[method-assign]
-    world.refuse(40)
+    resends.keys = lambda: frozenset()  # type: ignore[method-assign]
+    resends.refuse(40)
     await resend.check()
     assert resend.wanted(KEY, live(), A) == 0, "one of the same name begins without a count"
 
@@ -204,12 +204,12 @@ async def test_a_large_mesh_is_looked_at_in_turns() -> None:
         {"seen": {at: {"error": 5, "status": 503} for at in addresses}}, separators=(",", ":")
     )
 
-    class Large(World):
+    class Large(ResentDownloads):
         async def query(self, path: str) -> list[bytes]:
             return await super().query(path) if path == "/seen" else [told.encode()]
 
-    world = Large(pods=pods, errors=1)
-    resend = resender(world)
+    resends = Large(pods=pods, errors=1)
+    resend = resender(resends)
     checking = asyncio.ensure_future(resend.check())
     iterations = 0
     while not checking.done():
@@ -218,33 +218,39 @@ async def test_a_large_mesh_is_looked_at_in_turns() -> None:
     await checking
     assert resend._open, "all of them were looked at"
     assert iterations >= 3 * len(pods) / 500
-    assert world.requeued == []
+    assert resends.requeued == []
 
 
 async def test_count_goes_on_from_the_live_envoyfilter() -> None:
-    world = World(envoyfilter_=live(resend=7))
-    world.refuse(40)
-    resend = resender(world)
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 7
+    resends = ResentDownloads(envoyfilter_=live(resend=7))
+    resends.refuse(40)
+    resend = resender(resends)
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 7
     await resend.check()
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 8
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 8
 
 
 async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> None:
     # The API server truncates times to seconds: by their timestamps, both are before the outage.
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
-    pod, changed = World(pods=[started(NOW - 200)]), World(envoyfilter_=live(changed=NOW - 200))
-    for world in (pod, changed):
-        await resender(world, outage=outage).check()
-        assert world.requeued == [KEY]
+    pod, changed = (
+        ResentDownloads(pods=[started(NOW - 200)]),
+        ResentDownloads(envoyfilter_=live(changed=NOW - 200)),
+    )
+    for resends in (pod, changed):
+        await resender(resends, outage=outage).check()
+        assert resends.requeued == [KEY]
 
 
 async def test_what_happened_in_the_second_before_an_outage_does_not_count() -> None:
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
-    pod, changed = World(pods=[started(NOW - 201)]), World(envoyfilter_=live(changed=NOW - 201))
-    for world in (pod, changed):
-        await resender(world, outage=outage).check()
-        assert world.requeued == []
+    pod, changed = (
+        ResentDownloads(pods=[started(NOW - 201)]),
+        ResentDownloads(envoyfilter_=live(changed=NOW - 201)),
+    )
+    for resends in (pod, changed):
+        await resender(resends, outage=outage).check()
+        assert resends.requeued == []
 
 
 @pytest.mark.parametrize(
@@ -260,43 +266,43 @@ async def test_what_happened_in_the_second_before_an_outage_does_not_count() -> 
     ],
 )
 async def test_nothing_is_healed_without_evidence(spare: str) -> None:
-    world = World()
-    world.refuse(40)
+    resends = ResentDownloads()
+    resends.refuse(40)
     if spare == "retries":
-        world.refuse(20)
+        resends.refuse(20)
     if spare == "came back":
-        world.refuse(40, ok=10)
+        resends.refuse(40, ok=10)
     if spare == "not matched":
-        world.selected = False
+        resends.selected = False
     if spare == "no sidecar there":
-        world.refuse(40, address="10.0.0.9")
+        resends.refuse(40, address="10.0.0.9")
     if spare == "another pod had the address":
-        world.pods = [started(NOW - 5)]
+        resends.pods = [started(NOW - 5)]
     if spare == "no error":
-        world.errors, world.seen = 0, {}
-    resend = resender(world, stored=spare != "not stored")
+        resends.errors, resends.seen = 0, {}
+    resend = resender(resends, stored=spare != "not stored")
     await resend.check()
-    assert world.requeued == []
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 0
+    assert resends.requeued == []
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 0
 
 
 async def test_error_that_is_too_young_is_looked_at_again() -> None:
-    world = World()
-    world.refuse(20)
-    resend = resender(world)
+    resends = ResentDownloads()
+    resends.refuse(20)
+    resend = resender(resends)
     await resend.check()
-    assert world.requeued == []
-    world.seen[A]["10.0.0.1"]["error"] = 31  # no further error was given
+    assert resends.requeued == []
+    resends.seen[A]["10.0.0.1"]["error"] = 31  # no further error was given
     await resend.check()
-    assert world.requeued == [KEY]
+    assert resends.requeued == [KEY]
 
 
 async def test_replicas_are_asked_about_modules_only_if_there_was_an_error() -> None:
-    world = World()
-    resend = resender(world)
+    resends = ResentDownloads()
+    resend = resender(resends)
     await resend.check()
     await resend.check()
-    assert world.queries == ["/seen", "/seen"]
+    assert resends.queries == ["/seen", "/seen"]
 
 
 OUTAGE = Outage(NOW - 300, NOW - 100)
@@ -307,15 +313,15 @@ def started(at: float) -> Pod:
 
 
 async def test_pod_that_started_during_an_outage_and_never_downloaded_is_healed() -> None:
-    world = World(pods=[started(NOW - 200)])
-    await resender(world, outage=OUTAGE).check()
-    assert world.requeued == [KEY]
+    resends = ResentDownloads(pods=[started(NOW - 200)])
+    await resender(resends, outage=OUTAGE).check()
+    assert resends.requeued == [KEY]
 
 
 async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
-    world = World(envoyfilter_=live(changed=NOW - 200))
-    await resender(world, outage=OUTAGE).check()
-    assert world.requeued == [KEY]
+    resends = ResentDownloads(envoyfilter_=live(changed=NOW - 200))
+    await resender(resends, outage=OUTAGE).check()
+    assert resends.requeued == [KEY]
 
 
 @pytest.mark.parametrize(
@@ -331,41 +337,43 @@ async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
 )
 async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
     outage = OUTAGE
-    world = World(pods=[started(NOW - 200)])
+    resends = ResentDownloads(pods=[started(NOW - 200)])
     if spare == "downloaded":
-        world.seen[A] = {"10.0.0.1": {"ok": 50}}
+        resends.seen[A] = {"10.0.0.1": {"ok": 50}}
     if spare == "downloaded by its other address":
-        world.pods = [msgspec.structs.replace(world.pods[0], ips="10.0.0.1,fd00::1")]
-        world.seen[A] = {"fd00::1": {"ok": 50}}
+        resends.pods = [msgspec.structs.replace(resends.pods[0], ips="10.0.0.1,fd00::1")]
+        resends.seen[A] = {"fd00::1": {"ok": 50}}
     if spare == "older":
-        world.pods = [POD]
+        resends.pods = [POD]
     if spare == "other replica":
-        world.up = 5000
+        resends.up = 5000
     if spare == "too early":
         outage = Outage(NOW - 300, NOW - 10)
     if spare == "short":
         outage = Outage(NOW - 205, NOW - 198)
-    await resender(world, outage=outage).check()
-    assert world.requeued == []
+    await resender(resends, outage=outage).check()
+    assert resends.requeued == []
 
 
 async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> None:
     # The download may be known to that leader alone, which is gone.
-    world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1, changed=NOW - 60))
-    resend = resender(world, outage=OUTAGE)
+    resends = ResentDownloads(
+        pods=[started(NOW - 200)], envoyfilter_=live(resend=1, changed=NOW - 60)
+    )
+    resend = resender(resends, outage=OUTAGE)
     await resend.check()
-    assert world.requeued == []
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 1
+    assert resends.requeued == []
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 1
 
 
 async def test_error_before_the_leader_before_us_healed_it_is_no_evidence() -> None:
-    world = World(envoyfilter_=live(resend=1, changed=NOW - 60))
-    world.refuse(100)
-    await resender(world).check()
-    assert world.requeued == []
-    world.refuse(40)  # and one since
-    await resender(world).check()
-    assert world.requeued == [KEY]
+    resends = ResentDownloads(envoyfilter_=live(resend=1, changed=NOW - 60))
+    resends.refuse(100)
+    await resender(resends).check()
+    assert resends.requeued == []
+    resends.refuse(40)  # and one since
+    await resender(resends).check()
+    assert resends.requeued == [KEY]
 
 
 @pytest.mark.parametrize(("written", "resent"), [(50, False), (150, True)])
@@ -373,21 +381,21 @@ async def test_error_of_a_pod_that_has_it_as_the_status_says_is_no_evidence(
     written: float, resent: bool
 ) -> None:
     """`written`: seconds since the status was written."""
-    world = World()
-    world.refuse(100)
+    resends = ResentDownloads()
+    resends.refuse(100)
     stamp = datetime.fromtimestamp(NOW - written, UTC).isoformat()
-    world.status = Status(
+    resends.status = Status(
         module=Module.of(record(sha256=A), stamp), pods=Pods(1, 1, fetched=1, time=stamp)
     ).to_dict()
-    await resender(world).check()
-    assert world.requeued == ([KEY] if resent else [])
+    await resender(resends).check()
+    assert resends.requeued == ([KEY] if resent else [])
 
 
 async def test_outage_is_healed_after_one_that_was_healed_before_it() -> None:
-    world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1))
-    resend = resender(world, outage=OUTAGE)
+    resends = ResentDownloads(pods=[started(NOW - 200)], envoyfilter_=live(resend=1))
+    resend = resender(resends, outage=OUTAGE)
     await resend.check()
-    assert resend.wanted(KEY, world.envoyfilter_, A) == 2
+    assert resend.wanted(KEY, resends.envoyfilter_, A) == 2
 
 
 @pytest.mark.parametrize("missing", [(), ("p",)])
@@ -395,40 +403,40 @@ async def test_pod_that_has_it_as_the_status_says_is_not_healed(missing: tuple[s
     named = tuple(MissingPod("default", name, "NeverAsked") for name in missing)
     stamp = datetime.fromtimestamp(NOW - 50, UTC).isoformat()
     pods = Pods(1, 1, fetched=1 - len(named), missing=named, time=stamp)
-    world = World(pods=[started(NOW - 200)])
-    world.status = Status(module=Module.of(record(sha256=A), stamp), pods=pods).to_dict()
-    await resender(world, outage=OUTAGE).check()
-    assert world.requeued == ([KEY] if missing else [])
+    resends = ResentDownloads(pods=[started(NOW - 200)])
+    resends.status = Status(module=Module.of(record(sha256=A), stamp), pods=pods).to_dict()
+    await resender(resends, outage=OUTAGE).check()
+    assert resends.requeued == ([KEY] if missing else [])
 
 
 @pytest.mark.parametrize(("led", "resent"), [(0.0, False), (700.0, True)])
 async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, resent: bool) -> None:
     """`led`: seconds since another led."""
     outage = Outage(NOW - 1000, NOW - 900)
-    world = World(pods=[started(NOW - 950)])
+    resends = ResentDownloads(pods=[started(NOW - 950)])
     settings = replace(QUICK, interval=0.0)
-    resend = resender(world, outage=outage, settings=settings, others_led=-led)
+    resend = resender(resends, outage=outage, settings=settings, others_led=-led)
     running = asyncio.create_task(resend.run(AlwaysLeading()))
-    while len(world.queries) < 3:
+    while len(resends.queries) < 3:
         await asyncio.sleep(0)
     running.cancel()
-    assert world.requeued == ([KEY] if resent else [])
+    assert resends.requeued == ([KEY] if resent else [])
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1000), max_size=8))
 async def test_heals_at_most_once_in_a_window_and_the_count_never_goes_back(
     ages: list[float],
 ) -> None:
-    world = World()
-    resend = resender(world)
+    resends = ResentDownloads()
+    resend = resender(resends)
     before = 0
     for age in ages:
-        world.refuse(age)
+        resends.refuse(age)
         await resend.check()
-        count = resend.wanted(KEY, world.envoyfilter_, A)
+        count = resend.wanted(KEY, resends.envoyfilter_, A)
         assert count >= before
         before = count
-    assert len(world.requeued) <= 1
+    assert len(resends.requeued) <= 1
 
 
 @pytest.mark.parametrize("document", [{}, {"spec": None}, {"spec": {"configPatches": []}}])
@@ -438,10 +446,12 @@ def test_envoyfilter_that_is_not_as_ours_counts_nothing(document: dict[str, Any]
 
 async def test_pods_that_the_selector_does_not_match_are_not_healed_after_an_outage() -> None:
     outage = Outage(NOW - 200, NOW - 100)
-    world = World(selected=False, pods=[msgspec.structs.replace(POD, started=int(NOW) - 150)])
-    resend = resender(world, outage=outage)
+    resends = ResentDownloads(
+        selected=False, pods=[msgspec.structs.replace(POD, started=int(NOW) - 150)]
+    )
+    resend = resender(resends, outage=outage)
     await resend.check()
-    assert world.requeued == []
-    world.selected = True
-    await resender(world, outage=outage).check()
-    assert world.requeued == [KEY]
+    assert resends.requeued == []
+    resends.selected = True
+    await resender(resends, outage=outage).check()
+    assert resends.requeued == [KEY]

@@ -26,7 +26,7 @@ from autowasm.settings import EnvoyFetch, RunSettings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import autowasm, digest, record
 from tests.fakes.sidecarstats import VMS, Sidecars, page
-from tests.unit.controller.pods.worlds import KEY, NOW, pod, stamp
+from tests.unit.controller.pods.trackedpods import KEY, NOW, pod, stamp
 
 A, B = "127.0.0.2", "127.0.0.3"
 EACH_CHECK = RunSettings(pause=0.0, longest=0.0, settle=1e9, window=1e9, hold=0.0)
@@ -36,7 +36,7 @@ AT_ONCE = replace(EACH_CHECK, settle=0.0)
 
 
 @dataclass
-class World:
+class FilteredPods:
     """One AutoWasm, or more with the same Pods; a clock that the test moves."""
 
     sidecars: Sidecars
@@ -162,9 +162,9 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def filtered() -> AsyncIterator[FilteredPods]:
     async with Sidecars().running(A, B) as sidecars:
-        yield World(sidecars)
+        yield FilteredPods(sidecars)
 
 
 async def checked(tracker: RunTracker, times: int = 1, *, key: ObjectKey = KEY) -> RunningReport:
@@ -185,23 +185,23 @@ def verdict(report: RunningReport) -> tuple[str, str]:
     return report.condition.status, report.condition.reason
 
 
-async def test_a_check_looks_at_no_object_that_did_not_change(world: World) -> None:
-    async with world.tracking() as tracker:
+async def test_a_check_looks_at_no_object_that_did_not_change(filtered: FilteredPods) -> None:
+    async with filtered.tracking() as tracker:
         await checked(tracker, 2)
-        world.looks = 0
+        filtered.looks = 0
         await tracker.check()
-        assert world.looks == 0
-        world.publish(config="two")
+        assert filtered.looks == 0
+        filtered.publish(config="two")
         await tracker.check()
-        assert world.looks > 0
+        assert filtered.looks > 0
 
 
-async def test_each_sidecar_is_reported_by_its_own_statistics(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
+async def test_each_sidecar_is_reported_by_its_own_statistics(filtered: FilteredPods) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
     bare = msgspec.structs.replace(pod("bare", "127.0.0.9"), injected=False)
-    world.pods.append(bare)
+    filtered.pods.append(bare)
     metrics = Metrics()
-    async with world.tracking(metrics=metrics) as tracker:
+    async with filtered.tracking(metrics=metrics) as tracker:
         first = await tracker.report(KEY)
         assert first is not None
         assert (first.running, named(first)) == (0, [("a", "Starting"), ("b", "Starting")])
@@ -215,7 +215,7 @@ async def test_each_sidecar_is_reported_by_its_own_statistics(world: World) -> N
     assert report.condition.message.startswith(
         "1 of 2 sidecars are known to run the module: default/b has the configuration but runs no VM"
     )
-    assert world.sidecars.reads == {A: 2, B: 2}
+    assert filtered.sidecars.reads == {A: 2, B: 2}
     value = metrics.registry.get_sample_value
     assert value("autowasm_running_pods", {"state": "Running"}) == 1
     assert value("autowasm_running_pods", {"state": "ConfigurationRefused"}) == 1
@@ -234,300 +234,317 @@ ONLY_NEW = page([NEW], vms=VMS, changed=2)
 
 
 async def test_during_a_rollout_each_pod_counts_with_the_filter_that_it_is_to_have(
-    world: World,
+    filtered: FilteredPods,
 ) -> None:
-    world.staged = STABLE, None, ()
-    world.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
-    async with world.tracking(AT_ONCE) as tracker:
+    filtered.staged = STABLE, None, ()
+    filtered.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
+    async with filtered.tracking(AT_ONCE) as tracker:
         assert (await checked(tracker)).running == 2
-        world.publish(staged=(STABLE, TARGET, ("a",)))
-        world.sidecars.pages[A] = ONLY_OLD
+        filtered.publish(staged=(STABLE, TARGET, ("a",)))
+        filtered.sidecars.pages[A] = ONLY_OLD
         report = await checked(tracker)
         assert (report.running, named(report)) == (1, [("a", "NotAccepted")])
-        world.sidecars.pages[A] = DRAINING
+        filtered.sidecars.pages[A] = DRAINING
         report = await checked(tracker)
         assert (report.running, verdict(report)) == (2, ("True", "Running"))
         assert "2 of 2 sidecars are known to run the filter that they are to have" in (
             report.condition.message
         )
-        assert world.sidecars.reads == {A: 3, B: 1}, "the filter of b has not changed"
+        assert filtered.sidecars.reads == {A: 3, B: 1}, "the filter of b has not changed"
         # The last step, and the end: a has what it had.
         for staged in ((STABLE, TARGET, None), (TARGET, None, ())):
-            world.publish(staged=staged)
-            world.sidecars.pages = {A: ONLY_NEW, B: ONLY_NEW}
+            filtered.publish(staged=staged)
+            filtered.sidecars.pages = {A: ONLY_NEW, B: ONLY_NEW}
             report = await checked(tracker)
             assert (report.running, verdict(report)) == (2, ("True", "Running"))
-        assert world.sidecars.reads == {A: 3, B: 2}
+        assert filtered.sidecars.reads == {A: 3, B: 2}
 
 
 async def test_pod_that_fails_with_the_new_filter_is_named_until_it_has_the_previous_one_back(
-    world: World,
+    filtered: FilteredPods,
 ) -> None:
-    world.staged = STABLE, None, ()
-    world.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
-    async with world.tracking(AT_ONCE) as tracker:
+    filtered.staged = STABLE, None, ()
+    filtered.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
+    async with filtered.tracking(AT_ONCE) as tracker:
         await checked(tracker)
-        world.publish(staged=(STABLE, TARGET, ("a",)))
-        world.sidecars.pages[A] = page(
+        filtered.publish(staged=(STABLE, TARGET, ("a",)))
+        filtered.sidecars.pages[A] = page(
             [OLD, NEW], vms=VMS, changed=2, draining=1, fetched=1, uptime=100_060
         )
         report = await checked(tracker, 2)
         assert (report.running, named(report)) == (1, [("a", "ConfigurationRefused")])
-        assert [reason for reason, _ in world.events] == ["ConfigurationRefused"]
-        world.publish(staged=(STABLE, None, ()))
-        world.sidecars.pages[A] = page([OLD], vms=VMS, changed=3, uptime=100_120)
+        assert [reason for reason, _ in filtered.events] == ["ConfigurationRefused"]
+        filtered.publish(staged=(STABLE, None, ()))
+        filtered.sidecars.pages[A] = page([OLD], vms=VMS, changed=3, uptime=100_120)
         report = await checked(tracker)
     assert (report.running, verdict(report)) == (2, ("True", "Running"))
 
 
-async def test_pods_that_a_first_filter_has_not_reached_do_not_count(world: World) -> None:
-    world.staged = None, TARGET, ("a",)
-    world.sidecars.pages = {A: ONLY_NEW, B: page()}
-    async with world.tracking(AT_ONCE) as tracker:
+async def test_pods_that_a_first_filter_has_not_reached_do_not_count(
+    filtered: FilteredPods,
+) -> None:
+    filtered.staged = None, TARGET, ("a",)
+    filtered.sidecars.pages = {A: ONLY_NEW, B: page()}
+    async with filtered.tracking(AT_ONCE) as tracker:
         first = await checked(tracker)
         assert (first.running, verdict(first)) == (1, ("True", "Running"))
-        assert world.sidecars.reads == {A: 1}
-        world.publish(staged=(TARGET, None, ()))
+        assert filtered.sidecars.reads == {A: 1}
+        filtered.publish(staged=(TARGET, None, ()))
         report = await checked(tracker)
         assert (report.running, named(report)) == (1, [("b", "NotAccepted")])
 
 
 async def test_pod_that_another_one_replaces_in_a_step_is_judged_by_the_previous_filter(
-    world: World,
+    filtered: FilteredPods,
 ) -> None:
-    world.staged = STABLE, TARGET, ("a",)
-    world.sidecars.pages = {A: ONLY_NEW, B: ONLY_OLD}
-    async with world.tracking(AT_ONCE) as tracker:
+    filtered.staged = STABLE, TARGET, ("a",)
+    filtered.sidecars.pages = {A: ONLY_NEW, B: ONLY_OLD}
+    async with filtered.tracking(AT_ONCE) as tracker:
         assert (await checked(tracker)).running == 2
-        world.publish(staged=(STABLE, TARGET, ("b",)))
-        world.sidecars.pages = {A: ONLY_OLD, B: ONLY_NEW}
+        filtered.publish(staged=(STABLE, TARGET, ("b",)))
+        filtered.sidecars.pages = {A: ONLY_OLD, B: ONLY_NEW}
         assert (await checked(tracker)).running == 2
-        assert world.sidecars.reads == {A: 2, B: 2}
+        assert filtered.sidecars.reads == {A: 2, B: 2}
 
 
-async def test_one_reading_is_no_proof_of_a_refusal(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
-    async with world.tracking() as tracker:
+async def test_one_reading_is_no_proof_of_a_refusal(filtered: FilteredPods) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
+    async with filtered.tracking() as tracker:
         report = await checked(tracker)
         assert named(report) == [("b", "Starting")]
-        assert not world.events
-        world.sidecars.pages[B] = page(["test"], vms=VMS)
+        assert not filtered.events
+        filtered.sidecars.pages[B] = page(["test"], vms=VMS)
         assert verdict(await checked(tracker)) == ("True", "Running")
-    assert not world.events
+    assert not filtered.events
 
 
-async def test_event_tells_of_the_first_pod_once_for_each_failure_and_change(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=0), B: page(["test"], vms=0)}
-    async with world.tracking() as tracker:
+async def test_event_tells_of_the_first_pod_once_for_each_failure_and_change(
+    filtered: FilteredPods,
+) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=0), B: page(["test"], vms=0)}
+    async with filtered.tracking() as tracker:
         with structlog.testing.capture_logs() as logs:
             await checked(tracker, 4)
-        ((reason, message),) = world.events
+        ((reason, message),) = filtered.events
         assert reason == "ConfigurationRefused"
         assert message.startswith("Pod default/a has the configuration but runs no VM")
         assert [(log["key"], log["state"]) for log in logs] == [(str(KEY), reason)]
-        world.sidecars.pages[A] = page({"test": 3}, vms=VMS)
+        filtered.sidecars.pages[A] = page({"test": 3}, vms=VMS)
         await checked(tracker, 2)
-        assert [one for one, _ in world.events] == ["ConfigurationRefused", "Crashing"]
-        assert "(3 reloads, 0 failed, 0 delayed)" in world.events[1][1]
-        world.publish(config="two")
-        world.sidecars.pages = {A: page(["test"], vms=0, changed=2), B: b""}
+        assert [one for one, _ in filtered.events] == ["ConfigurationRefused", "Crashing"]
+        assert "(3 reloads, 0 failed, 0 delayed)" in filtered.events[1][1]
+        filtered.publish(config="two")
+        filtered.sidecars.pages = {A: page(["test"], vms=0, changed=2), B: b""}
         await checked(tracker, 3)
-    assert [one for one, _ in world.events][2:] == ["ConfigurationRefused"]
+    assert [one for one, _ in filtered.events][2:] == ["ConfigurationRefused"]
 
 
-async def test_closed_port_is_unreachable_and_the_condition_unknown(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS)}
-    world.pods[1] = pod("b", "127.0.0.4")
-    async with world.tracking() as tracker:
+async def test_closed_port_is_unreachable_and_the_condition_unknown(filtered: FilteredPods) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS)}
+    filtered.pods[1] = pod("b", "127.0.0.4")
+    async with filtered.tracking() as tracker:
         report = await checked(tracker)
     assert (report.running, named(report)) == (1, [("b", "StatsUnreachable")])
     assert verdict(report) == ("Unknown", "StatsUnreachable")
-    assert not world.events
+    assert not filtered.events
 
 
-async def test_settled_pods_are_read_no_more_until_the_filter_changes(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+async def test_settled_pods_are_read_no_more_until_the_filter_changes(
+    filtered: FilteredPods,
+) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
     metrics = Metrics()
-    async with world.tracking(AT_ONCE, metrics) as tracker:
+    async with filtered.tracking(AT_ONCE, metrics) as tracker:
         await checked(tracker, 5)
-        assert world.sidecars.reads == {A: 1, B: 1}
+        assert filtered.sidecars.reads == {A: 1, B: 1}
         assert metrics.registry.get_sample_value("autowasm_running_unsettled") == 0
-        world.version += 1  # metadata
+        filtered.version += 1  # metadata
         await checked(tracker, 5)
-        assert world.sidecars.reads == {A: 1, B: 1}
-        world.publish(config="two")
-        world.sidecars.pages = {A: page(["test"], vms=VMS, changed=2), B: page(["test"], vms=VMS)}
+        assert filtered.sidecars.reads == {A: 1, B: 1}
+        filtered.publish(config="two")
+        filtered.sidecars.pages = {
+            A: page(["test"], vms=VMS, changed=2),
+            B: page(["test"], vms=VMS),
+        }
         report = await checked(tracker, 3)
-    assert world.sidecars.reads == {A: 2, B: 4}
+    assert filtered.sidecars.reads == {A: 2, B: 4}
     assert named(report) == [("b", "NotAccepted")], "it has changed no listener"
     assert verdict(report) == ("False", "NotAccepted")
 
 
-async def test_nothing_is_read_after_the_window(world: World) -> None:
-    world.sidecars.pages = {A: page(), B: page()}
-    async with world.tracking(replace(EACH_CHECK, window=0.0)) as tracker:
+async def test_nothing_is_read_after_the_window(filtered: FilteredPods) -> None:
+    filtered.sidecars.pages = {A: page(), B: page()}
+    async with filtered.tracking(replace(EACH_CHECK, window=0.0)) as tracker:
         report = await checked(tracker, 5)
-    assert world.sidecars.reads == {A: 1, B: 1}
+    assert filtered.sidecars.reads == {A: 1, B: 1}
     assert {reason for _, reason in named(report)} == {"NotAccepted"}
 
 
 async def test_new_pod_is_read_when_it_has_an_address_and_one_that_went_is_forgotten(
-    world: World,
+    filtered: FilteredPods,
 ) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
-    late, world.pods = world.pods[1], world.pods[:1]
-    async with world.tracking(AT_ONCE) as tracker:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    late, filtered.pods = filtered.pods[1], filtered.pods[:1]
+    async with filtered.tracking(AT_ONCE) as tracker:
         await checked(tracker, 2)
-        world.pods.append(msgspec.structs.replace(late, ips=""))
+        filtered.pods.append(msgspec.structs.replace(late, ips=""))
         tracker.pods_changed(KEY)
         assert named(await checked(tracker, 2)) == [("b", "Starting")]
-        world.pods[1] = late
+        filtered.pods[1] = late
         assert verdict(await checked(tracker, 2)) == ("True", "Running")
-        assert world.sidecars.reads == {A: 1, B: 1}
-        world.pods = world.pods[1:]
+        assert filtered.sidecars.reads == {A: 1, B: 1}
+        filtered.pods = filtered.pods[1:]
         tracker.pods_changed(KEY)
         assert (await checked(tracker)).running == 1
 
 
-async def test_one_request_serves_all_autowasms_of_a_pod(world: World) -> None:
+async def test_one_request_serves_all_autowasms_of_a_pod(filtered: FilteredPods) -> None:
     other = ObjectKey("default", "other")
-    world.keys = (KEY, other)
+    filtered.keys = (KEY, other)
     both = page(["test", "other"], vms=2 * VMS)
-    world.sidecars.pages = {A: both, B: both}
-    async with world.tracking() as tracker:
+    filtered.sidecars.pages = {A: both, B: both}
+    async with filtered.tracking() as tracker:
         await tracker.report(other)
         assert (await checked(tracker)).running == 2
         found = await tracker.report(other)
     assert found is not None
     assert found.running == 2
-    assert world.sidecars.reads == {A: 1, B: 1}
+    assert filtered.sidecars.reads == {A: 1, B: 1}
 
 
-async def test_same_name_counts_only_when_the_change_was_seen(world: World) -> None:
+async def test_same_name_counts_only_when_the_change_was_seen(filtered: FilteredPods) -> None:
     """The name has no digest, so VMs and name alone may be those of the previous module."""
-    world.pods = world.pods[:1]
-    world.sidecars.pages = {A: page(["test"], vms=VMS)}
-    async with world.tracking(AT_ONCE) as tracker:
+    filtered.pods = filtered.pods[:1]
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS)}
+    async with filtered.tracking(AT_ONCE) as tracker:
         await checked(tracker)
-        world.publish(after=3_600, sha256=digest("b"))  # too long ago for a baseline
+        filtered.publish(after=3_600, sha256=digest("b"))  # too long ago for a baseline
         report = await checked(tracker, 2)
         assert named(report) == [("a", "Unknown")]
-        world.sidecars.pages[A] = page(["test"], vms=VMS, changed=2, draining=1)
+        filtered.sidecars.pages[A] = page(["test"], vms=VMS, changed=2, draining=1)
         assert named(await checked(tracker)) == [("a", "Starting")], "VMs of which one?"
-        world.sidecars.pages[A] = page(["test"], vms=VMS, changed=2)
+        filtered.sidecars.pages[A] = page(["test"], vms=VMS, changed=2)
         assert verdict(await checked(tracker)) == ("True", "Running")
 
 
-async def test_download_of_the_new_module_proves_that_the_change_arrived(world: World) -> None:
-    world.pods = world.pods[:1]
-    world.sidecars.pages = {A: page(["test"], vms=VMS)}
-    async with world.tracking(AT_ONCE) as tracker:
+async def test_download_of_the_new_module_proves_that_the_change_arrived(
+    filtered: FilteredPods,
+) -> None:
+    filtered.pods = filtered.pods[:1]
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS)}
+    async with filtered.tracking(AT_ONCE) as tracker:
         await checked(tracker)
-        world.publish(after=3_600, sha256=digest("b"))
-        world.downloads[digest("b"), world.pods[0].uid] = world.now + 1
+        filtered.publish(after=3_600, sha256=digest("b"))
+        filtered.downloads[digest("b"), filtered.pods[0].uid] = filtered.now + 1
         assert verdict(await checked(tracker)) == ("True", "Running")
 
 
-async def test_process_that_started_after_the_change_has_nothing_else(world: World) -> None:
-    world.pods = world.pods[:1]
-    world.filter_generation = 7
-    world.published = NOW - 500
-    world.sidecars.pages = {A: page(["test"], vms=VMS, uptime=400)}
-    async with world.tracking() as tracker:
+async def test_process_that_started_after_the_change_has_nothing_else(
+    filtered: FilteredPods,
+) -> None:
+    filtered.pods = filtered.pods[:1]
+    filtered.filter_generation = 7
+    filtered.published = NOW - 500
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS, uptime=400)}
+    async with filtered.tracking() as tracker:
         assert verdict(await checked(tracker)) == ("True", "Running")
 
 
-async def test_new_leader_believes_the_status_and_reads_the_others_only(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
-    async with world.tracking() as tracker:
-        world.write(await checked(tracker, 2))
-    world.sidecars.reads.clear()
-    world.pods.append(pod("new", "127.0.0.4", started=NOW + 5))
-    async with world.tracking(AT_ONCE) as after:
+async def test_new_leader_believes_the_status_and_reads_the_others_only(
+    filtered: FilteredPods,
+) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
+    async with filtered.tracking() as tracker:
+        filtered.write(await checked(tracker, 2))
+    filtered.sidecars.reads.clear()
+    filtered.pods.append(pod("new", "127.0.0.4", started=NOW + 5))
+    async with filtered.tracking(AT_ONCE) as after:
         report = await checked(after, 2)
     assert report.running == 1
     assert set(named(report)) == {("b", "ConfigurationRefused"), ("new", "StatsUnreachable")}
-    assert world.sidecars.reads == {B: 2}
+    assert filtered.sidecars.reads == {B: 2}
 
 
 @pytest.mark.parametrize("change", ["generation", "published", "count", "unwritten"])
-async def test_status_of_something_else_is_not_believed(world: World, change: str) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
-    async with world.tracking() as tracker:
-        world.write(await checked(tracker))
-    world.sidecars.reads.clear()
+async def test_status_of_something_else_is_not_believed(
+    filtered: FilteredPods, change: str
+) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    async with filtered.tracking() as tracker:
+        filtered.write(await checked(tracker))
+    filtered.sidecars.reads.clear()
     match change:
         case "generation":
-            world.generation += 1
+            filtered.generation += 1
         case "published":
-            world.published = NOW + 100
+            filtered.published = NOW + 100
         case "count":
-            world.status["pods"]["injected"] = 4
+            filtered.status["pods"]["injected"] = 4
         case _:
-            del world.status["pods"]["running"]
-    async with world.tracking() as after:
+            del filtered.status["pods"]["running"]
+    async with filtered.tracking() as after:
         await checked(after)
-    assert world.sidecars.reads == {A: 1, B: 1}
+    assert filtered.sidecars.reads == {A: 1, B: 1}
 
 
 async def test_status_is_touched_when_states_change_and_not_for_what_a_moment_will_change(
-    world: World,
+    filtered: FilteredPods,
 ) -> None:
-    world.pods = world.pods[:1]
-    world.sidecars.pages = {A: page(["test"], vms=0, warming=1)}
-    async with world.tracking(replace(EACH_CHECK, hold=1e9)) as tracker:
+    filtered.pods = filtered.pods[:1]
+    filtered.sidecars.pages = {A: page(["test"], vms=0, warming=1)}
+    async with filtered.tracking(replace(EACH_CHECK, hold=1e9)) as tracker:
         await checked(tracker, 3)
-        assert not world.touched, "it is starting"
-        world.sidecars.pages[A] = page(["test"], vms=VMS)
+        assert not filtered.touched, "it is starting"
+        filtered.sidecars.pages[A] = page(["test"], vms=VMS)
         await checked(tracker, 3)
-    assert world.touched == 1
+    assert filtered.touched == 1
 
 
-async def test_requests_are_reported_when_all_is_settled(world: World) -> None:
-    world.pods = world.pods[:1]
-    world.sidecars.pages = {A: page(vms=None, requests=(90, 10))}
-    async with world.tracking(replace(EACH_CHECK, settle=0.0)) as tracker:
+async def test_requests_are_told_when_all_is_settled(filtered: FilteredPods) -> None:
+    filtered.pods = filtered.pods[:1]
+    filtered.sidecars.pages = {A: page(vms=None, requests=(90, 10))}
+    async with filtered.tracking(replace(EACH_CHECK, settle=0.0)) as tracker:
         assert "requests" not in (await checked(tracker)).condition.message
-        world.sidecars.pages[A] = page(["test"], vms=VMS, requests=(185, 15))
+        filtered.sidecars.pages[A] = page(["test"], vms=VMS, requests=(185, 15))
         report = await checked(tracker)
     assert report.condition.message.endswith(
         "since then 5 of 100 requests got a status of 500 or more (5.00%), before 10.00%"
     )
 
 
-async def test_object_that_is_not_published_has_no_report(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
-    async with world.tracking() as tracker:
+async def test_object_that_is_not_published_has_no_report(filtered: FilteredPods) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    async with filtered.tracking() as tracker:
         await checked(tracker)
-        world.keys = ()
+        filtered.keys = ()
         assert await tracker.report(KEY) is None
-        world.sidecars.reads.clear()
+        filtered.sidecars.reads.clear()
         await tracker.check()
-    assert not world.sidecars.reads
+    assert not filtered.sidecars.reads
 
 
-async def test_selector_that_matches_nothing_is_unknown(world: World) -> None:
-    world.pods = []
-    async with world.tracking() as tracker:
+async def test_selector_that_matches_nothing_is_unknown(filtered: FilteredPods) -> None:
+    filtered.pods = []
+    async with filtered.tracking() as tracker:
         report = await checked(tracker)
     assert verdict(report) == ("Unknown", "NoPods")
 
 
-async def test_an_odd_object_does_not_stop_the_others(world: World) -> None:
+async def test_an_odd_object_does_not_stop_the_others(filtered: FilteredPods) -> None:
     other = ObjectKey("default", "other")
-    world.keys = (other, KEY)
+    filtered.keys = (other, KEY)
     both = page(["test", "other"], vms=2 * VMS)
-    world.sidecars.pages = {A: both, B: both}
+    filtered.sidecars.pages = {A: both, B: both}
     metrics = Metrics()
 
     def odd(key: ObjectKey) -> Iterable[Pod]:
         if key == other:
             raise RuntimeError("odd")
-        return world.pods
+        return filtered.pods
 
-    async with world.tracking(metrics=metrics) as tracker:
+    async with filtered.tracking(metrics=metrics) as tracker:
         await tracker.report(other)
-        world.matched = odd  # type: ignore[method-assign]
+        filtered.matched = odd  # type: ignore[method-assign]
         tracker.pods_changed(other)
         with structlog.testing.capture_logs() as logs:
             assert (await checked(tracker)).running == 2
@@ -536,25 +553,25 @@ async def test_an_odd_object_does_not_stop_the_others(world: World) -> None:
     assert value("autowasm_unexpected_errors_total", {"work": "proof_of_run"}) > 0  # type: ignore[operator]
 
 
-async def test_only_the_leader_reads_and_an_end_of_leading_forgets(world: World) -> None:
-    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+async def test_only_the_leader_reads_and_an_end_of_leading_forgets(filtered: FilteredPods) -> None:
+    filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
     metrics = Metrics()
     leadership = AlwaysLeading()
-    async with world.tracking(replace(EACH_CHECK, interval=0.01), metrics) as tracker:
+    async with filtered.tracking(replace(EACH_CHECK, interval=0.01), metrics) as tracker:
         await tracker.report(KEY)
         leading = asyncio.create_task(leadership.run())
         work = asyncio.create_task(tracker.run(leadership))
         async with asyncio.timeout(30):
-            while world.sidecars.reads[A] < 2:
+            while filtered.sidecars.reads[A] < 2:
                 await asyncio.sleep(0.01)
         leading.cancel()
         await asyncio.wait([leading])
         async with asyncio.timeout(30):
             while metrics.registry.get_sample_value("autowasm_running_unsettled"):
                 await asyncio.sleep(0.01)
-        before = world.sidecars.reads.copy()
+        before = filtered.sidecars.reads.copy()
         for _ in range(10):
             await asyncio.sleep(0.01)
-        assert world.sidecars.reads == before
+        assert filtered.sidecars.reads == before
         work.cancel()
         await asyncio.wait([work])

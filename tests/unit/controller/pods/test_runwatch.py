@@ -7,7 +7,7 @@ from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.limits import StatsLimits
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.sidecarstats import VMS, Sidecars, page
-from tests.unit.controller.pods.worlds import NOW, pod
+from tests.unit.controller.pods.trackedpods import NOW, pod
 
 POD = pod("a", "127.0.0.2")
 NAMED = Published("test-0123", at=NOW, is_named=True)

@@ -24,21 +24,21 @@ READY: dict[str, Any] = {"subsets": [{"addresses": [{"ip": "10.0.0.1"}]}]}
 
 
 @dataclass
-class World:
+class WatchedService:
     """`service` and `endpoints`: the answers of the API server."""
 
     service: dict[str, Any] | ApiError = field(default_factory=lambda: GOOD)
     endpoints: dict[str, Any] | ApiError = field(default_factory=lambda: READY)
-    said: list[str] = field(default_factory=list)
+    reports: list[str] = field(default_factory=list)
     requests: list[ObjectKey] = field(default_factory=list)
     changes: int = 0
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.watched = PublishedService(
+        self.published = PublishedService(
             self,  # type: ignore[arg-type]
             envoy=EnvoyFetch(service_name="w", service_namespace="mesh"),
-            report=self.said.append,
+            report=self.reports.append,
             problem=Gauge("problem", "", ["reason"], registry=self.registry),
         )
 
@@ -54,7 +54,7 @@ class World:
 
     @property
     def reason(self) -> str:
-        problem = self.watched.problem()
+        problem = self.published.problem()
         return problem.reason if problem is not None else ""
 
     def gauge(self, reason: str) -> float | None:
@@ -66,10 +66,10 @@ def gone() -> NotFound:
 
 
 async def test_a_good_one_holds_nothing_back() -> None:
-    world = World()
-    await world.watched.check()
-    assert (world.reason, world.said) == ("", [""])
-    assert world.requests == [ObjectKey("mesh", "w")] * 2
+    watched = WatchedService()
+    await watched.published.check()
+    assert (watched.reason, watched.reports) == ("", [""])
+    assert watched.requests == [ObjectKey("mesh", "w")] * 2
 
 
 @pytest.mark.parametrize(
@@ -84,37 +84,37 @@ async def test_a_good_one_holds_nothing_back() -> None:
 async def test_one_that_serves_nobody_holds_back_from_the_start(
     service: Any, reason: str, text: str
 ) -> None:
-    world = World(service=service)
-    await world.watched.check()
-    assert world.reason == reason
-    assert text in str(world.watched.problem())
-    assert text in world.said[-1]
-    assert world.gauge(reason) == 1
+    watched = WatchedService(service=service)
+    await watched.published.check()
+    assert watched.reason == reason
+    assert text in str(watched.published.problem())
+    assert text in watched.reports[-1]
+    assert watched.gauge(reason) == 1
 
 
 async def test_one_that_is_replaced_within_seconds_is_no_problem() -> None:
-    world = World()
-    await world.watched.check()
-    running = asyncio.create_task(world.watched.run(world.changed))
-    world.service = gone()
+    watched = WatchedService()
+    await watched.published.check()
+    running = asyncio.create_task(watched.published.run(watched.changed))
+    watched.service = gone()
     await asyncio.sleep(CHECK_INTERVAL + 1)
-    world.service = GOOD
+    watched.service = GOOD
     await asyncio.sleep(CHECK_INTERVAL)
-    assert (world.reason, world.changes, world.said) == ("", 0, [""])
+    assert (watched.reason, watched.changes, watched.reports) == ("", 0, [""])
     running.cancel()
 
 
 async def test_objects_are_looked_at_when_it_goes_and_when_it_comes() -> None:
-    world = World()
-    await world.watched.check()
-    running = asyncio.create_task(world.watched.run(world.changed))
-    world.service = gone()
+    watched = WatchedService()
+    await watched.published.check()
+    running = asyncio.create_task(watched.published.run(watched.changed))
+    watched.service = gone()
     await asyncio.sleep(CHECK_INTERVAL + RECHECK_INTERVAL + 1)
-    assert (world.reason, world.changes) == ("ServiceNotFound", 1)
-    world.service = GOOD
+    assert (watched.reason, watched.changes) == ("ServiceNotFound", 1)
+    watched.service = GOOD
     await asyncio.sleep(RECHECK_INTERVAL + 1)
-    assert (world.reason, world.changes, world.said[-1]) == ("", 2, "")
-    assert world.gauge("ServiceNotFound") == 0
+    assert (watched.reason, watched.changes, watched.reports[-1]) == ("", 2, "")
+    assert watched.gauge("ServiceNotFound") == 0
     running.cancel()
 
 
@@ -124,36 +124,36 @@ async def test_objects_are_looked_at_when_it_goes_and_when_it_comes() -> None:
 async def test_no_endpoints_are_reported_after_a_start_and_hold_nothing_back(
     endpoints: Any,
 ) -> None:
-    world = World(endpoints=endpoints)
-    await world.watched.check()
-    assert world.said == [""], "replicas may be starting"
-    running = asyncio.create_task(world.watched.run(world.changed))
+    watched = WatchedService(endpoints=endpoints)
+    await watched.published.check()
+    assert watched.reports == [""], "replicas may be starting"
+    running = asyncio.create_task(watched.published.run(watched.changed))
     await asyncio.sleep(STARTING + CHECK_INTERVAL + 1)
-    assert "no ready endpoint" in world.said[-1]
-    assert (world.reason, world.changes, world.gauge("ServiceWithoutEndpoints")) == ("", 0, 1)
-    world.endpoints = READY
+    assert "no ready endpoint" in watched.reports[-1]
+    assert (watched.reason, watched.changes, watched.gauge("ServiceWithoutEndpoints")) == ("", 0, 1)
+    watched.endpoints = READY
     await asyncio.sleep(RECHECK_INTERVAL + 1)
-    assert world.said[-1] == ""
+    assert watched.reports[-1] == ""
     running.cancel()
 
 
 async def test_what_may_not_be_looked_at_holds_nothing_back() -> None:
     """An older ClusterRole with a newer image."""
-    world = World(service=Forbidden("no", code=403))
-    await world.watched.check()
-    assert world.reason == ""
-    assert "not allowed to `get` it" in world.said[-1]
-    world = World(endpoints=Forbidden("no", code=403))
-    await world.watched.check()
-    assert world.said == [""]
+    watched = WatchedService(service=Forbidden("no", code=403))
+    await watched.published.check()
+    assert watched.reason == ""
+    assert "not allowed to `get` it" in watched.reports[-1]
+    watched = WatchedService(endpoints=Forbidden("no", code=403))
+    await watched.published.check()
+    assert watched.reports == [""]
 
 
 async def test_an_api_server_that_does_not_answer_changes_nothing() -> None:
-    world = World(service=ServerError("down", code=500))
-    await world.watched.check()
-    assert (world.reason, world.said) == ("", [])
-    world.service = gone()
-    await world.watched.check()
-    world.service = ServerError("down", code=500)
-    await world.watched.check()
-    assert world.reason == "ServiceNotFound"
+    watched = WatchedService(service=ServerError("down", code=500))
+    await watched.published.check()
+    assert (watched.reason, watched.reports) == ("", [])
+    watched.service = gone()
+    await watched.published.check()
+    watched.service = ServerError("down", code=500)
+    await watched.published.check()
+    assert watched.reason == "ServiceNotFound"

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from autowasm.telemetry.metrics import Metrics
-from tests.unit.controller.reconciling.world import Process, World
+from tests.unit.controller.reconciling.cluster import Process, ReconciledCluster
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "cache")
+def cluster(tmp_path: Path) -> ReconciledCluster:
+    return ReconciledCluster(tmp_path / "cache")
 
 
 @pytest.fixture
-async def process(world: World, metrics: Metrics) -> AsyncIterator[Process]:
-    async with world.process(metrics=metrics) as process:
+async def process(cluster: ReconciledCluster, metrics: Metrics) -> AsyncIterator[Process]:
+    async with cluster.process(metrics=metrics) as process:
         yield process

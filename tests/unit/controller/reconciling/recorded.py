@@ -22,7 +22,13 @@ from autowasm.errors import AutoWasmError, SpecError, StorageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.reasons import Progress, Reason, Topic
 from tests.fakes.autowasms import document
-from tests.unit.controller.reconciling.world import KEY, OTHER, Process, World, running
+from tests.unit.controller.reconciling.cluster import (
+    KEY,
+    OTHER,
+    Process,
+    ReconciledCluster,
+    running,
+)
 
 OF_READY: Final = [one for one in Reason if one.progress is not Progress.ELSEWHERE]
 
@@ -73,17 +79,17 @@ async def recorded(directory: Path, reason: Reason, *, in_place: bool) -> Docume
 
     For `Fetching`, the caller sets `reconciler.FETCHING_SHOWN_AFTER` to 0.
     """
-    world = World(directory)
+    cluster = ReconciledCluster(directory)
     # Retries would only repeat it.
-    async with running(_Recording, world, directory, retry_base=600) as process:
+    async with running(_Recording, cluster, directory, retry_base=600) as process:
         if in_place:
             await process.apply()
         if reason in _ROLLOUTS:
             return await _in_rollout(process, reason, in_place=in_place)
         _cause(process, reason)
-        world.objects.apply(document(image=OTHER))
+        cluster.objects.apply(document(image=OTHER))
         await _until(process, reason)
-        return world.objects.documents[KEY]
+        return cluster.objects.documents[KEY]
 
 
 _ROLLOUTS: Final = {
@@ -95,8 +101,8 @@ _ROLLOUTS: Final = {
 
 async def _in_rollout(process: Process, reason: Reason, *, in_place: bool) -> Document:
     """With the status that the reporter makes of a staged rollout in this phase (test_rollout.py has rollouts themselves)."""
-    process.world.objects.apply(document(image=OTHER))
-    found = process.world.objects.documents[KEY]
+    process.cluster.objects.apply(document(image=OTHER))
+    found = process.cluster.objects.documents[KEY]
     rollout = RolloutStatus(
         phase=_ROLLOUTS[reason],
         target=RolloutVariant("0" * 16, found["metadata"]["generation"]),
@@ -106,18 +112,18 @@ async def _in_rollout(process: Process, reason: Reason, *, in_place: bool) -> Do
         parse(found),
         rollout,
         is_in_place=in_place,
-        previous=statuses.read(process.world.status),
+        previous=statuses.read(process.cluster.status),
         now=statuses.utc_now(),
     )
-    await process.world.publisher.write_status(KEY, found, status.to_dict())
-    return process.world.objects.documents[KEY]
+    await process.cluster.publisher.write_status(KEY, found, status.to_dict())
+    return process.cluster.objects.documents[KEY]
 
 
 async def _until(process: Process, reason: Reason) -> None:
     process.queue.add(KEY)
     async with asyncio.timeout(10):
         while True:
-            status = statuses.read(process.world.status)
+            status = statuses.read(process.cluster.status)
             ready = status.condition(ConditionType.READY)
             is_new = reason is not Reason.SYNCED or OTHER in str(status.module)
             if ready is not None and ready.reason == reason and is_new:
@@ -127,21 +133,21 @@ async def _until(process: Process, reason: Reason) -> None:
 
 def _cause(process: _Recording, reason: Reason) -> None:
     """Make the next reconcile end with `reason`: at the step of the flow that has such errors."""
-    world, message = process.world, f"a message about {reason.value}"
+    cluster, message = process.cluster, f"a message about {reason.value}"
     error = AutoWasmError(message, reason=reason)
     if reason is Reason.SYNCED:
         return
     if reason is Reason.FETCHING:
-        world.registry.gates["resolve"] = asyncio.Event()
+        cluster.registry.gates["resolve"] = asyncio.Event()
     elif reason is Reason.NAMESPACE_SHARE_EXCEEDED:
         process.no_room = StorageError(message, reason=reason)
     elif reason in {Reason.SERVICE_NOT_FOUND, Reason.SERVICE_PORT_MISSING}:
-        world.service_problem = error
+        cluster.service_problem = error
     elif reason.topic is Topic.ENVOYFILTER:
-        world.publisher.refusal = error
+        cluster.publisher.refusal = error
     elif reason.topic is Topic.START:
         process.refusing.error = error
     elif reason.topic is Topic.OBJECT:
-        world.objects.problems[KEY] = SpecError("spec.filter", message, reason=reason)
+        cluster.objects.problems[KEY] = SpecError("spec.filter", message, reason=reason)
     else:
-        world.registry.failures["resolve"] = error
+        cluster.registry.failures["resolve"] = error

@@ -7,38 +7,40 @@ import pytest
 from tests.fakes.autowasms import document
 from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
-from tests.unit.controller.reconciling.world import (
+from tests.unit.controller.reconciling.cluster import (
     KEY,
     OTHER,
     WORLD,
     Process,
-    World,
+    ReconciledCluster,
     sha,
 )
 
 
-async def test_deleted_object_takes_its_filter_along(world: World, process: Process) -> None:
+async def test_deleted_object_takes_its_filter_along(
+    cluster: ReconciledCluster, process: Process
+) -> None:
     await process.apply()
-    del world.objects.documents[KEY]
+    del cluster.objects.documents[KEY]
     await process.settle()
-    assert not world.publisher.envoyfilters
+    assert not cluster.publisher.envoyfilters
     assert not process.published.is_known(sha256_of(wat.header_filter(WORLD)))
     labels = {"phase": "Synced"}
     assert process.metrics.registry.get_sample_value("autowasm_autowasms", labels) == 0
 
 
-async def test_deletion_ends_the_fetch(world: World, process: Process) -> None:
-    world.registry.gates["resolve"] = asyncio.Event()
-    world.objects.apply(document())
+async def test_deletion_ends_the_fetch(cluster: ReconciledCluster, process: Process) -> None:
+    cluster.registry.gates["resolve"] = asyncio.Event()
+    cluster.objects.apply(document())
     process.queue.add(KEY)
     async with asyncio.timeout(10):
-        while not world.registry.running:
+        while not cluster.registry.running:
             await asyncio.sleep(0.001)
-        del world.objects.documents[KEY]
+        del cluster.objects.documents[KEY]
         process.queue.add(KEY)
-        while world.registry.running:
+        while cluster.registry.running:
             await asyncio.sleep(0.001)
-    assert not world.publisher.writes
+    assert not cluster.publisher.writes
 
 
 DELETING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
@@ -46,19 +48,19 @@ DELETING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
 
 @pytest.mark.parametrize("change", [{"image": OTHER}, {"applyPorts": [0]}])
 async def test_nothing_is_written_for_an_object_that_is_being_deleted(
-    world: World, process: Process, change: dict[str, object]
+    cluster: ReconciledCluster, process: Process, change: dict[str, object]
 ) -> None:
     await process.apply()
-    world.publisher.writes.clear()
+    cluster.publisher.writes.clear()
     await process.apply(**change, metadata=DELETING)
-    assert not world.publisher.writes
+    assert not cluster.publisher.writes
     assert process.published.is_known(sha(WORLD)), "sidecars may still fetch it"
 
 
 async def test_lost_label_of_the_filter_of_an_object_that_is_being_deleted_is_not_restored(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
-    world.publisher.unseen[KEY] = world.publisher.envoyfilters.pop(KEY)
+    cluster.publisher.unseen[KEY] = cluster.publisher.envoyfilters.pop(KEY)
     await process.apply(metadata=DELETING)
-    assert KEY in world.publisher.unseen
+    assert KEY in cluster.publisher.unseen

@@ -19,112 +19,112 @@ from autowasm.errors import (
 from tests.fakes.autowasms import IMAGE, digest, document, record
 from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
-from tests.unit.controller.reconciling.world import (
+from tests.unit.controller.reconciling.cluster import (
     DOWN,
     EARTH,
     KEY,
     OTHER,
     WORLD,
     Process,
-    World,
+    ReconciledCluster,
     sha,
 )
 
 GONE = SourceNotFound("no such manifest")
 
 
-async def test_restart_resolves_nothing_and_writes_nothing(world: World) -> None:
-    async with world.process() as process:
+async def test_restart_resolves_nothing_and_writes_nothing(cluster: ReconciledCluster) -> None:
+    async with cluster.process() as process:
         await process.apply()
-    world.publisher.writes.clear()
-    world.registry.steps.clear()
-    world.registry.add(IMAGE, wat.header_filter(EARTH))  # the tag was moved meanwhile
-    async with world.process() as process:
+    cluster.publisher.writes.clear()
+    cluster.registry.steps.clear()
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))  # the tag was moved meanwhile
+    async with cluster.process() as process:
         await process.settle()
         assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
-    assert not world.publisher.writes
-    assert not world.registry.steps
+    assert not cluster.publisher.writes
+    assert not cluster.registry.steps
 
 
 async def test_restart_with_an_empty_cache_fetches_exactly_the_record(
-    world: World, tmp_path: Path
+    cluster: ReconciledCluster, tmp_path: Path
 ) -> None:
-    async with world.process() as process:
+    async with cluster.process() as process:
         await process.apply()
-    world.publisher.writes.clear()
-    world.registry.steps.clear()
-    world.registry.add(IMAGE, wat.header_filter(EARTH))
-    world.directory = tmp_path / "another"
-    async with world.process() as process:
+    cluster.publisher.writes.clear()
+    cluster.registry.steps.clear()
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))
+    cluster.directory = tmp_path / "another"
+    async with cluster.process() as process:
         assert process.reconciler.is_settled(KEY)
         await process.settle()
         assert sha256_of(wat.header_filter(WORLD)) in process.store
-    assert world.registry.count("resolve") == 0
-    assert not world.publisher.writes
+    assert cluster.registry.count("resolve") == 0
+    assert not cluster.publisher.writes
 
 
-async def test_restart_without_status_keeps_the_module(world: World) -> None:
-    async with world.process() as process:
+async def test_restart_without_status_keeps_the_module(cluster: ReconciledCluster) -> None:
+    async with cluster.process() as process:
         await process.apply()
-    del world.objects.documents[KEY]["status"]
-    world.registry.add(IMAGE, wat.header_filter(EARTH))
-    async with world.process() as process:
+    del cluster.objects.documents[KEY]["status"]
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))
+    async with cluster.process() as process:
         await process.settle()
-    assert world.live == sha(WORLD)
-    assert world.status["phase"] == "Synced"
+    assert cluster.live == sha(WORLD)
+    assert cluster.status["phase"] == "Synced"
 
 
-async def test_going_back_needs_no_registry(world: World, process: Process) -> None:
+async def test_going_back_needs_no_registry(cluster: ReconciledCluster, process: Process) -> None:
     await process.apply()
     await process.apply(image=OTHER)
-    world.registry.failures["resolve"] = world.registry.failures["pin"] = DOWN
+    cluster.registry.failures["resolve"] = cluster.registry.failures["pin"] = DOWN
     await process.apply()
-    assert (world.live, world.status["phase"]) == (sha(WORLD), "Synced")
+    assert (cluster.live, cluster.status["phase"]) == (sha(WORLD), "Synced")
 
 
 async def test_going_back_to_a_module_that_is_gone_from_the_cache_fetches_its_record(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
     await process.apply(image=OTHER)
     process.store.path(sha256_of(wat.header_filter(WORLD))).unlink()
     assert await process.store.open(sha256_of(wat.header_filter(WORLD))) is None
-    world.registry.steps.clear()
+    cluster.registry.steps.clear()
     await process.apply()
-    assert world.live == sha(WORLD)
-    assert world.registry.count("resolve") == 0
+    assert cluster.live == sha(WORLD)
+    assert cluster.registry.count("resolve") == 0
 
 
 async def test_published_module_that_is_lost_is_said_and_changes_nothing(
-    world: World, tmp_path: Path
+    cluster: ReconciledCluster, tmp_path: Path
 ) -> None:
-    async with world.process() as process:
+    async with cluster.process() as process:
         await process.apply()
-    before = dict(world.publisher.envoyfilters)
-    world.directory = tmp_path / "another"
-    world.registry.failures["pin"] = GONE
-    world.registry.add(IMAGE, wat.header_filter(EARTH))
-    async with world.process() as process:
+    before = dict(cluster.publisher.envoyfilters)
+    cluster.directory = tmp_path / "another"
+    cluster.registry.failures["pin"] = GONE
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))
+    async with cluster.process() as process:
         await process.until("Degraded")
-        assert world.condition("Fetched") == ("False", "PublishedModuleLost")
-        assert "wasm.tcm.io/refresh" in world.status["message"]
-        assert world.publisher.envoyfilters == before
-        assert world.registry.count("resolve") == 1
+        assert cluster.condition("Fetched") == ("False", "PublishedModuleLost")
+        assert "wasm.tcm.io/refresh" in cluster.status["message"]
+        assert cluster.publisher.envoyfilters == before
+        assert cluster.registry.count("resolve") == 1
         await process.apply(metadata={"annotations": {"wasm.tcm.io/refresh": "1"}})
         await process.until("Synced")
-        assert world.live == sha(EARTH)
+        assert cluster.live == sha(EARTH)
 
 
 async def test_published_module_that_was_removed_is_fetched_again(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
-    before = dict(world.publisher.envoyfilters)
+    before = dict(cluster.publisher.envoyfilters)
     process.store.path(sha256_of(wat.header_filter(WORLD))).unlink()
     assert await process.store.open(sha256_of(wat.header_filter(WORLD))) is None
     await process.settle()
     assert sha256_of(wat.header_filter(WORLD)) in process.store
-    assert world.publisher.envoyfilters == before
+    assert cluster.publisher.envoyfilters == before
 
 
 @pytest.mark.parametrize(
@@ -136,106 +136,108 @@ async def test_published_module_that_was_removed_is_fetched_again(
     ],
 )
 async def test_forged_record_reaches_nothing_and_publishes_nothing(
-    world: World, fields: dict[str, Any]
+    cluster: ReconciledCluster, fields: dict[str, Any]
 ) -> None:
-    async with world.process(retry_base=3600) as process:
+    async with cluster.process(retry_base=3600) as process:
         await process.apply()
-        genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+        genuine = envoyfilters.record_of(cluster.publisher.envoyfilters[KEY])
         assert genuine is not None
         forged = msgspec.structs.replace(genuine, **fields)
-        annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+        annotations = cluster.publisher.envoyfilters[KEY]["metadata"]["annotations"]
         annotations[records.ANNOTATION] = records.dump(forged)
-        world.registry.steps.clear()
+        cluster.registry.steps.clear()
         await process.settle()
         await process.settle()
-        assert not any("evil" in step for step in world.registry.steps)
-        assert len(world.registry.steps) <= 2, "asks without pause"
-        assert world.live in {sha(WORLD), forged.sha256}
+        assert not any("evil" in step for step in cluster.registry.steps)
+        assert len(cluster.registry.steps) <= 2, "asks without pause"
+        assert cluster.live in {sha(WORLD), forged.sha256}
 
 
 async def test_forged_record_is_no_origin_to_fill_a_blob_from(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
-    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    genuine = envoyfilters.record_of(cluster.publisher.envoyfilters[KEY])
     assert genuine is not None
     forged = msgspec.structs.replace(
         genuine, image="evil.example/team/filter@sha256:" + "1" * 64, sha256=digest("e")
     )
-    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations = cluster.publisher.envoyfilters[KEY]["metadata"]["annotations"]
     annotations[records.ANNOTATION] = records.dump(forged)
-    world.objects.problems[KEY] = SpecError("metadata.name", "twice")
+    cluster.objects.problems[KEY] = SpecError("metadata.name", "twice")
     await process.settle()
-    del world.objects.problems[KEY]
-    world.registry.gates["resolve"] = world.registry.gates["pin"] = asyncio.Event()
-    world.objects.apply(document(image="registry.example/team/filter:v9"))
+    del cluster.objects.problems[KEY]
+    cluster.registry.gates["resolve"] = cluster.registry.gates["pin"] = asyncio.Event()
+    cluster.objects.apply(document(image="registry.example/team/filter:v9"))
     await process.reconciler.reconcile(KEY)
     assert not process.published.is_known(digest("e")), "its spec names another module"
     assert process.published.is_known(genuine.sha256), "whatever its annotation says"
-    assert not any("evil" in step for step in world.registry.steps)
+    assert not any("evil" in step for step in cluster.registry.steps)
 
 
 async def test_record_of_another_place_is_no_origin_to_fill_a_blob_from(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
-    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    genuine = envoyfilters.record_of(cluster.publisher.envoyfilters[KEY])
     assert genuine is not None
     forged = msgspec.structs.replace(genuine, image="evil.example/team/filter@sha256:" + "1" * 64)
-    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations = cluster.publisher.envoyfilters[KEY]["metadata"]["annotations"]
     annotations[records.ANNOTATION] = records.dump(forged)
-    world.objects.documents[KEY]["status"].pop("module")
-    world.objects.problems[KEY] = SpecError("metadata.name", "twice")
+    cluster.objects.documents[KEY]["status"].pop("module")
+    cluster.objects.problems[KEY] = SpecError("metadata.name", "twice")
     await process.settle()
     assert process.published.is_known(genuine.sha256)
     with pytest.raises(SourceUnavailable, match="no source is known for"):
         await asyncio.wait_for(process.published.fill(genuine.sha256), 5)
-    assert not any("evil" in step for step in world.registry.steps)
+    assert not any("evil" in step for step in cluster.registry.steps)
 
 
-async def test_damaged_record_is_restored_from_the_status(world: World, process: Process) -> None:
+async def test_damaged_record_is_restored_from_the_status(
+    cluster: ReconciledCluster, process: Process
+) -> None:
     await process.apply()
-    as_it_was = copy.deepcopy(world.publisher.envoyfilters[KEY])
-    world.registry.steps.clear()
+    as_it_was = copy.deepcopy(cluster.publisher.envoyfilters[KEY])
+    cluster.registry.steps.clear()
     for damage in ("{", "", records.dump(record(sha256=digest("e")))):
-        annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+        annotations = cluster.publisher.envoyfilters[KEY]["metadata"]["annotations"]
         annotations[records.ANNOTATION] = damage
         await process.settle()
-        assert world.publisher.envoyfilters[KEY] == as_it_was
+        assert cluster.publisher.envoyfilters[KEY] == as_it_was
         assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
-    assert world.registry.steps == [], "no registry is needed for it"
+    assert cluster.registry.steps == [], "no registry is needed for it"
 
 
 async def test_filter_out_of_sight_is_looked_for_before_it_is_called_absent(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
-    world.publisher.unseen[KEY] = world.publisher.envoyfilters.pop(KEY)
+    cluster.publisher.unseen[KEY] = cluster.publisher.envoyfilters.pop(KEY)
     await process.apply(image="registry.example/team/filter:gone")
-    assert world.status["phase"] == "Degraded"
-    assert "is still in place" in world.status["message"]
+    assert cluster.status["phase"] == "Degraded"
+    assert "is still in place" in cluster.status["message"]
     assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
 
 
 async def test_module_that_went_before_it_was_published_is_fetched_again_first(
-    world: World, process: Process
+    cluster: ReconciledCluster, process: Process
 ) -> None:
     module_digest = sha256_of(wat.header_filter(WORLD))
-    world.publisher.refusal = StorageError("no space", reason="StorageFull")
-    world.objects.apply(document())
+    cluster.publisher.refusal = StorageError("no space", reason="StorageFull")
+    cluster.objects.apply(document())
     process.queue.add(KEY)
     async with asyncio.timeout(10):
         while not process.queue.num_requeues(KEY):
             await asyncio.sleep(0.001)
     process.store.path(module_digest).unlink()
     assert await process.store.open(module_digest) is None
-    world.publisher.refusal = None
-    world.registry.gates["fetch"] = asyncio.Event()
+    cluster.publisher.refusal = None
+    cluster.registry.gates["fetch"] = asyncio.Event()
     process.queue.add(KEY)
     async with asyncio.timeout(10):
-        while world.registry.count("fetch") < 2:
+        while cluster.registry.count("fetch") < 2:
             await asyncio.sleep(0.001)
-    assert not world.publisher.writes
-    world.registry.gates["fetch"].set()
+    assert not cluster.publisher.writes
+    cluster.registry.gates["fetch"].set()
     await process.until("Synced")
     assert module_digest in process.store

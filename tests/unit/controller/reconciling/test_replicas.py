@@ -15,14 +15,14 @@ from autowasm.errors import SourceNotFound
 from autowasm.kube.leaderelection import Leadership, Tenure
 from tests.fakes.autowasms import IMAGE, document
 from tests.parts import wat
-from tests.unit.controller.reconciling.world import (
+from tests.unit.controller.reconciling.cluster import (
     DOWN,
     EARTH,
     KEY,
     OTHER,
     WORLD,
     Process,
-    World,
+    ReconciledCluster,
     running,
     sha,
 )
@@ -57,7 +57,7 @@ class FakeReplicas:
         return True
 
 
-class SharedWorld(World):
+class SharedCluster(ReconciledCluster):
     """The cluster that several replicas write to, each with a disk of its own."""
 
     def __init__(self, directory: Path) -> None:
@@ -75,11 +75,11 @@ class SharedWorld(World):
 class Replica(Process):
     """One process."""
 
-    world: SharedWorld
+    cluster: SharedCluster
 
     def module_collaborators(self) -> dict[str, Any]:
         replica_waiter = ReplicaWaiter(
-            self.world.replicas, tasks=self.tasks, on_change=self.queue.add
+            self.cluster.replicas, tasks=self.tasks, on_change=self.queue.add
         )
         return {"replica_waiter": replica_waiter}
 
@@ -97,228 +97,228 @@ class Replica(Process):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> SharedWorld:
-    return SharedWorld(tmp_path)
+def cluster(tmp_path: Path) -> SharedCluster:
+    return SharedCluster(tmp_path)
 
 
-def started(world: SharedWorld, directory: Path) -> AbstractAsyncContextManager[Replica]:
-    return running(Replica, world, directory)
+def started(cluster: SharedCluster, directory: Path) -> AbstractAsyncContextManager[Replica]:
+    return running(Replica, cluster, directory)
 
 
 @pytest.fixture
-async def replica(world: SharedWorld, tmp_path: Path) -> AsyncIterator[Replica]:
-    async with started(world, tmp_path / "one") as replica:
+async def replica(cluster: SharedCluster, tmp_path: Path) -> AsyncIterator[Replica]:
+    async with started(cluster, tmp_path / "one") as replica:
         yield replica
 
 
 @pytest.fixture
-async def another(world: SharedWorld, tmp_path: Path) -> AsyncIterator[Replica]:
-    async with started(world, tmp_path / "two") as replica:
+async def another(cluster: SharedCluster, tmp_path: Path) -> AsyncIterator[Replica]:
+    async with started(cluster, tmp_path / "two") as replica:
         yield replica
 
 
 async def test_follower_resolves_nothing_and_writes_nothing(
-    world: SharedWorld, replica: Replica
+    cluster: SharedCluster, replica: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     await replica.settle()
-    assert not world.registry.steps
-    assert not world.publisher.writes
+    assert not cluster.registry.steps
+    assert not cluster.publisher.writes
 
 
 async def test_follower_keeps_nothing_of_an_autowasm_that_is_gone(
-    world: SharedWorld, replica: Replica
+    cluster: SharedCluster, replica: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     await replica.settle()
-    del world.objects.documents[KEY]
+    del cluster.objects.documents[KEY]
     await replica.settle()
-    assert KEY in world.publisher.forgotten
-    assert not world.publisher.writes
+    assert KEY in cluster.publisher.forgotten
+    assert not cluster.publisher.writes
 
 
 async def test_follower_has_what_the_leader_published(
-    world: SharedWorld, replica: Replica, another: Replica
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    writes = list(world.publisher.writes)
+    writes = list(cluster.publisher.writes)
     await another.settle()
     await another.settle()
-    assert world.live in another.store
-    assert world.registry.count("resolve") == 1
-    assert world.publisher.writes == writes
+    assert cluster.live in another.store
+    assert cluster.registry.count("resolve") == 1
+    assert cluster.publisher.writes == writes
 
 
 async def test_new_leader_writes_nothing_that_is_there(
-    world: SharedWorld, replica: Replica, another: Replica
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    world.publisher.writes.clear()
+    cluster.publisher.writes.clear()
     replica.lead(False)
     another.lead()
     await another.settle()
     await replica.settle()
-    assert not world.publisher.writes
-    assert world.registry.count("resolve") == 1
+    assert not cluster.publisher.writes
+    assert cluster.registry.count("resolve") == 1
 
 
 async def test_lost_leadership_drops_what_was_being_resolved(
-    world: SharedWorld, replica: Replica
+    cluster: SharedCluster, replica: Replica
 ) -> None:
-    world.registry.failures["resolve"] = DOWN
-    world.objects.apply(document())
+    cluster.registry.failures["resolve"] = DOWN
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Failed")
     replica.lead(False)
     await replica.settle()
-    requests = world.registry.count("resolve")
+    requests = cluster.registry.count("resolve")
     await asyncio.sleep(0.1)  # several retry delays
-    assert world.registry.count("resolve") == requests
+    assert cluster.registry.count("resolve") == requests
 
 
-async def test_record_is_announced_and_copied_before_envoys_get_it(
-    world: SharedWorld, replica: Replica, another: Replica
+async def test_record_is_told_and_copied_before_envoys_hear_of_it(
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.replicas.urls = ("http://two",)
-    world.objects.apply(document())
+    cluster.replicas.urls = ("http://two",)
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Fetching")
     digest = sha(WORLD)
-    assert world.status["module"]["sha256"] == digest
-    assert "history" not in world.status
+    assert cluster.status["module"]["sha256"] == digest
+    assert "history" not in cluster.status
     await another.settle()
     assert digest in another.store
     assert another.published.is_known(digest)
-    world.replicas.stored.add(digest)
+    cluster.replicas.stored.add(digest)
     await replica.until("Synced")
-    assert world.writes() == ["status Fetching", "envoyfilter", "status Synced"]
-    assert world.registry.count("resolve") == 1
+    assert cluster.writes() == ["status Fetching", "envoyfilter", "status Synced"]
+    assert cluster.registry.count("resolve") == 1
 
 
 async def test_replica_that_never_has_it_holds_up_no_rollout(
-    world: SharedWorld, replica: Replica
+    cluster: SharedCluster, replica: Replica
 ) -> None:
-    world.replicas.urls = ("http://two",)
-    world.objects.apply(document())
+    cluster.replicas.urls = ("http://two",)
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    assert [timeout for _, timeout in world.replicas.requests] == [0.5, 5.0]
+    assert [timeout for _, timeout in cluster.replicas.requests] == [0.5, 5.0]
 
 
 async def test_fault_of_ours_while_replicas_are_asked_holds_up_no_rollout(
-    world: SharedWorld, replica: Replica
+    cluster: SharedCluster, replica: Replica
 ) -> None:
-    world.replicas.urls = ("http://two",)
-    world.replicas.fault = RuntimeError("a bug")
-    world.objects.apply(document())
+    cluster.replicas.urls = ("http://two",)
+    cluster.replicas.fault = RuntimeError("a bug")
+    cluster.objects.apply(document())
     replica.lead()
     with capture_logs() as events:
         await replica.until("Synced")
-    assert world.live == sha(WORLD)
+    assert cluster.live == sha(WORLD)
     faults = [event for event in events if event["event"] == "replication failed unexpectedly"]
     assert [(event["key"], event["digest"]) for event in faults] == [(str(KEY), sha(WORLD))] * 2
 
 
-async def test_replicas_that_have_it_already_get_no_message(
-    world: SharedWorld, replica: Replica
+async def test_nothing_is_told_to_replicas_that_have_it_already(
+    cluster: SharedCluster, replica: Replica
 ) -> None:
-    world.replicas.urls = ("http://two",)
-    world.replicas.stored.add(sha(WORLD))
-    world.objects.apply(document())
+    cluster.replicas.urls = ("http://two",)
+    cluster.replicas.stored.add(sha(WORLD))
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    assert world.writes() == ["envoyfilter", "status Synced"]
+    assert cluster.writes() == ["envoyfilter", "status Synced"]
 
 
 async def test_leader_that_dies_between_status_and_envoyfilter_is_continued_exactly(
-    world: SharedWorld, replica: Replica, another: Replica
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.replicas.urls = ("http://two",)
-    world.objects.apply(document())
+    cluster.replicas.urls = ("http://two",)
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Fetching")
     replica.lead(False)
     await replica.settle()
-    world.registry.add(IMAGE, wat.header_filter(EARTH))  # the tag moves meanwhile
-    world.replicas.stored.add(sha(WORLD))
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))  # the tag moves meanwhile
+    cluster.replicas.stored.add(sha(WORLD))
     another.lead()
     await another.until("Synced")
-    assert world.live == sha(WORLD)
-    assert world.registry.count("resolve") == 1
+    assert cluster.live == sha(WORLD)
+    assert cluster.registry.count("resolve") == 1
 
 
-async def test_always_that_was_reported_and_not_published_is_not_rolled_back(
-    world: SharedWorld, replica: Replica, another: Replica
+async def test_always_that_was_told_and_not_published_is_not_rolled_back(
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
     """The spec changed, the moved tag is resolved and in the status; the next leader must not keep the live module."""
-    world.objects.apply(document(pullPolicy="Always"))
+    cluster.objects.apply(document(pullPolicy="Always"))
     replica.lead()
     await replica.until("Synced")
-    world.registry.add(IMAGE, wat.header_filter(EARTH))
-    world.replicas.urls = ("http://two",)
-    world.objects.apply(document(pullPolicy="Always", rootID="changed"))
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))
+    cluster.replicas.urls = ("http://two",)
+    cluster.objects.apply(document(pullPolicy="Always", rootID="changed"))
     await replica.until("Fetching")
     replica.lead(False)
     await replica.settle()
     another.lead()
     async with asyncio.timeout(10):
-        while world.live != sha(EARTH):
+        while cluster.live != sha(EARTH):
             await asyncio.sleep(0.001)
 
 
 async def test_forged_status_makes_nothing_known_to_a_follower(
-    world: SharedWorld, replica: Replica, another: Replica
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    module = dict(world.status["module"])
+    module = dict(cluster.status["module"])
     forged = {**module, "sha256": "1" * 64, "image": f"evil.example/x@sha256:{'1' * 64}"}
-    world.objects.documents[KEY]["status"] = {**world.status, "module": forged, "history": []}
-    world.registry.steps.clear()
+    cluster.objects.documents[KEY]["status"] = {**cluster.status, "module": forged, "history": []}
+    cluster.registry.steps.clear()
     digest = sha256_hex("1" * 64)
     await another.settle()
     assert not another.published.is_known(digest)
     assert digest not in another.store
-    assert world.live in another.store
+    assert cluster.live in another.store
 
 
 async def test_published_module_whose_origin_is_down_is_not_called_lost(
-    world: SharedWorld, replica: Replica, another: Replica
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
     replica.lead(False)
-    world.registry.failures["pin"] = DOWN
+    cluster.registry.failures["pin"] = DOWN
     another.lead()
     await another.until("Degraded")
-    fetched = next(one for one in world.status["conditions"] if one["type"] == "Fetched")
+    fetched = next(one for one in cluster.status["conditions"] if one["type"] == "Fetched")
     assert fetched["reason"] == "RegistryUnavailable"
-    world.registry.failures.clear()
+    cluster.registry.failures.clear()
     await another.until("Synced")
 
 
 async def test_remembered_record_that_is_gone_has_its_source_resolved_afresh(
-    world: SharedWorld, replica: Replica, another: Replica
+    cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
-    world.objects.apply(document())
+    cluster.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    world.objects.apply(document(image=OTHER))
+    cluster.objects.apply(document(image=OTHER))
     await replica.settle()
     await replica.until("Synced")
-    assert world.live == sha(EARTH)
+    assert cluster.live == sha(EARTH)
     replica.lead(False)
     another.lead()
     await another.settle()
-    world.registry.failures["pin"] = GONE
-    world.objects.apply(document(image=IMAGE))  # back, with nothing stored and no manifest left
+    cluster.registry.failures["pin"] = GONE
+    cluster.objects.apply(document(image=IMAGE))  # back, with nothing stored and no manifest left
     await another.settle()
     async with asyncio.timeout(10):
-        while world.live != sha(WORLD):
+        while cluster.live != sha(WORLD):
             await asyncio.sleep(0.001)

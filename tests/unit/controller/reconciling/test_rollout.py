@@ -17,13 +17,13 @@ from autowasm.controller.statusreporter import StatusReporter
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import IMAGE, autowasm, document, record
 from tests.fakes.sidecars import FakeSidecars, pod
-from tests.unit.controller.reconciling.world import (
+from tests.unit.controller.reconciling.cluster import (
     EARTH,
     KEY,
     OTHER,
     WORLD,
     Process,
-    World,
+    ReconciledCluster,
     running,
     sha,
 )
@@ -40,7 +40,7 @@ def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "READ_EACH", 0.1)
 
 
-class StagedWorld(World):
+class StagedCluster(ReconciledCluster):
     """Six Pods, and what was written, in order."""
 
     def __init__(self, directory: Path) -> None:
@@ -77,10 +77,10 @@ class StagedWorld(World):
 class StagedProcess(Process):
     """One that rolls out in steps."""
 
-    world: StagedWorld
+    cluster: StagedCluster
 
     def staged_publisher(self, reporter: StatusReporter) -> StagedPublisher:
-        sidecars = self.world.sidecars
+        sidecars = self.cluster.sidecars
         found = RolloutDriver(
             sidecars,
             sidecars,
@@ -92,13 +92,13 @@ class StagedProcess(Process):
         )
         return StagedPublisher(
             found,
-            objects=self.world.objects,
-            publisher=self.world.publisher,
+            objects=self.cluster.objects,
+            publisher=self.cluster.publisher,
             reporter=reporter,
-            polls=self.world.polls,
+            polls=self.cluster.polls,
             resend=lambda *_: 0,
             now=lambda: "2026-01-01T00:00:00Z",
-            record_event=self.world.record_event,
+            record_event=self.cluster.record_event,
         )
 
     async def rolled(self, phase: str, **fields: Any) -> None:
@@ -111,29 +111,29 @@ class StagedProcess(Process):
                 await asyncio.sleep(0.001)
 
     def is_rolled(self, phase: str) -> bool:
-        rollout = self.world.rollout
-        generation = self.world.objects.documents[KEY]["metadata"]["generation"]
+        rollout = self.cluster.rollout
+        generation = self.cluster.objects.documents[KEY]["metadata"]["generation"]
         return (
             rollout.get("phase") == phase and rollout["target"].get("generation", 0) == generation
         )
 
     def apply_only(self, *, rollout: Any = ROLLOUT, **fields: Any) -> None:
         spec = {"rollout": rollout} if rollout is not None else {}
-        self.world.objects.apply(document(spec=spec, **fields))
+        self.cluster.objects.apply(document(spec=spec, **fields))
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> StagedWorld:
-    return StagedWorld(tmp_path / "cache")
+def cluster(tmp_path: Path) -> StagedCluster:
+    return StagedCluster(tmp_path / "cache")
 
 
-def process_of(world: StagedWorld) -> Any:
-    return running(StagedProcess, world, world.directory)
+def process_of(cluster: StagedCluster) -> Any:
+    return running(StagedProcess, cluster, cluster.directory)
 
 
 @pytest.fixture
-async def process(world: StagedWorld) -> AsyncIterator[StagedProcess]:
-    async with process_of(world) as found:
+async def process(cluster: StagedCluster) -> AsyncIterator[StagedProcess]:
+    async with process_of(cluster) as found:
         yield found
 
 
@@ -150,31 +150,31 @@ def plugin_of(image: str) -> str:
 
 
 @pytest.fixture
-async def settled(world: StagedWorld, process: StagedProcess) -> str:
+async def settled(cluster: StagedCluster, process: StagedProcess) -> str:
     """All Pods have the first filter. Returns its plugin's name."""
     await process.rolled("Succeeded", image=IMAGE)
-    await until(lambda: world.status["phase"] == "Synced")
-    world.publisher.writes.clear()
-    world.recorded_events.clear()
-    return world.target
+    await until(lambda: cluster.status["phase"] == "Synced")
+    cluster.publisher.writes.clear()
+    cluster.recorded_events.clear()
+    return cluster.target
 
 
 async def test_new_module_reaches_one_three_and_all_pods(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: process.is_rolled("Succeeded") and world.status["phase"] == "Synced")
-    written = [document for kind, document in world.publisher.writes if kind == "envoyfilter"]
+    await until(lambda: process.is_rolled("Succeeded") and cluster.status["phase"] == "Synced")
+    written = [document for kind, document in cluster.publisher.writes if kind == "envoyfilter"]
     with_target = [
-        list(world.sidecars.plugins(one).values()).count(world.target) for one in written
+        list(cluster.sidecars.plugins(one).values()).count(cluster.target) for one in written
     ]
     assert [count for count, _ in itertools.groupby(with_target)] == [1, 3, 6]
-    assert world.steps() == [1, 2, 3]
-    assert world.with_plugin(world.target) == 6
-    assert world.live == sha(EARTH)
-    assert [one["sha256"] for one in world.status["history"]] == [sha(EARTH), sha(WORLD)]
-    assert [reason for _, reason, _ in world.recorded_events] == [
+    assert cluster.steps() == [1, 2, 3]
+    assert cluster.with_plugin(cluster.target) == 6
+    assert cluster.live == sha(EARTH)
+    assert [one["sha256"] for one in cluster.status["history"]] == [sha(EARTH), sha(WORLD)]
+    assert [reason for _, reason, _ in cluster.recorded_events] == [
         "RolloutStarted",
         "RolloutStep",
         "RolloutStep",
@@ -183,25 +183,25 @@ async def test_new_module_reaches_one_three_and_all_pods(
 
 
 async def test_selector_without_pods_ends_its_rollout_after_the_pause(
-    world: StagedWorld, process: StagedProcess
+    cluster: StagedCluster, process: StagedProcess
 ) -> None:
-    world.sidecars.pods.clear()
+    cluster.sidecars.pods.clear()
     await process.rolled("Succeeded", image=IMAGE)
-    await until(lambda: world.status["phase"] == "Synced")
-    assert world.rollout["verdict"]["byTime"] is True
+    await until(lambda: cluster.status["phase"] == "Synced")
+    assert cluster.rollout["verdict"]["byTime"] is True
     # Pods that come later are read from the next rollout on.
-    world.sidecars.pods.append(pod(1))
+    cluster.sidecars.pods.append(pod(1))
     await process.rolled("Succeeded", image=OTHER)
-    assert world.rollout["verdict"]["proven"] == 1
+    assert cluster.rollout["verdict"]["proven"] == 1
 
 
 async def test_status_is_written_before_the_envoyfilter_and_synced_after_it(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     await process.rolled("Succeeded", image=OTHER)
-    await until(lambda: world.status["phase"] == "Synced")
+    await until(lambda: cluster.status["phase"] == "Synced")
     state: dict[str, Any] = {}
-    for kind, written in world.publisher.writes:
+    for kind, written in cluster.publisher.writes:
         if kind == "status":
             state = written.get("rollout") or {}
             continue
@@ -212,140 +212,140 @@ async def test_status_is_written_before_the_envoyfilter_and_synced_after_it(
         ]
         is_last = state["phase"] == "Succeeded" or state["step"] == state["steps"]
         assert named == [one["name"] for one in state.get("pods", ())] or is_last
-    assert [kind for kind, _ in world.publisher.writes][-1] == "status"
-    begun = world.publisher.writes[0][1]
+    assert [kind for kind, _ in cluster.publisher.writes][-1] == "status"
+    begun = cluster.publisher.writes[0][1]
     assert (begun["phase"], begun["conditions"][2]["reason"]) == ("Progressing", "RollingOut")
     assert begun["observedGeneration"] == 2
 
 
 async def test_pods_are_read_before_they_get_the_new_filter(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
-    world.sidecars.held.clear()
+    cluster.sidecars.held.clear()
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: world.rollout["phase"] == "Progressing")
-    (chosen,) = world.rollout["pods"]
+    await until(lambda: cluster.rollout["phase"] == "Progressing")
+    (chosen,) = cluster.rollout["pods"]
     await asyncio.sleep(0.05)
-    assert world.with_plugin(settled) == 6
-    world.sidecars.reads.clear()
-    world.sidecars.held.set()
-    await until(lambda: world.with_plugin(settled) == 5)
-    assert (chosen["name"], settled) in world.sidecars.reads
-    assert world.sidecars.plugin_of(chosen["name"]) == world.target
+    assert cluster.with_plugin(settled) == 6
+    cluster.sidecars.reads.clear()
+    cluster.sidecars.held.set()
+    await until(lambda: cluster.with_plugin(settled) == 5)
+    assert (chosen["name"], settled) in cluster.sidecars.reads
+    assert cluster.sidecars.plugin_of(chosen["name"]) == cluster.target
 
 
 async def test_pod_that_fails_requests_brings_the_previous_filter_back(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
-    world.sidecars.failing = plugin_of(OTHER)
+    cluster.sidecars.failing = plugin_of(OTHER)
     await process.rolled("Aborted", image=OTHER)
-    await until(lambda: world.with_plugin(settled) == 6)
-    status = world.status
+    await until(lambda: cluster.with_plugin(settled) == 6)
+    status = cluster.status
     assert status["phase"] == "Degraded"
-    assert world.condition("Ready") == ("False", "RolloutFailed")
-    assert world.condition("Published") == ("True", "Published")
-    assert world.rollout["reason"] == "FailureRatio"
-    assert world.rollout["verdict"]["pod"] in world.rollout["message"]
+    assert cluster.condition("Ready") == ("False", "RolloutFailed")
+    assert cluster.condition("Published") == ("True", "Published")
+    assert cluster.rollout["reason"] == "FailureRatio"
+    assert cluster.rollout["verdict"]["pod"] in cluster.rollout["message"]
     assert "failed" in status["message"]
     assert status["module"]["sha256"] == sha(WORLD), "the module that all Pods have"
-    assert world.recorded_events[-1][:2] == ("Warning", "RolloutFailed")
-    assert world.live == sha(WORLD)
-    writes = len(world.publisher.writes)
+    assert cluster.recorded_events[-1][:2] == ("Warning", "RolloutFailed")
+    assert cluster.live == sha(WORLD)
+    writes = len(cluster.publisher.writes)
     for _ in range(3):
         await process.settle()
-    assert world.publisher.writes[writes:] == [], "the same generation is not tried again"
+    assert cluster.publisher.writes[writes:] == [], "the same generation is not tried again"
 
 
 @pytest.mark.parametrize(
     "annotations", [{"wasm.tcm.io/refresh": "1"}, {"wasm.tcm.io/rollout": "retry"}]
 )
 async def test_aborted_rollout_starts_again_on_request(
-    world: StagedWorld, process: StagedProcess, settled: str, annotations: dict[str, str]
+    cluster: StagedCluster, process: StagedProcess, settled: str, annotations: dict[str, str]
 ) -> None:
-    world.sidecars.failing = plugin_of(OTHER)
+    cluster.sidecars.failing = plugin_of(OTHER)
     await process.rolled("Aborted", image=OTHER)
-    world.publisher.writes.clear()
-    world.sidecars.failing = ""
+    cluster.publisher.writes.clear()
+    cluster.sidecars.failing = ""
     process.apply_only(image=OTHER, metadata={"annotations": annotations})
     await process.rolled("Succeeded")
-    assert world.steps() == [1, 2, 3]
+    assert cluster.steps() == [1, 2, 3]
 
 
 async def test_edit_after_an_aborted_rollout_starts_another_one(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
-    world.sidecars.failing = plugin_of(OTHER)
+    cluster.sidecars.failing = plugin_of(OTHER)
     await process.rolled("Aborted", image=OTHER)
     await process.rolled("Succeeded", image=OTHER, pluginConfig={"a": 1})
-    assert world.target != plugin_of(OTHER)
-    assert world.with_plugin(world.target) == 6
+    assert cluster.target != plugin_of(OTHER)
+    assert cluster.with_plugin(cluster.target) == 6
 
 
 async def test_first_filter_that_fails_leaves_no_filter_behind(
-    world: StagedWorld, process: StagedProcess
+    cluster: StagedCluster, process: StagedProcess
 ) -> None:
-    world.sidecars.failing = plugin_of(IMAGE)
+    cluster.sidecars.failing = plugin_of(IMAGE)
     await process.rolled("Aborted", image=IMAGE)
-    await until(lambda: set(world.sidecars.plugins().values()) == {""})
+    await until(lambda: set(cluster.sidecars.plugins().values()) == {""})
     await process.settle()
-    assert world.publisher.envoyfilters[KEY]["spec"]["configPatches"] == []
-    assert (world.status["phase"], world.condition("Ready")[1]) == ("Degraded", "RolloutFailed")
-    assert world.condition("Published") == ("False", "NotPublished")
-    assert "module" not in world.status
+    assert cluster.publisher.envoyfilters[KEY]["spec"]["configPatches"] == []
+    assert (cluster.status["phase"], cluster.condition("Ready")[1]) == ("Degraded", "RolloutFailed")
+    assert cluster.condition("Published") == ("False", "NotPublished")
+    assert "module" not in cluster.status
 
 
 async def test_edit_during_a_rollout_begins_again_from_the_stable_filter(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: world.rollout.get("step") == 2 and world.with_plugin(settled) == 3)
-    first = world.target
+    await until(lambda: cluster.rollout.get("step") == 2 and cluster.with_plugin(settled) == 3)
+    first = cluster.target
     process.apply_only(image=OTHER, pluginConfig={"a": 1})
     process.queue.add(KEY)
-    await until(lambda: world.target != first and world.with_plugin(settled) == 5)
-    assert world.with_plugin(first) == 0
-    assert f"test-{world.rollout['stable']['digest']}" == settled
+    await until(lambda: cluster.target != first and cluster.with_plugin(settled) == 5)
+    assert cluster.with_plugin(first) == 0
+    assert f"test-{cluster.rollout['stable']['digest']}" == settled
     await process.rolled("Succeeded")
 
 
 async def test_rollout_is_watched_while_the_module_of_an_edit_is_missing(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     process.apply_only(image=OTHER, rollout={**ROLLOUT, "pause": "10m"})
     process.queue.add(KEY)
-    await until(lambda: world.with_plugin(settled) == 5)
+    await until(lambda: cluster.with_plugin(settled) == 5)
     process.apply_only(image="registry.example/team/filter:missing")
     process.queue.add(KEY)
-    await until(lambda: world.condition("Ready")[1] == "ImageNotFound")
-    assert world.with_plugin(settled) == 5
-    world.sidecars.failing = plugin_of(OTHER)
+    await until(lambda: cluster.condition("Ready")[1] == "ImageNotFound")
+    assert cluster.with_plugin(settled) == 5
+    cluster.sidecars.failing = plugin_of(OTHER)
     process.queue.add(KEY)
-    await until(lambda: world.with_plugin(settled) == 6)
-    assert world.rollout["phase"] == "Aborted"
-    assert world.condition("Ready")[1] == "ImageNotFound", "it is about what the spec names"
+    await until(lambda: cluster.with_plugin(settled) == 6)
+    assert cluster.rollout["phase"] == "Aborted"
+    assert cluster.condition("Ready")[1] == "ImageNotFound", "it is about what the spec names"
 
 
 async def test_without_spec_rollout_all_pods_get_the_new_filter_at_once(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: world.with_plugin(settled) == 5)
+    await until(lambda: cluster.with_plugin(settled) == 5)
     process.apply_only(image=OTHER, rollout=None)
     await process.until("Synced")
-    assert set(world.sidecars.plugins().values()) == {"test"}
-    assert "rollout" not in world.status
-    assert world.live == sha(EARTH)
+    assert set(cluster.sidecars.plugins().values()) == {"test"}
+    assert "rollout" not in cluster.status
+    assert cluster.live == sha(EARTH)
 
 
 async def test_both_modules_are_known_while_both_are_in_place(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: world.with_plugin(settled) == 5)
+    await until(lambda: cluster.with_plugin(settled) == 5)
     assert process.published.is_known(sha(WORLD))
     assert process.published.is_known(sha(EARTH))
     await process.rolled("Succeeded")
@@ -354,7 +354,7 @@ async def test_both_modules_are_known_while_both_are_in_place(
 
 
 async def test_each_command_is_carried_out_once(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     def command(verb: str) -> None:
         annotations = {"wasm.tcm.io/rollout": verb}
@@ -362,90 +362,92 @@ async def test_each_command_is_carried_out_once(
         process.queue.add(KEY)
 
     command("pause")
-    await until(lambda: world.rollout["phase"] == "Paused" and world.with_plugin(settled) == 5)
-    assert world.condition("Ready") == ("False", "RolloutPaused")
+    await until(lambda: cluster.rollout["phase"] == "Paused" and cluster.with_plugin(settled) == 5)
+    assert cluster.condition("Ready") == ("False", "RolloutPaused")
     command("resume")
-    await until(lambda: world.rollout["phase"] == "Progressing")
+    await until(lambda: cluster.rollout["phase"] == "Progressing")
     command("abort")
-    await until(lambda: world.rollout["phase"] == "Aborted" and world.with_plugin(settled) == 6)
+    await until(lambda: cluster.rollout["phase"] == "Aborted" and cluster.with_plugin(settled) == 6)
     command("promote")
-    await until(lambda: world.rollout["phase"] == "Succeeded" and world.with_plugin(settled) == 0)
+    await until(
+        lambda: cluster.rollout["phase"] == "Succeeded" and cluster.with_plugin(settled) == 0
+    )
 
 
 async def test_unreadable_pods_wait_or_count_by_time(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
-    world.sidecars.unreadable = {f"p{number}" for number in range(6)}
+    cluster.sidecars.unreadable = {f"p{number}" for number in range(6)}
     await process.rolled("Aborted", image=OTHER, rollout={**ROLLOUT, "deadline": "20s"})
-    assert world.rollout["reason"] == "DeadlineExceeded"
-    assert "NetworkPolicy" in world.rollout["message"]
+    assert cluster.rollout["reason"] == "DeadlineExceeded"
+    assert "NetworkPolicy" in cluster.rollout["message"]
     await process.rolled("Succeeded", image=OTHER, rollout={**ROLLOUT, "onUnknown": "Continue"})
-    assert world.rollout["verdict"]["byTime"] is True
+    assert cluster.rollout["verdict"]["byTime"] is True
 
 
 async def test_pod_of_the_step_that_is_gone_is_replaced(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     process.apply_only(image=OTHER, rollout={**ROLLOUT, "pause": "10m"})
     process.queue.add(KEY)
-    await until(lambda: world.with_plugin(settled) == 5)
-    (chosen,) = world.rollout["pods"]
-    sidecars = world.sidecars
+    await until(lambda: cluster.with_plugin(settled) == 5)
+    (chosen,) = cluster.rollout["pods"]
+    sidecars = cluster.sidecars
     sidecars.pods = [one for one in sidecars.pods if one.name != chosen["name"]] + [pod(9)]
     process.queue.add(KEY)
-    await until(lambda: chosen not in world.rollout["pods"] and world.with_plugin(settled) == 5)
-    assert len(world.rollout["pods"]) == 1
+    await until(lambda: chosen not in cluster.rollout["pods"] and cluster.with_plugin(settled) == 5)
+    assert len(cluster.rollout["pods"]) == 1
 
 
 @pytest.mark.parametrize("is_good", [True, False], ids=["good", "bad"])
 @pytest.mark.parametrize("writes", range(1, 11))
 async def test_successor_continues_after_a_crash_at_any_write(
-    world: StagedWorld, writes: int, is_good: bool
+    cluster: StagedCluster, writes: int, is_good: bool
 ) -> None:
-    async with process_of(world) as process:
+    async with process_of(cluster) as process:
         await process.rolled("Succeeded", image=IMAGE)
         await process.settle()
-    old = world.target
-    world.sidecars.failing = "" if is_good else plugin_of(OTHER)
-    world.publisher.writes.clear()
+    old = cluster.target
+    cluster.sidecars.failing = "" if is_good else plugin_of(OTHER)
+    cluster.publisher.writes.clear()
     end = "Succeeded" if is_good else "Aborted"
     most = 0
 
     def is_over(process: StagedProcess) -> bool:
         nonlocal most
-        most = max(most, 6 - world.with_plugin(old))
+        most = max(most, 6 - cluster.with_plugin(old))
         return process.is_rolled(end)
 
-    async with process_of(world) as process:
+    async with process_of(cluster) as process:
         process.apply_only(image=OTHER)
         process.queue.add(KEY)
-        await until(lambda: is_over(process) or len(world.publisher.writes) >= writes)
-    async with process_of(world) as process:
+        await until(lambda: is_over(process) or len(cluster.publisher.writes) >= writes)
+    async with process_of(cluster) as process:
         process.queue.add(KEY)
         await until(lambda: is_over(process))
         await process.settle()
-    assert world.steps() == ([1, 2, 3] if is_good else [1]), "no step is skipped or repeated"
+    assert cluster.steps() == ([1, 2, 3] if is_good else [1]), "no step is skipped or repeated"
     assert most <= (6 if is_good else 1)
-    assert world.with_plugin(old) == (0 if is_good else 6)
-    assert world.status["phase"] == ("Synced" if is_good else "Degraded")
+    assert cluster.with_plugin(old) == (0 if is_good else 6)
+    assert cluster.status["phase"] == ("Synced" if is_good else "Degraded")
 
 
 async def test_standalone_takes_the_field_and_reports_that_it_has_no_effect(
-    world: StagedWorld,
+    cluster: StagedCluster,
 ) -> None:
-    async with world.process() as process:
+    async with cluster.process() as process:
         await process.apply(spec={"rollout": {}})
-        with_it = world.publisher.envoyfilters[KEY]
-        assert world.status["phase"] == "Synced"
-        assert world.status["message"].endswith("spec.rollout has no effect in standalone mode")
-        assert "rollout" not in world.status
+        with_it = cluster.publisher.envoyfilters[KEY]
+        assert cluster.status["phase"] == "Synced"
+        assert cluster.status["message"].endswith("spec.rollout has no effect in standalone mode")
+        assert "rollout" not in cluster.status
         await process.apply()
-        assert "no effect" not in world.status["message"]
-        assert world.publisher.envoyfilters[KEY] == with_it
+        assert "no effect" not in cluster.status["message"]
+        assert cluster.publisher.envoyfilters[KEY] == with_it
 
 
 async def test_steps_aborts_and_waits_are_measured(
-    world: StagedWorld, process: StagedProcess, settled: str
+    cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
     def value(name: str, **labels: str) -> float:
         found = process.metrics.registry.get_sample_value(f"autowasm_staged_rollout_{name}", labels)
@@ -455,12 +457,12 @@ async def test_steps_aborts_and_waits_are_measured(
     about = {"autowasm_namespace": "default", "autowasm": "test"}
     assert value("steps_total") == 3
     assert value("step_duration_seconds_count", result="passed") == 3
-    world.sidecars.unreadable = {f"p{number}" for number in range(6)}
+    cluster.sidecars.unreadable = {f"p{number}" for number in range(6)}
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
     await until(lambda: value(waiting, reason="StatsUnreachable", **about) > 0)
-    world.sidecars.unreadable = set()
-    world.sidecars.failing = plugin_of(OTHER)
+    cluster.sidecars.unreadable = set()
+    cluster.sidecars.failing = plugin_of(OTHER)
     await process.rolled("Aborted")
     assert value(waiting, reason="StatsUnreachable", **about) == 0
     assert value("steps_total") == 4

@@ -15,13 +15,13 @@ from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.sandbox.vm import StartPhase
 from autowasm.settings import PreflightMode
 from tests.fakes.autowasms import document
-from tests.unit.controller.reconciling.world import (
+from tests.unit.controller.reconciling.cluster import (
     EARTH,
     KEY,
     OTHER,
     WORLD,
     Process,
-    World,
+    ReconciledCluster,
     kinds,
     running,
     sha,
@@ -65,117 +65,119 @@ class Checking(Process):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "cache")
+def cluster(tmp_path: Path) -> ReconciledCluster:
+    return ReconciledCluster(tmp_path / "cache")
 
 
 @pytest.fixture
-async def process(world: World) -> AsyncIterator[Checking]:
-    async with running(Checking, world, world.directory) as process:
+async def process(cluster: ReconciledCluster) -> AsyncIterator[Checking]:
+    async with running(Checking, cluster, cluster.directory) as process:
         yield process
         process.check.forget(KEY)
 
 
 async def applied(process: Checking, phase: str, **fields: Any) -> None:
-    process.world.objects.apply(document(**fields))
+    process.cluster.objects.apply(document(**fields))
     await process.until(phase)
     await process.settle()
 
 
-async def test_module_is_published_after_it_was_judged(world: World, process: Checking) -> None:
+async def test_module_is_published_after_it_was_judged(
+    cluster: ReconciledCluster, process: Checking
+) -> None:
     process.judge.released.clear()
-    world.objects.apply(document(pluginConfig="good"))
+    cluster.objects.apply(document(pluginConfig="good"))
     process.queue.add(KEY)
     async with asyncio.timeout(10):
         while not process.judge.judged:
             await asyncio.sleep(0.001)
-    assert world.live is None
+    assert cluster.live is None
     process.judge.released.set()
     await process.until("Synced")
-    assert world.live == sha(WORLD)
-    assert world.condition("Starts") == ("True", "Started")
+    assert cluster.live == sha(WORLD)
+    assert cluster.condition("Starts") == ("True", "Started")
 
 
 async def test_refused_configuration_changes_nothing_and_the_status_says_why(
-    world: World, process: Checking
+    cluster: ReconciledCluster, process: Checking
 ) -> None:
     await applied(process, "Synced", pluginConfig="good")
-    before = dict(world.publisher.envoyfilters[KEY])
+    before = dict(cluster.publisher.envoyfilters[KEY])
     await applied(process, "Degraded", pluginConfig="bad")
-    assert world.publisher.envoyfilters[KEY] == before
-    assert world.condition("Ready") == ("False", "ConfigurationRefused")
-    assert world.condition("Starts") == ("False", "ConfigurationRefused")
-    assert world.condition("Fetched") == ("True", "Fetched")
-    assert world.condition("Published") == ("True", "Published")
-    assert "spec.filter.pluginConfig" in world.status["message"]
-    assert world.recorded_events[-1][:2] == ("Warning", "Degraded")
+    assert cluster.publisher.envoyfilters[KEY] == before
+    assert cluster.condition("Ready") == ("False", "ConfigurationRefused")
+    assert cluster.condition("Starts") == ("False", "ConfigurationRefused")
+    assert cluster.condition("Fetched") == ("True", "Fetched")
+    assert cluster.condition("Published") == ("True", "Published")
+    assert "spec.filter.pluginConfig" in cluster.status["message"]
+    assert cluster.recorded_events[-1][:2] == ("Warning", "Degraded")
     await applied(process, "Synced", pluginConfig="good")
     async with asyncio.timeout(
         10
     ):  # published at once, because it is in place; the verdict follows
         while ("Starts", "True") not in [
-            (each["type"], each["status"]) for each in world.status["conditions"]
+            (each["type"], each["status"]) for each in cluster.status["conditions"]
         ]:
             await asyncio.sleep(0.001)
-    assert kinds(world).count("envoyfilter") == 1, "the first one was right again"
+    assert kinds(cluster).count("envoyfilter") == 1, "the first one was right again"
 
 
 async def test_first_module_that_is_refused_is_not_published(
-    world: World, process: Checking
+    cluster: ReconciledCluster, process: Checking
 ) -> None:
     await applied(process, "Failed", pluginConfig="bad")
-    assert world.live is None
-    assert world.condition("Published") == ("False", "NotPublished")
+    assert cluster.live is None
+    assert cluster.condition("Published") == ("False", "NotPublished")
 
 
 async def test_restart_does_not_judge_a_refused_configuration_again(
-    world: World, process: Checking
+    cluster: ReconciledCluster, process: Checking
 ) -> None:
     await applied(process, "Failed", pluginConfig="bad")
-    async with running(Checking, world, world.directory.parent / "second") as second:
+    async with running(Checking, cluster, cluster.directory.parent / "second") as second:
         await second.settle()
         assert second.judge.judged == 0
-        assert world.condition("Starts") == ("False", "ConfigurationRefused")
-        assert world.live is None
+        assert cluster.condition("Starts") == ("False", "ConfigurationRefused")
+        assert cluster.live is None
 
 
 async def test_new_module_is_judged_and_the_old_one_stays_meanwhile(
-    world: World, process: Checking
+    cluster: ReconciledCluster, process: Checking
 ) -> None:
     await applied(process, "Synced", pluginConfig="good")
     process.judge.released.clear()
-    world.objects.apply(document(pluginConfig="good", source={"registry": {"image": OTHER}}))
+    cluster.objects.apply(document(pluginConfig="good", source={"registry": {"image": OTHER}}))
     process.queue.add(KEY)
     async with asyncio.timeout(10):
         while process.judge.judged < 2:
             await asyncio.sleep(0.001)
-    assert world.live == sha(WORLD)
+    assert cluster.live == sha(WORLD)
     process.judge.released.set()
     async with asyncio.timeout(10):
-        while world.live != sha(EARTH):
+        while cluster.live != sha(EARTH):
             await asyncio.sleep(0.001)
 
 
 async def test_annotation_that_is_too_weak_is_an_error_of_the_object(
-    world: World, process: Checking
+    cluster: ReconciledCluster, process: Checking
 ) -> None:
     described = document(pluginConfig="bad")
     described["metadata"].setdefault("annotations", {})["wasm.tcm.io/preflight"] = "off"
-    world.objects.apply(described)
+    cluster.objects.apply(described)
     await process.until("Failed")
-    assert world.condition("Ready") == ("False", "PolicyDenied")
+    assert cluster.condition("Ready") == ("False", "PolicyDenied")
     assert process.judge.judged == 0
 
 
-async def test_deleted_object_ends_its_run(world: World, process: Checking) -> None:
+async def test_deleted_object_ends_its_run(cluster: ReconciledCluster, process: Checking) -> None:
     process.judge.released.clear()
-    world.objects.apply(document(pluginConfig="good"))
+    cluster.objects.apply(document(pluginConfig="good"))
     process.queue.add(KEY)
     async with asyncio.timeout(10):
         while not process.judge.judged:
             await asyncio.sleep(0.001)
-    del world.objects.documents[KEY]
+    del cluster.objects.documents[KEY]
     await process.settle()
     process.judge.released.set()
     await process.settle()
-    assert world.live is None
+    assert cluster.live is None

@@ -15,13 +15,13 @@ from autowasm.kube.controller import TerminalError
 from autowasm.limits import FetchLimits
 from autowasm.reasons import Reason
 from tests.parts import wat
-from tests.unit.controller.reconciling.world import (
+from tests.unit.controller.reconciling.cluster import (
     EARTH,
     IMAGE,
     KEY,
     WORLD,
     Process,
-    World,
+    ReconciledCluster,
     running,
     sha,
 )
@@ -44,7 +44,7 @@ class NewReplica(Process):
         self.peers = Peers()
         self.ready: list[tuple[bool, str]] = []
         prefetcher = Prefetcher(
-            publisher=self.world.publisher,
+            publisher=self.cluster.publisher,
             store=self.store,
             copy=self.copy,
             limits=FetchLimits(retry_base=0.01),
@@ -67,20 +67,20 @@ class NewReplica(Process):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "first")
+def cluster(tmp_path: Path) -> ReconciledCluster:
+    return ReconciledCluster(tmp_path / "first")
 
 
 @pytest.fixture
-async def replica(world: World, tmp_path: Path) -> AsyncIterator[NewReplica]:
+async def replica(cluster: ReconciledCluster, tmp_path: Path) -> AsyncIterator[NewReplica]:
     """A new replica with an empty disk; the published module is gone from the registry."""
-    async with world.process() as process:
+    async with cluster.process() as process:
         await process.apply()
-    world.registry.add(IMAGE, wat.header_filter(EARTH))
-    world.registry.failures["pin"] = SourceNotFound("gone", reason="ImageNotFound")
-    async with running(NewReplica, world, tmp_path / "second") as replica:
+    cluster.registry.add(IMAGE, wat.header_filter(EARTH))
+    cluster.registry.failures["pin"] = SourceNotFound("gone", reason="ImageNotFound")
+    async with running(NewReplica, cluster, tmp_path / "second") as replica:
         yield replica
-        world.publisher.envoyfilters.clear()
+        cluster.publisher.envoyfilters.clear()
         await replica.settle()
 
 
@@ -126,7 +126,7 @@ async def test_key_that_fails_at_each_reconcile_does_not_keep_the_replica_unread
     replica: NewReplica, error: Exception
 ) -> None:
     replica.peers.have = True
-    replica.world.publisher.refusal = error
+    replica.cluster.publisher.refusal = error
     replica.gate.expect([KEY])
     replica.queue.add(KEY)
     async with asyncio.timeout(10):
@@ -134,4 +134,4 @@ async def test_key_that_fails_at_each_reconcile_does_not_keep_the_replica_unread
             await asyncio.sleep(0.001)
     assert replica.ready[-1] == (True, "")
     assert sha(WORLD) in replica.store
-    replica.world.publisher.refusal = None
+    replica.cluster.publisher.refusal = None

@@ -1,4 +1,4 @@
-"""A reconciler with its world in memory: objects, the module source, the cluster that it writes to."""
+"""A reconciler in memory, and the cluster that it reads and writes: objects, the module source, published documents."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ def sha(value: str) -> Sha256Hex:
     return sha256_of(wat.header_filter(value))
 
 
-class World:
+class ReconciledCluster:
     """The state that outlives a restart of the process: objects, written documents, the cache directory, the registry."""
 
     def __init__(self, directory: Path) -> None:
@@ -125,7 +125,7 @@ class Process:
 
     def __init__(
         self,
-        world: World,
+        cluster: ReconciledCluster,
         settings: Settings,
         store: BlobStore,
         pools: Pools,
@@ -133,32 +133,34 @@ class Process:
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.tasks = tasks
-        self.world = world
+        self.cluster = cluster
         self.store = store
         self.metrics = metrics
         self.queue: WorkQueue[ObjectKey] = WorkQueue()
         self.fetcher = fetcher = ArtifactFetcher(
             settings=settings,
             store=store,
-            sources={"registry": world.registry},
-            secrets=world.secrets,
+            sources={"registry": cluster.registry},
+            secrets=cluster.secrets,
             pools=pools,
             metrics=metrics,
             tasks=tasks,
         )
         self.published = PublishedModules(fetcher)
         self.jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=tasks, on_change=self.queue.add)
-        reporter = StatusReporter(world.publisher, metrics=metrics, record_event=world.record_event)
+        reporter = StatusReporter(
+            cluster.publisher, metrics=metrics, record_event=cluster.record_event
+        )
         self.reconciler = AutoWasmReconciler(
-            objects=world.objects,
-            publisher=world.publisher,
+            objects=cluster.objects,
+            publisher=cluster.publisher,
             modules=replace(
                 Modules(self.jobs, store, self.published), **self.module_collaborators()
             ),
             reporter=reporter,
             envoy=EnvoyFetch(),
             checks=self.checks(),
-            updates=Updates(polls=world.polls),
+            updates=Updates(polls=cluster.polls),
             staged=self.staged_publisher(reporter),
             leadership=self.leadership(),
             startup_gate=self.startup_gate(),
@@ -186,7 +188,7 @@ class Process:
         return Checks(
             spec=check.check if check is not None else lambda _: None,
             start=check,
-            service=lambda: self.world.service_problem,
+            service=lambda: self.cluster.service_problem,
         )
 
     def leadership(self) -> Leadership:
@@ -199,7 +201,7 @@ class Process:
 
     async def apply(self, **fields: Any) -> None:
         """Apply, and wait until nothing is left to do."""
-        self.world.objects.apply(document(**fields))
+        self.cluster.objects.apply(document(**fields))
         await self.settle()
 
     async def settle(self) -> None:
@@ -211,7 +213,7 @@ class Process:
     async def until(self, phase: str) -> None:
         self.queue.add(KEY)
         async with asyncio.timeout(10):
-            while self.world.status.get("phase") != phase:
+            while self.cluster.status.get("phase") != phase:
                 await asyncio.sleep(0.001)
 
 
@@ -221,7 +223,7 @@ P = TypeVar("P", bound=Process)
 @asynccontextmanager
 async def running(
     kind: type[P],
-    world: World,
+    cluster: ReconciledCluster,
     directory: Path,
     *,
     metrics: Metrics | None = None,
@@ -237,7 +239,7 @@ async def running(
         pools = stack.enter_context(Pools())
         store = await stack.enter_async_context(BlobStore(directory, pools=pools, metrics=metrics))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        process = kind(world, settings, store, pools, metrics, tasks)
+        process = kind(cluster, settings, store, pools, metrics, tasks)
         worker = tasks.create_task(process.controller.run())
         yield process
         worker.cancel()
@@ -245,5 +247,5 @@ async def running(
             process.jobs.forget(key)
 
 
-def kinds(world: World) -> list[str]:
-    return [kind for kind, _ in world.publisher.writes]
+def kinds(cluster: ReconciledCluster) -> list[str]:
+    return [kind for kind, _ in cluster.publisher.writes]

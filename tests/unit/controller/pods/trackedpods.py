@@ -35,7 +35,7 @@ def pod(name: str, address: str, *, started: float = NOW - 5_000) -> Pod:
 
 
 @dataclass
-class World:
+class TrackedPods:
     """`seen`: the entries of the one replica, by address."""
 
     pods: list[Pod] = field(default_factory=lambda: [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")])
@@ -102,7 +102,7 @@ class World:
 
 
 def loading(
-    world: World,
+    tracked: TrackedPods,
     metrics: Metrics | None = None,
     *,
     peer_query: PeerQuery | None = None,
@@ -111,11 +111,11 @@ def loading(
     """`interval` 0: no earlier answer is used again."""
     settings = ProofSettings(interval=interval)
     return DownloadTracker(
-        world,
-        peer_query or PeerQuery(world),
+        tracked,
+        peer_query or PeerQuery(tracked),
         metrics=metrics or Metrics(),
         settings=settings,
-        wall=lambda: world.now,
+        wall=lambda: tracked.now,
     )
 
 
