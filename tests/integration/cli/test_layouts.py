@@ -14,7 +14,8 @@ from autowasm.registry.layouts import ISTIO, VARIANTS
 from tests.integration.cli import foreign
 from tests.integration.cli.foreign import Builder
 from tests.parts import clients, registry, wasmer, wat
-from tests.parts.clients import Client, Completed
+from tests.parts.clients import Client
+from tests.parts.commandline import CommandLine
 from tests.unit.wasm.archives import tar
 
 MODULE = wat.header_filter("world")
@@ -23,12 +24,10 @@ SHA256 = hashlib.sha256(MODULE).hexdigest()
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A real registry, `wasmc`, the istio-agent's fetcher, and builders that have nothing of ours."""
+class ForeignImages(CommandLine):
+    """Images by a builder that has nothing of ours, for `wasmc` and for the istio-agent's fetcher."""
 
-    home: Path
     builder: Builder
-    wasmc: Client
     agent: Client
 
     async def inspect(self, tag: str, *flags: str, status: int = 0) -> dict[str, Any]:
@@ -49,14 +48,9 @@ class Bench:
             return None
         return await asyncio.to_thread(Path(done.stdout.splitlines()[-1]).read_bytes)
 
-    async def push(self, tag: str, *flags: str) -> Completed:
-        await self.builder.write("example.wasm", MODULE)
-        file = self.builder.home / "example.wasm"
-        return await self.wasmc.run("push", self.builder.name(tag), "-f", file, *flags)
-
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def images(tmp_path: Path) -> AsyncIterator[ForeignImages]:
     home = tmp_path / "foreign"
     await asyncio.to_thread(home.mkdir)
     async with registry.distribution(tmp_path / "registry") as server:
@@ -64,7 +58,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         crane, oras = await clients.crane(home), await clients.oras(home)
         builder = Builder(home, repository, crane, oras)
         agent = await clients.istio_wasm_fetch(tmp_path / "home")
-        yield Bench(tmp_path, builder, wasmer.wasmc(tmp_path), agent)
+        yield ForeignImages(tmp_path, server, wasmer.wasmc(tmp_path), builder, agent)
 
 
 def readers(report: dict[str, Any]) -> set[str]:
@@ -77,21 +71,21 @@ def test_every_row_of_the_table_is_built() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name for variant in VARIANTS])
 async def test_every_row_is_read_and_named_and_its_readers_are_those_of_the_table(
-    bench: Bench, variant: Any
+    images: ForeignImages, variant: Any
 ) -> None:
-    await foreign.ROWS[variant.name](bench.builder, "row", MODULE)
-    report = await bench.inspect("row")
+    await foreign.ROWS[variant.name](images.builder, "row", MODULE)
+    report = await images.inspect("row")
     assert report["layout"] == variant.name
     assert report["module"]["sha256"] == SHA256
     assert readers(report) == set(variant.readers)
     assert all(answer["why"] for answer in report["compat"].values() if not answer["pulls"])
 
-    pulled = await bench.wasmc.run(
-        "pull", bench.builder.name("row"), "-o", f"{bench.home / 'out'}/"
+    pulled = await images.wasmc.run(
+        "pull", images.builder.name("row"), "-o", f"{images.home / 'out'}/"
     )
     assert SHA256 in pulled.stdout
     expected = MODULE if ISTIO in variant.readers else None
-    assert await bench.fetched_by_istio("row") == expected
+    assert await images.fetched_by_istio("row") == expected
 
 
 @pytest.mark.parametrize(
@@ -104,11 +98,11 @@ async def test_every_row_is_read_and_named_and_its_readers_are_those_of_the_tabl
     ],
 )
 async def test_what_we_push_is_read_by_those_it_is_for(
-    bench: Bench, form: str, wanted: set[str]
+    images: ForeignImages, form: str, wanted: set[str]
 ) -> None:
     flags = ("--annotation", "team=a=b", "--source", "https://git.example/x", "--version", "1.2")
-    await bench.push("ours", "--format", form, *flags)
-    report = await bench.inspect("ours")
+    await images.push("ours", MODULE, "--format", form, *flags)
+    report = await images.inspect("ours")
     assert readers(report) == wanted
     assert (
         report["image"]["annotations"].items()
@@ -118,50 +112,52 @@ async def test_what_we_push_is_read_by_those_it_is_for(
             "org.opencontainers.image.version": "1.2",
         }.items()
     )
-    assert await bench.fetched_by_istio("ours") == (MODULE if "Istio" in wanted else None)
+    assert await images.fetched_by_istio("ours") == (MODULE if "Istio" in wanted else None)
 
-    crane, oras = bench.builder.crane, bench.builder.oras
-    name = bench.builder.name("ours")
+    crane, oras = images.builder.crane, images.builder.oras
+    name = images.builder.name("ours")
     manifest = json.loads((await crane.run("manifest", name)).stdout)
     assert manifest.get("artifactType") == report["image"]["artifactType"]
     if form == "image":
         await crane.run("validate", "--remote", name)
     else:
         await oras.run("pull", "--plain-http", "-o", "oras", name)
-        assert (bench.builder.home / "oras" / "filter.wasm").read_bytes() == MODULE
+        assert (images.builder.home / "oras" / "filter.wasm").read_bytes() == MODULE
 
 
-async def test_pushing_the_same_twice_gives_the_same_digest(bench: Bench) -> None:
+async def test_pushing_the_same_twice_gives_the_same_digest(images: ForeignImages) -> None:
     for form in ("artifact", "image", "cncf", "kwctl"):
         told = []
         for order in (("a=1", "b=2"), ("b=2", "a=1")):
             flags = [part for each in order for part in ("--annotation", each)]
-            pushed = await bench.push("same", "--format", form, *flags)
+            pushed = await images.push("same", MODULE, "--format", form, *flags)
             told.append(pushed.stdout)
         assert told[0] == told[1]
 
 
-async def test_a_module_that_a_later_layer_deleted_is_not_found(bench: Bench) -> None:
+async def test_a_module_that_a_later_layer_deleted_is_not_found(images: ForeignImages) -> None:
     layers = tar({"plugin.wasm": MODULE}), tar({".wh.plugin.wasm": b""})
-    await bench.builder.append("deleted", *layers)
-    report = await bench.inspect("deleted", status=1)
+    await images.builder.append("deleted", *layers)
+    report = await images.inspect("deleted", status=1)
     assert (report["reason"], report["module"]) == ("ModuleNotFoundInArchive", None)
     assert "deletes plugin.wasm" in report["message"]
     assert readers(report) == set()
 
 
-async def test_istio_takes_the_first_plugin_of_the_last_layer_whatever_it_is(bench: Bench) -> None:
-    await bench.builder.append("odd", tar({"a/plugin.wasm": b"rubbish", "plugin.wasm": MODULE}))
-    report = await bench.inspect("odd")
+async def test_istio_takes_the_first_plugin_of_the_last_layer_whatever_it_is(
+    images: ForeignImages,
+) -> None:
+    await images.builder.append("odd", tar({"a/plugin.wasm": b"rubbish", "plugin.wasm": MODULE}))
+    report = await images.inspect("odd")
     assert readers(report) == {"wasmer"}
-    assert await bench.fetched_by_istio("odd") is None
+    assert await images.fetched_by_istio("odd") is None
 
 
-async def test_of_an_index_the_attestation_is_passed_over(bench: Bench) -> None:
-    image = await bench.builder.by_hand(
+async def test_of_an_index_the_attestation_is_passed_over(images: ForeignImages) -> None:
+    image = await images.builder.by_hand(
         "child", (MODULE, foreign.SOLO), (b"{}", foreign.SOLO_CONFIG), config=foreign.SOLO_CONFIG
     )
-    proof = await bench.builder.by_hand(
+    proof = await images.builder.by_hand(
         "proof", (b"{}", "application/vnd.in-toto+json"), config=foreign.SOLO_CONFIG
     )
     proof |= {
@@ -171,25 +167,27 @@ async def test_of_an_index_the_attestation_is_passed_over(bench: Bench) -> None:
     for architecture, istio in (("amd64", True), ("arm64", False)):
         child = image | {"platform": {"os": "linux", "architecture": architecture}}
         index = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": [proof, child]}
-        await bench.builder.put(architecture, index, foreign.INDEX)
-        report = await bench.inspect(architecture)
+        await images.builder.put(architecture, index, foreign.INDEX)
+        report = await images.inspect(architecture)
         assert report["image"]["index"] is True
         assert report["image"]["manifest"] == image["digest"]
         assert ("Istio" in readers(report)) is istio
-        fetched = await bench.fetched_by_istio(architecture)
+        fetched = await images.fetched_by_istio(architecture)
         assert fetched == (MODULE if istio else None)
-        required = await bench.inspect(architecture, "--require", "istio", status=0 if istio else 1)
+        required = await images.inspect(
+            architecture, "--require", "istio", status=0 if istio else 1
+        )
         assert required["accepted"] is True
 
 
 async def test_of_an_index_every_reader_is_asked_about_the_image_that_it_takes(
-    bench: Bench,
+    images: ForeignImages,
 ) -> None:
     """We take the one for wasm; Istio the one for linux/amd64, which is in another layout."""
-    ours = await bench.builder.by_hand(
+    ours = await images.builder.by_hand(
         "ours", (MODULE, "application/wasm"), config="application/vnd.wasm.config.v0+json"
     )
-    theirs = await bench.builder.by_hand(
+    theirs = await images.builder.by_hand(
         "theirs", (OTHER, foreign.SOLO), (b"{}", foreign.SOLO_CONFIG), config=foreign.SOLO_CONFIG
     )
     manifests = [
@@ -197,22 +195,24 @@ async def test_of_an_index_every_reader_is_asked_about_the_image_that_it_takes(
         ours | {"platform": {"os": "wasip1", "architecture": "wasm"}},
     ]
     index = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": manifests}
-    await bench.builder.put("index", index, foreign.INDEX)
-    report = await bench.inspect("index")
+    await images.builder.put("index", index, foreign.INDEX)
+    report = await images.inspect("index")
     assert report["module"]["sha256"] == SHA256
     assert readers(report) == {"wasmer", "Istio", "Envoy Gateway"}
-    assert await bench.fetched_by_istio("index") == OTHER
+    assert await images.fetched_by_istio("index") == OTHER
 
 
-async def test_an_index_in_an_index_is_refused(bench: Bench) -> None:
-    image = await bench.builder.by_hand("child", (MODULE, foreign.SOLO), config=foreign.SOLO_CONFIG)
+async def test_an_index_in_an_index_is_refused(images: ForeignImages) -> None:
+    image = await images.builder.by_hand(
+        "child", (MODULE, foreign.SOLO), config=foreign.SOLO_CONFIG
+    )
     inner = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": [image]}
-    digest = await bench.builder.put("inner", inner, foreign.INDEX)
+    digest = await images.builder.put("inner", inner, foreign.INDEX)
     size = len(json.dumps(inner))
     entry = {"mediaType": foreign.INDEX, "digest": digest, "size": size}
     outer = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": [entry]}
-    await bench.builder.put("outer", outer, foreign.INDEX)
-    done = await bench.wasmc.run("inspect", bench.builder.name("outer"), check=False)
+    await images.builder.put("outer", outer, foreign.INDEX)
+    done = await images.wasmc.run("inspect", images.builder.name("outer"), check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "an index in an index is not followed" in done.stderr
 
@@ -228,14 +228,14 @@ async def test_an_index_in_an_index_is_refused(bench: Bench) -> None:
     ids=["two-modules", "foreign", "component", "bare-module-as-tar"],
 )  # fmt: skip
 async def test_what_is_refused_is_refused_with_the_reason(
-    bench: Bench, layers: tuple[tuple[bytes, str], ...], reason: str, named: str
+    images: ForeignImages, layers: tuple[tuple[bytes, str], ...], reason: str, named: str
 ) -> None:
-    await bench.builder.by_hand("bad", *layers, config="application/vnd.unknown.config.v1+json")
-    report = await bench.inspect("bad", status=1)
+    await images.builder.by_hand("bad", *layers, config="application/vnd.unknown.config.v1+json")
+    report = await images.inspect("bad", status=1)
     assert (report["accepted"], report["reason"]) == (False, reason)
     assert named in report["message"]
     assert "wasmer" not in readers(report)
-    text = await bench.wasmc.run("inspect", bench.builder.name("bad"), check=False)
+    text = await images.wasmc.run("inspect", images.builder.name("bad"), check=False)
     assert text.returncode == 1
     assert f"[{reason}]" in text.stdout.replace("\n", " ")
     assert text.stderr == ""

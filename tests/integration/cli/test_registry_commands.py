@@ -17,6 +17,7 @@ from tests.integration.cli.foreign import Builder
 from tests.parts import clients, registry, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.clients import Client
+from tests.parts.commandline import CommandLine
 from tests.parts.registry import RegistryServer
 from tests.parts.tokens import TokenService
 
@@ -33,19 +34,13 @@ esac
 """
 
 
-@dataclass
-class Scene:
-    """Two registries, `wasmc`, and foreign clients."""
+@dataclass(frozen=True)
+class TwoRegistries(CommandLine):
+    """`target` is the registry that images are copied to; the foreign clients use the other one, too."""
 
-    home: Path
-    source: RegistryServer
     target: RegistryServer
-    wasmc: Client
     crane: Client
     builder: Builder
-
-    def image(self, tag: str) -> str:
-        return f"{self.source.host}/team/filter:{tag}"
 
     async def digest(self, reference: str) -> str:
         """As crane sees it."""
@@ -53,7 +48,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def registries(tmp_path: Path) -> AsyncIterator[TwoRegistries]:
     home = tmp_path / "foreign"
     await asyncio.to_thread(home.mkdir)
     async with (
@@ -63,22 +58,22 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         crane, oras = await clients.crane(home), await clients.oras(home)
         builder = Builder(home, f"{source.host}/team/filter", crane, oras)
         (tmp_path / "m.wasm").write_bytes(MODULE)
-        yield Scene(tmp_path, source, target, wasmer.wasmc(tmp_path), crane, builder)
+        yield TwoRegistries(tmp_path, source, wasmer.wasmc(tmp_path), target, crane, builder)
 
 
-async def test_tags_and_digests_are_those_of_crane(scene: Scene) -> None:
+async def test_tags_and_digests_are_those_of_crane(registries: TwoRegistries) -> None:
     for tag in ("v1", "v2", "latest"):
-        await scene.wasmc.run("push", scene.image(tag), "-f", "m.wasm")
-    name = f"{scene.source.host}/team/filter"
-    listed = await scene.wasmc.run("tags", name)
-    assert listed.stdout == (await scene.crane.run("ls", name)).stdout
-    as_json = json.loads((await scene.wasmc.run("tags", name, "--json")).stdout)
+        await registries.wasmc.run("push", registries.image(tag), "-f", "m.wasm")
+    name = registries.repository
+    listed = await registries.wasmc.run("tags", name)
+    assert listed.stdout == (await registries.crane.run("ls", name)).stdout
+    as_json = json.loads((await registries.wasmc.run("tags", name, "--json")).stdout)
     assert as_json == {"repository": name, "tags": listed.stdout.split()}
-    digest = await scene.digest(scene.image("v1"))
-    assert (await scene.wasmc.run("digest", scene.image("v1"))).stdout == f"{digest}\n"
+    digest = await registries.digest(registries.image("v1"))
+    assert (await registries.wasmc.run("digest", registries.image("v1"))).stdout == f"{digest}\n"
     pinned = f"{name}@{digest}"
-    assert (await scene.wasmc.run("digest", pinned)).stdout == f"{digest}\n"
-    absent = await scene.wasmc.run("digest", scene.image("none"), "--json", check=False)
+    assert (await registries.wasmc.run("digest", pinned)).stdout == f"{digest}\n"
+    absent = await registries.wasmc.run("digest", registries.image("none"), "--json", check=False)
     assert absent.returncode == 1
     error = json.loads(absent.stdout)["error"]
     assert error["reason"] == "ImageNotFound"
@@ -87,24 +82,26 @@ async def test_tags_and_digests_are_those_of_crane(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("row", list(foreign.ROWS))
-async def test_a_copy_of_every_layout_has_the_digest_and_the_module(scene: Scene, row: str) -> None:
-    await foreign.ROWS[row](scene.builder, "row", MODULE)
-    target = f"{scene.target.host}/other/name:copied"
-    copied = await scene.wasmc.run("copy", scene.image("row"), target)
-    digest = await scene.digest(scene.image("row"))
-    assert copied.stdout == f"Copied {scene.image('row')} to {target}\nDigest: {digest}\n"
-    assert await scene.digest(target) == digest
-    await scene.wasmc.run("pull", target, "-o", "out.wasm")
-    assert (scene.home / "out.wasm").read_bytes() == MODULE
+async def test_a_copy_of_every_layout_has_the_digest_and_the_module(
+    registries: TwoRegistries, row: str
+) -> None:
+    await foreign.ROWS[row](registries.builder, "row", MODULE)
+    target = f"{registries.target.host}/other/name:copied"
+    copied = await registries.wasmc.run("copy", registries.image("row"), target)
+    digest = await registries.digest(registries.image("row"))
+    assert copied.stdout == f"Copied {registries.image('row')} to {target}\nDigest: {digest}\n"
+    assert await registries.digest(target) == digest
+    await registries.wasmc.run("pull", target, "-o", "out.wasm")
+    assert (registries.home / "out.wasm").read_bytes() == MODULE
 
 
-async def test_a_copy_of_an_index_has_every_image_of_it(scene: Scene) -> None:
-    await scene.builder.append("one", b"")
+async def test_a_copy_of_an_index_has_every_image_of_it(registries: TwoRegistries) -> None:
+    await registries.builder.append("one", b"")
     for tag in ("one", "two"):
-        await scene.wasmc.run(
+        await registries.wasmc.run(
             *(
                 "push",
-                scene.image(tag),
+                registries.image(tag),
                 "-f",
                 "m.wasm",
                 "--format",
@@ -113,68 +110,78 @@ async def test_a_copy_of_an_index_has_every_image_of_it(scene: Scene) -> None:
                 f"a={tag}",
             )
         )
-    await scene.crane.run(
+    await registries.crane.run(
         *(
             "index",
             "append",
             "-m",
-            scene.image("one"),
+            registries.image("one"),
             "-m",
-            scene.image("two"),
+            registries.image("two"),
             "-t",
-            scene.image("all"),
+            registries.image("all"),
         )
     )
-    target = f"{scene.target.host}/other/index"
-    quiet = await scene.wasmc.run("cp", scene.image("all"), target, "-q")
-    digest = await scene.digest(scene.image("all"))
+    target = f"{registries.target.host}/other/index"
+    quiet = await registries.wasmc.run("cp", registries.image("all"), target, "-q")
+    digest = await registries.digest(registries.image("all"))
     assert quiet.stdout == f"{digest}\n"
-    index: dict[str, Any] = json.loads((await scene.crane.run("manifest", f"{target}:all")).stdout)
+    index: dict[str, Any] = json.loads(
+        (await registries.crane.run("manifest", f"{target}:all")).stdout
+    )
     assert len(index["manifests"]) == 2
     for child in index["manifests"]:
-        await scene.crane.run("validate", "--remote", f"{target}@{child['digest']}")
-    second = await scene.wasmc.run("copy", f"{scene.image('all')}@{digest}", f"{target}2", "--json")
+        await registries.crane.run("validate", "--remote", f"{target}@{child['digest']}")
+    second = await registries.wasmc.run(
+        "copy", f"{registries.image('all')}@{digest}", f"{target}2", "--json"
+    )
     assert json.loads(second.stdout)["digest"] == digest
 
 
-async def test_a_copy_by_digest_needs_no_tag_and_cannot_choose_one(scene: Scene) -> None:
-    await scene.wasmc.run("push", scene.image("v1"), "-f", "m.wasm")
-    digest = await scene.digest(scene.image("v1"))
-    pinned = f"{scene.source.host}/team/filter@{digest}"
-    target = f"{scene.target.host}/pinned"
-    copied = await scene.wasmc.run("copy", pinned, target)
+async def test_a_copy_by_digest_needs_no_tag_and_cannot_choose_one(
+    registries: TwoRegistries,
+) -> None:
+    await registries.wasmc.run("push", registries.image("v1"), "-f", "m.wasm")
+    digest = await registries.digest(registries.image("v1"))
+    pinned = f"{registries.repository}@{digest}"
+    target = f"{registries.target.host}/pinned"
+    copied = await registries.wasmc.run("copy", pinned, target)
     assert f"to {target}@{digest}\n" in copied.stdout
-    assert await scene.digest(f"{target}@{digest}") == digest
+    assert await registries.digest(f"{target}@{digest}") == digest
     other = f"{target}@sha256:{'0' * 64}"
-    refused = await scene.wasmc.run("copy", pinned, other, check=False)
+    refused = await registries.wasmc.run("copy", pinned, other, check=False)
     assert refused.returncode == 2
     assert "cannot be chosen" in refused.stderr
 
 
-async def test_a_tag_or_an_image_is_deleted_only_with_consent(scene: Scene) -> None:
+async def test_a_tag_or_an_image_is_deleted_only_with_consent(registries: TwoRegistries) -> None:
     for tag in ("v1", "v2"):
-        await scene.wasmc.run("push", scene.image(tag), "-f", "m.wasm")
-    refused = await scene.wasmc.run("delete", scene.image("v1"), check=False)
+        await registries.wasmc.run("push", registries.image(tag), "-f", "m.wasm")
+    refused = await registries.wasmc.run("delete", registries.image("v1"), check=False)
     assert (refused.returncode, "--yes is required" in refused.stderr) == (2, True)
-    bare = f"{scene.source.host}/team/filter"
-    refused = await scene.wasmc.run("rm", bare, "--yes", check=False)
+    bare = registries.repository
+    refused = await registries.wasmc.run("rm", bare, "--yes", check=False)
     assert (refused.returncode, "name the tag or the digest" in refused.stderr) == (2, True)
-    digest = await scene.digest(scene.image("v1"))
-    await scene.wasmc.run("delete", f"{bare}@{digest}", "--yes")
-    gone = await scene.wasmc.run("digest", scene.image("v2"), check=False)
+    digest = await registries.digest(registries.image("v1"))
+    await registries.wasmc.run("delete", f"{bare}@{digest}", "--yes")
+    gone = await registries.wasmc.run("digest", registries.image("v2"), check=False)
     assert gone.returncode == 1, "both tags were of the image"
-    again = await scene.wasmc.run("delete", f"{bare}@{digest}", "-y", check=False)
+    again = await registries.wasmc.run("delete", f"{bare}@{digest}", "-y", check=False)
     assert again.returncode == 1
     assert "it does not exist" in again.stderr
 
 
-async def test_a_registry_that_deletes_no_tags_is_reported_with_the_way_out(scene: Scene) -> None:
-    await scene.wasmc.run("push", scene.image("v1"), "-f", "m.wasm")
-    done = await scene.wasmc.run("delete", scene.image("v1"), "--yes", check=False)
+async def test_a_registry_that_deletes_no_tags_is_told_with_the_way_out(
+    registries: TwoRegistries,
+) -> None:
+    await registries.wasmc.run("push", registries.image("v1"), "-f", "m.wasm")
+    done = await registries.wasmc.run("delete", registries.image("v1"), "--yes", check=False)
     if done.returncode:  # distribution deletes tags from version 3 on
         assert "delete NAME@DIGEST" in done.stderr
     else:
-        assert (await scene.wasmc.run("digest", scene.image("v1"), check=False)).returncode == 1
+        assert (
+            await registries.wasmc.run("digest", registries.image("v1"), check=False)
+        ).returncode == 1
 
 
 async def test_a_login_is_kept_where_docker_and_crane_find_it(tmp_path: Path) -> None:

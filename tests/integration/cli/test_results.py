@@ -11,32 +11,33 @@ from pathlib import Path
 import pytest
 
 from tests.parts import clients, registry, wasmer, wat
-from tests.parts.clients import Client
+from tests.parts.commandline import CommandLine
 
 MODULE = wat.header_filter("world")
 SHA256 = hashlib.sha256(MODULE).hexdigest()
 
 
-@dataclass
-class Scene:
-    """An image in a registry."""
+@dataclass(frozen=True)
+class PublishedImage(CommandLine):
+    """An image in the registry, and its digest."""
 
-    home: Path
-    image: str
-    wasmc: Client
     digest: str
 
+    @property
+    def name(self) -> str:
+        return self.image("v1")
+
     async def pull(self, *arguments: str) -> str:
-        return (await self.wasmc.run("pull", self.image, *arguments)).stdout
+        return (await self.wasmc.run("pull", self.name, *arguments)).stdout
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def published(tmp_path: Path) -> AsyncIterator[PublishedImage]:
     async with registry.crane(tmp_path / "registry") as server:
-        image = f"{server.host}/team/filter:v1"
-        wasmc = wasmer.wasmc(tmp_path)
-        pushed = await wasmc.run("push", image, "-f", "-", stdin=MODULE)
-        yield Scene(tmp_path, image, wasmc, pushed.stdout.split()[-1])
+        client = CommandLine(tmp_path, server, wasmer.wasmc(tmp_path))
+        pushed = await client.wasmc.run("push", client.image("v1"), "-f", "-", stdin=MODULE)
+        digest = pushed.stdout.split()[-1]
+        yield PublishedImage(client.home, client.registry, client.wasmc, digest)
 
 
 @pytest.mark.parametrize(
@@ -51,53 +52,53 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     ],
 )
 async def test_a_module_is_written_to_the_file_or_into_the_folder(
-    scene: Scene, output: str, file: str
+    published: PublishedImage, output: str, file: str
 ) -> None:
-    (scene.home / "folder").mkdir()
-    (scene.home / "old.wasm").write_bytes(b"old")
-    assert f"Location: {file}\n" in await scene.pull("-o", output)
-    assert (scene.home / file).read_bytes() == MODULE
+    (published.home / "folder").mkdir()
+    (published.home / "old.wasm").write_bytes(b"old")
+    assert f"Location: {file}\n" in await published.pull("-o", output)
+    assert (published.home / file).read_bytes() == MODULE
 
 
-async def test_a_module_is_streamed_to_standard_output(scene: Scene) -> None:
+async def test_a_module_is_streamed_to_standard_output(published: PublishedImage) -> None:
     process = await asyncio.create_subprocess_exec(
         wasmer.program("wasmc"),
-        *("pull", scene.image, "-o", "-"),
-        cwd=scene.home,
-        env={**scene.wasmc.environment, "PATH": os.environ["PATH"]},
+        *("pull", published.name, "-o", "-"),
+        cwd=published.home,
+        env={**published.wasmc.environment, "PATH": os.environ["PATH"]},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(60):
         out, err = await process.communicate()
     assert (process.returncode, out) == (0, MODULE)
-    assert err.decode() == f"Pulled {scene.image}\nSha256: {SHA256}\n"
+    assert err.decode() == f"Pulled {published.name}\nSha256: {SHA256}\n"
 
 
-async def test_a_module_goes_through_a_device_and_leaves_it(scene: Scene) -> None:
-    assert "Location: /dev/null\n" in await scene.pull("-o", "/dev/null")
+async def test_a_module_goes_through_a_device_and_leaves_it(published: PublishedImage) -> None:
+    assert "Location: /dev/null\n" in await published.pull("-o", "/dev/null")
     assert not Path("/dev/null").is_file()
 
 
-async def test_quiet_prints_one_line(scene: Scene) -> None:
-    pushed = await scene.wasmc.run("push", scene.image, "-f", "-", "-q", stdin=MODULE)
-    assert pushed.stdout == f"{scene.digest}\n"
-    assert await scene.pull("-q", "-o", "x.wasm") == "x.wasm\n"
-    assert await scene.pull("-q") == f"{scene.home / 'filter.wasm'}\n"
+async def test_quiet_prints_one_line(published: PublishedImage) -> None:
+    pushed = await published.wasmc.run("push", published.name, "-f", "-", "-q", stdin=MODULE)
+    assert pushed.stdout == f"{published.digest}\n"
+    assert await published.pull("-q", "-o", "x.wasm") == "x.wasm\n"
+    assert await published.pull("-q") == f"{published.home / 'filter.wasm'}\n"
 
 
-async def test_json_has_everything_about_the_result(scene: Scene) -> None:
-    pushed = await scene.wasmc.run("push", scene.image, "-f", "-", "--json", stdin=MODULE)
+async def test_json_has_everything_about_the_result(published: PublishedImage) -> None:
+    pushed = await published.wasmc.run("push", published.name, "-f", "-", "--json", stdin=MODULE)
     common = {
-        "reference": scene.image,
-        "digest": scene.digest,
+        "reference": published.name,
+        "digest": published.digest,
         "sha256": SHA256,
         "size": len(MODULE),
     }
     assert json.loads(pushed.stdout) == {**common, "format": "artifact"}
-    crane = await clients.crane(scene.home)
-    assert (await crane.run("digest", scene.image)).stdout.strip() == scene.digest
-    pulled = json.loads(await scene.pull("--json", "-o", "x.wasm"))
+    crane = await clients.crane(published.home)
+    assert (await crane.run("digest", published.name)).stdout.strip() == published.digest
+    pulled = json.loads(await published.pull("--json", "-o", "x.wasm"))
     assert pulled == {**common, "location": "x.wasm"}
 
 
@@ -114,11 +115,11 @@ async def test_json_has_everything_about_the_result(scene: Scene) -> None:
     ],
 )
 async def test_a_failure_is_a_document_with_reason_message_and_hint(
-    scene: Scene, arguments: list[str], stdin: bytes, status: int, reason: str
+    published: PublishedImage, arguments: list[str], stdin: bytes, status: int, reason: str
 ) -> None:
-    host = scene.image.partition("/")[0]
+    host = published.registry.host
     words = [each.format(host=host) for each in arguments]
-    done = await scene.wasmc.run(*words, "--json", stdin=stdin, check=False)
+    done = await published.wasmc.run(*words, "--json", stdin=stdin, check=False)
     assert done.returncode == status
     document = json.loads(done.stdout)
     assert list(document) == ["error"]
@@ -127,10 +128,10 @@ async def test_a_failure_is_a_document_with_reason_message_and_hint(
     assert document["error"]["message"] in done.stderr
 
 
-async def test_requirements_that_are_not_met_are_the_last_lines(scene: Scene) -> None:
-    await scene.wasmc.run("push", scene.image, "-f", "-", "--format", "cncf", stdin=MODULE)
+async def test_requirements_that_are_not_met_are_the_last_lines(published: PublishedImage) -> None:
+    await published.wasmc.run("push", published.name, "-f", "-", "--format", "cncf", stdin=MODULE)
     required = ("--require", "istio", "--require", "wkg", "--require", "kwctl")
-    done = await scene.wasmc.run("inspect", scene.image, *required, check=False)
+    done = await published.wasmc.run("inspect", published.name, *required, check=False)
     assert done.returncode == 1
     last = done.stdout.splitlines()[-2:]
     assert [line.partition(" cannot")[0] for line in last] == [
@@ -138,6 +139,8 @@ async def test_requirements_that_are_not_met_are_the_last_lines(scene: Scene) ->
         "Not met --require: kwctl",
     ]
     report = json.loads(
-        (await scene.wasmc.run("inspect", scene.image, *required, "--json", check=False)).stdout
+        (
+            await published.wasmc.run("inspect", published.name, *required, "--json", check=False)
+        ).stdout
     )
     assert report["unmet"] == ["Istio", "kwctl"]

@@ -11,7 +11,6 @@ import re
 import signal
 import tarfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,15 @@ import pytest
 from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import clients, registry, wasmer, wat
 from tests.parts.certificates import Authority
-from tests.parts.clients import Client, Completed
-from tests.parts.registry import RegistryServer
+from tests.parts.commandline import CommandLine
 from tests.unit.wasm.archives import tar
 
 SAMPLE = Path(__file__).parents[2] / "assets" / "samples" / "wasmc.txt"
 NO_ABI = wat.compile_text("(module)")
 
 
-@dataclass
-class Scene:
-    """A registry, `wasmc` and its home, which is where it runs."""
-
-    home: Path
-    registry: RegistryServer
-    wasmc: Client
-
-    def image(self, tag: str) -> str:
-        return f"{self.registry.host}/team/filter:{tag}"
-
-    async def push(self, tag: str, module: bytes, *arguments: str) -> Completed:
-        await asyncio.to_thread((self.home / "example.wasm").write_bytes, module)
-        return await self.wasmc.run("push", self.image(tag), "-f", "./example.wasm", *arguments)
+class CheckedCommandLine(CommandLine):
+    """`wasmc`, of which failures and leftovers are checked."""
 
     async def fails(self, *arguments: str, stdin: bytes = b"") -> str:
         """Runs wasmc, which must end with status 1 and one sentence; returns it."""
@@ -59,18 +45,18 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def command_line(tmp_path: Path) -> AsyncIterator[CheckedCommandLine]:
     async with registry.distribution(tmp_path / "registry") as server:
-        yield Scene(tmp_path, server, wasmer.wasmc(tmp_path))
+        yield CheckedCommandLine(tmp_path, server, wasmer.wasmc(tmp_path))
 
 
 @pytest.mark.parametrize("form", ["artifact", "image"])
-async def test_prints_the_lines_of_the_sample(scene: Scene, form: str) -> None:
+async def test_prints_the_lines_of_the_sample(command_line: CheckedCommandLine, form: str) -> None:
     module = wat.header_filter("world")
-    pushed = await scene.push("v0.3", module, "--format", form)
-    pulled = await scene.wasmc.run("pull", scene.image("v0.3"), "-o", "xxx/")
-    crane = await clients.crane(scene.home)
-    digest = (await crane.run("digest", scene.image("v0.3"))).stdout.strip()
+    pushed = await command_line.push("v0.3", module, "--format", form)
+    pulled = await command_line.wasmc.run("pull", command_line.image("v0.3"), "-o", "xxx/")
+    crane = await clients.crane(command_line.home)
+    digest = (await crane.run("digest", command_line.image("v0.3"))).stdout.strip()
     sha256 = hashlib.sha256(module).hexdigest()
 
     sample = SAMPLE.read_text().splitlines()
@@ -80,64 +66,70 @@ async def test_prints_the_lines_of_the_sample(scene: Scene, form: str) -> None:
     values = iter([digest, sha256])
     expected = [
         re.sub(r"(?<=: )(sha256:xxxx|xxx)$", lambda _: next(values), line).replace(
-            reference, scene.image("v0.3")
+            reference, command_line.image("v0.3")
         )
         for line in lines
     ]
     assert told == expected
     assert (pushed.stderr, pulled.stderr) == ("", "")
-    assert (scene.home / "xxx" / "filter.wasm").read_bytes() == module
-    assert [path.name for path in (scene.home / "xxx").iterdir()] == ["filter.wasm"]
+    assert (command_line.home / "xxx" / "filter.wasm").read_bytes() == module
+    assert [path.name for path in (command_line.home / "xxx").iterdir()] == ["filter.wasm"]
 
 
-async def test_pulls_into_the_current_folder_and_says_where(scene: Scene) -> None:
+async def test_pulls_into_the_current_folder_and_says_where(
+    command_line: CheckedCommandLine,
+) -> None:
     module = wat.header_filter("world")
-    await scene.push("v1", module)
-    pulled = await scene.wasmc.run("pull", scene.image("v1"))
+    await command_line.push("v1", module)
+    pulled = await command_line.wasmc.run("pull", command_line.image("v1"))
     location = pulled.stdout.splitlines()[2].removeprefix("Location: ")
-    assert Path(location) == scene.home.resolve() / "filter.wasm"
+    assert Path(location) == command_line.home.resolve() / "filter.wasm"
     assert Path(location).read_bytes() == module
-    assert scene.files() == {"filter.wasm"}
+    assert command_line.files() == {"filter.wasm"}
     assert Path(location).stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
-async def test_the_same_module_has_the_same_digest_and_is_uploaded_once(scene: Scene) -> None:
+async def test_the_same_module_has_the_same_digest_and_is_uploaded_once(
+    command_line: CheckedCommandLine,
+) -> None:
     module = wat.header_filter("world")
-    first = await scene.push("v1", module)
-    second = await scene.push("v2", module)
+    first = await command_line.push("v1", module)
+    second = await command_line.push("v2", module)
     assert first.stdout.splitlines()[1] == second.stdout.splitlines()[1]
-    log = await asyncio.to_thread(scene.registry.process.log.read_text)
+    log = await asyncio.to_thread(command_line.registry.process.log.read_text)
     assert len(re.findall(r'"PUT /v2/team/filter/blobs/uploads/', log)) == 2
 
 
-async def test_foreign_clients_read_what_is_pushed(scene: Scene) -> None:
+async def test_foreign_clients_read_what_is_pushed(command_line: CheckedCommandLine) -> None:
     module = wat.header_filter("world")
-    await scene.push("artifact", module)
-    await scene.push("image", module, "--format", "image")
-    crane = await clients.crane(scene.home)
-    oras = await clients.oras(scene.home)
+    await command_line.push("artifact", module)
+    await command_line.push("image", module, "--format", "image")
+    crane = await clients.crane(command_line.home)
+    oras = await clients.oras(command_line.home)
 
-    await oras.run("pull", "--plain-http", "-o", "oras", scene.image("artifact"))
-    assert (scene.home / "oras" / "filter.wasm").read_bytes() == module
-    runtime = json.loads((scene.home / "oras" / "runtime-config.json").read_text())
+    await oras.run("pull", "--plain-http", "-o", "oras", command_line.image("artifact"))
+    assert (command_line.home / "oras" / "filter.wasm").read_bytes() == module
+    runtime = json.loads((command_line.home / "oras" / "runtime-config.json").read_text())
     assert runtime["abiVersions"] == ["v0.2.1"]
     for tag in ("artifact", "image"):
-        await crane.run("validate", "--remote", scene.image(tag))
-    await crane.run("export", scene.image("image"), "image.tar")
-    with tarfile.open(scene.home / "image.tar") as archive:
+        await crane.run("validate", "--remote", command_line.image(tag))
+    await crane.run("export", command_line.image("image"), "image.tar")
+    with tarfile.open(command_line.home / "image.tar") as archive:
         plugin = archive.extractfile("plugin.wasm")
         assert plugin is not None
         assert plugin.read() == module
-    manifest = json.loads((await crane.run("manifest", scene.image("image"))).stdout)
+    manifest = json.loads((await crane.run("manifest", command_line.image("image"))).stdout)
     assert manifest["annotations"] == {"module.wasm.image/variant": "compat"}
 
 
 @pytest.mark.parametrize(
     "flavour", ["one-layer", "two-layers", "image", "image-in-first-layer", "docker-image", "index"]
 )
-async def test_reads_what_foreign_clients_pushed(scene: Scene, flavour: str) -> None:
+async def test_reads_what_foreign_clients_pushed(
+    command_line: CheckedCommandLine, flavour: str
+) -> None:
     module = wat.header_filter(flavour)
-    home, image = scene.home / "foreign", scene.image(flavour)
+    home, image = command_line.home / "foreign", command_line.image(flavour)
     home.mkdir()
     (home / "plugin.wasm").write_bytes(module)
     (home / "config.json").write_text('{"type": "envoy_proxy"}')
@@ -156,9 +148,9 @@ async def test_reads_what_foreign_clients_pushed(scene: Scene, flavour: str) -> 
             await crane.run("append", "-b", image, "-f", "other.tar.gz", "-t", image)
         if flavour == "index":
             await crane.run("index", "append", "-m", image, "-t", image)
-    pulled = await scene.wasmc.run("pull", image)
+    pulled = await command_line.wasmc.run("pull", image)
     assert hashlib.sha256(module).hexdigest() in pulled.stdout
-    assert (scene.home / "filter.wasm").read_bytes() == module
+    assert (command_line.home / "filter.wasm").read_bytes() == module
 
 
 def _append_flags(flavour: str) -> list[str]:
@@ -166,33 +158,37 @@ def _append_flags(flavour: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["artifact", "image"])
-async def test_refuses_to_push_what_envoy_would_refuse(scene: Scene, form: str) -> None:
-    (scene.home / "example.wasm").write_bytes(NO_ABI)
-    arguments = ("push", scene.image("v1"), "-f", "example.wasm", "--format", form)
-    message = await scene.fails(*arguments)
+async def test_refuses_to_push_what_envoy_would_refuse(
+    command_line: CheckedCommandLine, form: str
+) -> None:
+    (command_line.home / "example.wasm").write_bytes(NO_ABI)
+    arguments = ("push", command_line.image("v1"), "-f", "example.wasm", "--format", form)
+    message = await command_line.fails(*arguments)
     assert "[AbiMissing]" in message
     assert "--force" in message
-    assert "does not exist" in await scene.fails("pull", scene.image("v1"))
+    assert "does not exist" in await command_line.fails("pull", command_line.image("v1"))
 
-    forced = await scene.wasmc.run(*arguments, "--force")
+    forced = await command_line.wasmc.run(*arguments, "--force")
     assert forced.stdout.startswith("Pushed ")
     assert forced.stderr.startswith("wasmc: warning: ")
-    assert (await scene.wasmc.run(*arguments, "--force", "-q")).stderr == ""
+    assert (await command_line.wasmc.run(*arguments, "--force", "-q")).stderr == ""
 
 
-async def test_refuses_to_write_what_envoy_would_refuse(scene: Scene) -> None:
-    await scene.push("bad", NO_ABI, "--force")
-    (scene.home / "filter.wasm").write_bytes(b"precious")
-    assert "[AbiMissing]" in await scene.fails("pull", scene.image("bad"))
-    assert (scene.home / "filter.wasm").read_bytes() == b"precious"
-    assert scene.files() == {"filter.wasm"}
+async def test_refuses_to_write_what_envoy_would_refuse(command_line: CheckedCommandLine) -> None:
+    await command_line.push("bad", NO_ABI, "--force")
+    (command_line.home / "filter.wasm").write_bytes(b"precious")
+    assert "[AbiMissing]" in await command_line.fails("pull", command_line.image("bad"))
+    assert (command_line.home / "filter.wasm").read_bytes() == b"precious"
+    assert command_line.files() == {"filter.wasm"}
 
-    await scene.wasmc.run("pull", scene.image("bad"), "--force")
-    assert (scene.home / "filter.wasm").read_bytes() == NO_ABI
-    assert scene.files() == {"filter.wasm"}
+    await command_line.wasmc.run("pull", command_line.image("bad"), "--force")
+    assert (command_line.home / "filter.wasm").read_bytes() == NO_ABI
+    assert command_line.files() == {"filter.wasm"}
 
 
-async def test_an_import_that_ones_own_envoy_offers_can_be_allowed(scene: Scene) -> None:
+async def test_an_import_that_ones_own_envoy_offers_can_be_allowed(
+    command_line: CheckedCommandLine,
+) -> None:
     source = wat.header_filter("x")
     module = wat.compile_text(
         """(module (import "env" "my_extension" (func)) (memory (export "memory") 1)
@@ -200,38 +196,42 @@ async def test_an_import_that_ones_own_envoy_offers_can_be_allowed(scene: Scene)
         (func (export "malloc") (param i32) (result i32) (i32.const 0)))"""
     )
     assert module != source
-    (scene.home / "example.wasm").write_bytes(module)
-    arguments = ("push", scene.image("v1"), "-f", "example.wasm")
-    assert "[ImportUnknown]" in await scene.fails(*arguments)
-    await scene.wasmc.run(*arguments, "--allow-import", "env.my_extension")
-    await scene.wasmc.run("pull", scene.image("v1"), "--allow-import", "env.my_extension")
+    (command_line.home / "example.wasm").write_bytes(module)
+    arguments = ("push", command_line.image("v1"), "-f", "example.wasm")
+    assert "[ImportUnknown]" in await command_line.fails(*arguments)
+    await command_line.wasmc.run(*arguments, "--allow-import", "env.my_extension")
+    await command_line.wasmc.run(
+        "pull", command_line.image("v1"), "--allow-import", "env.my_extension"
+    )
 
 
-async def test_a_module_above_envoys_limit_is_not_even_downloaded(scene: Scene) -> None:
+async def test_a_module_above_envoys_limit_is_not_even_downloaded(
+    command_line: CheckedCommandLine,
+) -> None:
     module = wat.padded(wat.header_filter("x"), size=32 * 1024 * 1024 + 1)
-    await scene.push("large", module, "--force")
-    assert "[TooLarge]" not in await scene.fails("pull", scene.image("nothing"))
-    assert "accepts at most" in await scene.fails("pull", scene.image("large"))
-    await scene.wasmc.run("pull", scene.image("large"), "--force")
-    assert (scene.home / "filter.wasm").stat().st_size == len(module)
+    await command_line.push("large", module, "--force")
+    assert "[TooLarge]" not in await command_line.fails("pull", command_line.image("nothing"))
+    assert "accepts at most" in await command_line.fails("pull", command_line.image("large"))
+    await command_line.wasmc.run("pull", command_line.image("large"), "--force")
+    assert (command_line.home / "filter.wasm").stat().st_size == len(module)
 
 
 async def test_logs_in_with_password_from_standard_input_or_docker(tmp_path: Path) -> None:
     async with registry.distribution(tmp_path / "registry", users={"alice": "s3cret"}) as server:
-        scene = Scene(tmp_path, server, wasmer.wasmc(tmp_path))
-        image = scene.image("v1")
+        command_line = CheckedCommandLine(tmp_path, server, wasmer.wasmc(tmp_path))
+        image = command_line.image("v1")
         (tmp_path / "example.wasm").write_bytes(wat.header_filter("world"))
         push = ("push", image, "-f", "example.wasm")
         login = ("--username", "alice", "--password-stdin")
 
-        assert f"docker login {server.host}" in await scene.fails(*push)
-        assert "'alice'" in await scene.fails(*push, *login, stdin=b"s3cret wrong\n")
-        await scene.wasmc.run(*push, *login, stdin=b"s3cret\n")
+        assert f"docker login {server.host}" in await command_line.fails(*push)
+        assert "'alice'" in await command_line.fails(*push, *login, stdin=b"s3cret wrong\n")
+        await command_line.wasmc.run(*push, *login, stdin=b"s3cret\n")
 
         config = tmp_path / ".docker" / "config.json"
         auth = base64.b64encode(b"alice:s3cret").decode()
         config.write_text(json.dumps({"auths": {server.host: {"auth": auth}}}))
-        await scene.wasmc.run("pull", image)
+        await command_line.wasmc.run("pull", image)
 
         config.write_text(json.dumps({"credHelpers": {server.host: "test"}}))
         helper = tmp_path / "docker-credential-test"
@@ -244,24 +244,28 @@ async def test_logs_in_with_password_from_standard_input_or_docker(tmp_path: Pat
 async def test_tls_is_checked_with_the_given_authority(tmp_path: Path) -> None:
     tls = Authority().issue(tmp_path / "tls")
     async with registry.distribution(tmp_path / "registry", tls=tls) as server:
-        scene = Scene(tmp_path, server, wasmer.wasmc(tmp_path))
-        await scene.push("v1", wat.header_filter("world"), "--ca-file", str(tls.authority))
-        await scene.wasmc.run("pull", scene.image("v1"), "--insecure")
+        command_line = CheckedCommandLine(tmp_path, server, wasmer.wasmc(tmp_path))
+        await command_line.push("v1", wat.header_filter("world"), "--ca-file", str(tls.authority))
+        await command_line.wasmc.run("pull", command_line.image("v1"), "--insecure")
         other = Authority().issue(tmp_path / "other")
-        message = await scene.fails("pull", scene.image("v1"), "--ca-file", str(other.authority))
+        message = await command_line.fails(
+            "pull", command_line.image("v1"), "--ca-file", str(other.authority)
+        )
         assert "certificate" in message
 
 
-async def test_a_registry_that_is_down_is_said_in_one_sentence(scene: Scene) -> None:
-    await scene.registry.stop()
-    message = await scene.fails("pull", scene.image("v1"))
+async def test_a_registry_that_is_down_is_said_in_one_sentence(
+    command_line: CheckedCommandLine,
+) -> None:
+    await command_line.registry.stop()
+    message = await command_line.fails("pull", command_line.image("v1"))
     assert "refused" in message
     assert "Traceback" not in message
 
 
-async def test_the_environment_can_ask_for_the_traceback(scene: Scene) -> None:
-    talkative = wasmer.wasmc(scene.home, WASMC_DEBUG="1")
-    done = await talkative.run("pull", scene.image("nothing"), check=False)
+async def test_the_environment_can_ask_for_the_traceback(command_line: CheckedCommandLine) -> None:
+    talkative = wasmer.wasmc(command_line.home, WASMC_DEBUG="1")
+    done = await talkative.run("pull", command_line.image("nothing"), check=False)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("wasmc: error: ")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,14 @@ import pytest
 
 from autowasm.registry import mediatypes
 from tests.parts import registry, wasmer, wat, wire
-from tests.parts.clients import Client
-from tests.parts.registry import RegistryServer
+from tests.parts.commandline import CommandLine
 
 MODULE = wat.header_filter("of-the-index")
 OTHER = b"\x1f\x8b not a module"
 
 
-@dataclass
-class Scene:
+class ManifestUploads(CommandLine):
     """A registry into which manifests are put byte for byte."""
-
-    home: Path
-    registry: RegistryServer
-    wasmc: Client
 
     async def blob(self, data: bytes, media_type: str) -> dict[str, Any]:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -43,7 +36,7 @@ class Scene:
         assert (await wire.request("PUT", url, body=data, headers=headers)).status == 201
         return {"mediaType": document["mediaType"], "digest": digest, "size": len(data)}
 
-    async def image(self, *, wasm: bool, layer: bytes = MODULE) -> dict[str, Any]:
+    async def put_image(self, *, wasm: bool, layer: bytes = MODULE) -> dict[str, Any]:
         """An ordinary container image, or an artifact of the CNCF's layout."""
         config = mediatypes.CNCF_CONFIG_V0 if wasm else mediatypes.OCI_IMAGE_CONFIG
         kind = mediatypes.CNCF_WASM if wasm else mediatypes.OCI_LAYER_TAR_GZIP
@@ -58,9 +51,9 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def uploads(tmp_path: Path) -> AsyncIterator[ManifestUploads]:
     async with registry.distribution(tmp_path / "registry") as server:
-        yield Scene(tmp_path, server, wasmer.wasmc(tmp_path))
+        yield ManifestUploads(tmp_path, server, wasmer.wasmc(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -77,15 +70,18 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 )
 @pytest.mark.parametrize("first", [True, False], ids=["wasm-first", "wasm-last"])
 async def test_the_entry_that_says_wasm_is_pulled(
-    scene: Scene, entry: dict[str, Any], first: bool
+    uploads: ManifestUploads, entry: dict[str, Any], first: bool
 ) -> None:
     amd64 = {"platform": {"architecture": "amd64", "os": "linux"}}
-    entries = [await scene.image(wasm=True) | entry, await scene.image(wasm=False) | amd64]
+    entries = [
+        await uploads.put_image(wasm=True) | entry,
+        await uploads.put_image(wasm=False) | amd64,
+    ]
     index = {
         "schemaVersion": 2,
         "mediaType": mediatypes.OCI_INDEX,
         "manifests": entries if first else entries[::-1],
     }
-    await scene.put(index, "v1")
-    await scene.wasmc.run("pull", f"{scene.registry.host}/team/filter:v1")
-    assert (scene.home / "filter.wasm").read_bytes() == MODULE
+    await uploads.put(index, "v1")
+    await uploads.wasmc.run("pull", uploads.image("v1"))
+    assert (uploads.home / "filter.wasm").read_bytes() == MODULE
