@@ -34,7 +34,7 @@ _SECONDS = 60
 
 
 @dataclass
-class Scene:
+class HelloRollout:
     """An AutoWasm `hello` in a namespace of its own, and the `wasmc` of its user."""
 
     plane: ControlPlane
@@ -98,10 +98,10 @@ class Scene:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def scene(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Scene]:
+async def hello(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[HelloRollout]:
     async with control_plane.without_wasmer():
         name = await control_plane.add_namespace()
-        yield Scene(control_plane, name, wasmer.wasmc(tmp_path))
+        yield HelloRollout(control_plane, name, wasmer.wasmc(tmp_path))
 
 
 @dataclass
@@ -134,14 +134,14 @@ class Running:
 
 
 @asynccontextmanager
-async def started(scene: Scene, *more: str) -> AsyncIterator[Running]:
+async def started(hello: HelloRollout, *more: str) -> AsyncIterator[Running]:
     """The command with its output on a pipe."""
     process = await asyncio.create_subprocess_exec(
-        scene.client.program,
-        *scene.arguments(*more),
+        hello.client.program,
+        *hello.arguments(*more),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=dict(scene.client.environment),
+        env=dict(hello.client.environment),
     )
     running = Running(process)
     assert process.stdout is not None
@@ -162,18 +162,18 @@ async def started(scene: Scene, *more: str) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def on_terminal(scene: Scene, *more: str) -> AsyncIterator[tuple[Running, Terminal]]:
+async def on_terminal(hello: HelloRollout, *more: str) -> AsyncIterator[tuple[Running, Terminal]]:
     """The command on a terminal of 80 columns and 24 rows."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     terminal = Terminal(columns=80, rows=24)
     process = await asyncio.create_subprocess_exec(
-        scene.client.program,
-        *scene.arguments(*more),
+        hello.client.program,
+        *hello.arguments(*more),
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**scene.client.environment, "TERM": "xterm"},
+        env={**hello.client.environment, "TERM": "xterm"},
         start_new_session=True,
     )
     os.close(slave)
@@ -199,31 +199,31 @@ async def on_terminal(scene: Scene, *more: str) -> AsyncIterator[tuple[Running, 
         os.close(master)
 
 
-async def test_a_status_is_reported_once_and_only_an_abort_is_a_failure(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    done = await scene.wasmc("status")
+async def test_a_status_is_told_once_and_only_an_abort_is_a_failure(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    done = await hello.wasmc("status")
     assert (done.returncode, done.stderr) == (0, "")
     assert "the rollout of generation 1 has not begun" in done.stdout
     for rollout, status in ((WAITING, 0), (PAUSED, 0), (SUCCEEDED, 0), (FAILED, 1)):
-        await scene.report(rollout)
-        done = await scene.wasmc("status")
+        await hello.report(rollout)
+        done = await hello.wasmc("status")
         assert (done.returncode, done.stderr) == (status, "")
         assert f"hello: {rollout.phase.value}, " in done.stdout
         assert "\x1b" not in done.stdout
     assert f"\nFailureRatio: {FAILED.message}\n" in done.stdout, "a pipe gets each item on one line"
 
 
-async def test_a_pipe_gets_one_line_for_each_change_until_the_end(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    async with started(scene, "status", "-w") as running:
+async def test_a_pipe_gets_one_line_for_each_change_until_the_end(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    async with started(hello, "status", "-w") as running:
         await running.until("the rollout of generation 1 has not begun")
-        await scene.report(WAITING)
+        await hello.report(WAITING)
         await running.until("(1 of 2 Pods proven)")
         more = msgspec.structs.replace(WAITING, waited_seconds=30.0)
-        await scene.report(more)
-        await scene.report(HEALTHY)
+        await hello.report(more)
+        await hello.report(HEALTHY)
         await running.until("is healthy")
-        await scene.report(SUCCEEDED)
+        await hello.report(SUCCEEDED)
         assert await running.end() == 0
     lines = running.written.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
@@ -235,89 +235,91 @@ async def test_a_pipe_gets_one_line_for_each_change_until_the_end(scene: Scene) 
 
 
 async def test_json_has_the_rollout_of_the_status_and_with_w_a_line_for_each_change(
-    scene: Scene,
+    hello: HelloRollout,
 ) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    done = await scene.wasmc("status", "--json")
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    done = await hello.wasmc("status", "--json")
     found = json.loads(done.stdout)
     assert (found["name"], found["generation"], found["isCurrent"]) == ("hello", 1, True)
-    assert found["rollout"] == (await scene.get())["status"]["rollout"]
-    async with started(scene, "status", "-w", "--json") as running:
+    assert found["rollout"] == (await hello.get())["status"]["rollout"]
+    async with started(hello, "status", "-w", "--json") as running:
         await running.until("NotAccepted")
-        await scene.report(FAILED)
+        await hello.report(FAILED)
         assert await running.end() == 1
     lines = [json.loads(line)["rollout"] for line in running.written.splitlines()]
     assert [one["phase"] for one in lines] == ["Progressing", "Aborted"]
-    history = json.loads((await scene.wasmc("history", "--json")).stdout)
+    history = json.loads((await hello.wasmc("history", "--json")).stdout)
     states = {one["digest"]: one["state"] for one in history["filters"]}
     assert states[rollouts.NEW] == "new: aborted"
     assert history["modules"] == []
 
 
-async def test_an_edit_is_followed_and_the_rollout_before_it_does_not_count(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(SUCCEEDED)
-    await scene.apply(tag="v3", rollout={})
-    async with started(scene, "status", "-w") as running:
+async def test_an_edit_is_followed_and_the_rollout_before_it_does_not_count(
+    hello: HelloRollout,
+) -> None:
+    await hello.apply(rollout={})
+    await hello.report(SUCCEEDED)
+    await hello.apply(tag="v3", rollout={})
+    async with started(hello, "status", "-w") as running:
         await running.until("the rollout of generation 2 has not begun")
-        await scene.report(FAILED)
+        await hello.report(FAILED)
         assert await running.end() == 1
         assert "Aborted: FailureRatio: step 2 of 4: Pod team/hello" in running.written
 
 
-async def test_a_rollout_that_takes_too_long_is_a_failure(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    done = await scene.wasmc("status", "-w", "--timeout", "1500ms")
+async def test_a_rollout_that_takes_too_long_is_a_failure(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    done = await hello.wasmc("status", "-w", "--timeout", "1500ms")
     assert done.returncode == 1
     assert "the rollout is not done after 1s500ms (--timeout)" in done.stderr
 
 
-async def test_an_object_that_is_deleted_ends_the_watch(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    async with started(scene, "status", "-w") as running:
+async def test_an_object_that_is_deleted_ends_the_watch(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    async with started(hello, "status", "-w") as running:
         await running.until("has not begun")
-        await scene.plane.cluster.client.delete(scene.path)
+        await hello.plane.cluster.client.delete(hello.path)
         assert await running.end() == 1
         assert "hello was deleted" in running.written
 
 
-async def test_a_watch_goes_on_after_the_api_server_was_away(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    cluster = scene.plane.cluster
-    async with started(scene, "status", "-w") as running:
+async def test_a_watch_goes_on_after_the_api_server_was_away(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    cluster = hello.plane.cluster
+    async with started(hello, "status", "-w") as running:
         await running.until("(1 of 2 Pods proven)")
         await cluster.stop_api()
         await running.until("trying again")
         await cluster.start_api()
-        await scene.report(SUCCEEDED)
+        await hello.report(SUCCEEDED)
         assert await running.end() == 0
     assert running.written.count("trying again") == 1
 
 
-async def test_a_terminal_shows_one_block_that_changes_in_place(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    async with on_terminal(scene, "status", "-w") as (running, terminal):
+async def test_a_terminal_shows_one_block_that_changes_in_place(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    async with on_terminal(hello, "status", "-w") as (running, terminal):
         await running.until("unhealthy")
-        await scene.report(HEALTHY)
+        await hello.report(HEALTHY)
         await running.until("healthy     for 7s, must stay so for 30s")  # two ticks after 5 s
         assert terminal.text.count("AutoWasm") == 1
-        await scene.report(SUCCEEDED)
+        await hello.report(SUCCEEDED)
         assert await running.end() == 0
         await running.until("all Pods have the new filter")
     lines = terminal.text.splitlines()
-    assert lines[0] == f"AutoWasm {scene.namespace}/hello: Succeeded, all Pods, generation 1"
+    assert lines[0] == f"AutoWasm {hello.namespace}/hello: Succeeded, all Pods, generation 1"
     assert terminal.scrolled == []
     assert "step" not in terminal.text
 
 
-async def test_ctrl_c_leaves_the_block_and_ends_with_130(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    async with on_terminal(scene, "status", "-w") as (running, terminal):
+async def test_ctrl_c_leaves_the_block_and_ends_with_130(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    async with on_terminal(hello, "status", "-w") as (running, terminal):
         await running.until("unhealthy")
         running.process.send_signal(2)
         assert await running.end() == 130
@@ -325,82 +327,86 @@ async def test_ctrl_c_leaves_the_block_and_ends_with_130(scene: Scene) -> None:
     assert "Traceback" not in running.written
 
 
-async def test_a_command_is_written_for_the_generation_and_waited_for(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    async with started(scene, "pause") as running:
-        given = await scene.annotation()
-        await scene.report(PAUSED, command=given)
+async def test_a_command_is_written_for_the_generation_and_waited_for(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    async with started(hello, "pause") as running:
+        given = await hello.annotation()
+        await hello.report(PAUSED, command=given)
         assert await running.end() == 0
     assert re.fullmatch(r"pause@1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", given)
     assert "paused in step 2 of 4: the Pods keep the filters that they have" in running.written
-    assert f"wasmc rollout resume hello -n {scene.namespace}" in running.written
-    fields = (await scene.get())["metadata"]["managedFields"]
+    assert f"wasmc rollout resume hello -n {hello.namespace}" in running.written
+    fields = (await hello.get())["metadata"]["managedFields"]
     assert "wasmc" in {one["manager"] for one in fields}
 
 
-async def test_the_same_command_again_is_another_value(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
+async def test_the_same_command_again_is_another_value(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
     given = []
     for _ in range(2):
-        done = await scene.wasmc("abort", "--wait", "0")
+        done = await hello.wasmc("abort", "--wait", "0")
         assert done.returncode == 0, done.stderr
         assert "abort requested" in done.stdout
-        given.append(await scene.annotation())
+        given.append(await hello.annotation())
     assert given[0] != given[1]
 
 
-async def test_a_command_that_wasmer_does_not_read_is_a_failure_and_stays(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(PAUSED)
-    done = await scene.wasmc("resume", "--wait", "1s")
+async def test_a_command_that_wasmer_does_not_read_is_a_failure_and_stays(
+    hello: HelloRollout,
+) -> None:
+    await hello.apply(rollout={})
+    await hello.report(PAUSED)
+    done = await hello.wasmc("resume", "--wait", "1s")
     assert done.returncode == 1
     assert "wasmer has not carried out resume within 1s" in done.stderr
-    assert (await scene.annotation()).startswith("resume@1 ")
+    assert (await hello.annotation()).startswith("resume@1 ")
 
 
-async def test_a_command_that_came_too_late_says_so(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(WAITING)
-    async with started(scene, "pause") as running:
-        await scene.report(SUCCEEDED, command=await scene.annotation())
+async def test_a_command_that_came_too_late_says_so(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(WAITING)
+    async with started(hello, "pause") as running:
+        await hello.report(SUCCEEDED, command=await hello.annotation())
         assert await running.end() == 1
     assert "pause was not carried out" in running.written
 
 
-async def test_a_command_that_changes_nothing_writes_nothing(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(SUCCEEDED)
-    done = await scene.wasmc("abort")
+async def test_a_command_that_changes_nothing_writes_nothing(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(SUCCEEDED)
+    done = await hello.wasmc("abort")
     assert done.returncode == 1
     assert "abort changes nothing" in done.stderr
-    assert "annotations" not in (await scene.get())["metadata"]
+    assert "annotations" not in (await hello.get())["metadata"]
 
 
-async def test_without_a_staged_rollout_the_message_says_how_to_get_one(scene: Scene) -> None:
-    await scene.apply(rollout=None)
+async def test_without_a_staged_rollout_the_message_says_how_to_get_one(
+    hello: HelloRollout,
+) -> None:
+    await hello.apply(rollout=None)
     for command in ("status", "pause", "history"):
-        done = await scene.wasmc(command)
+        done = await hello.wasmc(command)
         assert (done.returncode, done.stdout) == (2, "")
         assert "has no spec.rollout: a changed filter reaches all Pods at once" in done.stderr
 
 
-async def test_an_object_that_is_missing_or_not_readable_is_distinguished(scene: Scene) -> None:
-    done = await scene.wasmc("status", "-w")
+async def test_an_object_that_is_missing_or_not_readable_is_told_apart(hello: HelloRollout) -> None:
+    done = await hello.wasmc("status", "-w")
     assert done.returncode == 1
-    assert f"AutoWasm {scene.namespace}/hello does not exist" in done.stderr
-    await scene.apply(rollout={})
-    done = await scene.wasmc("status", "-w", user=READER)
+    assert f"AutoWasm {hello.namespace}/hello does not exist" in done.stderr
+    await hello.apply(rollout={})
+    done = await hello.wasmc("status", "-w", user=READER)
     assert done.returncode == 2
     assert "403 Forbidden" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-async def test_history_reads_status_and_envoyfilter(scene: Scene) -> None:
-    await scene.apply(rollout={})
-    await scene.report(FAILED)
-    done = await scene.wasmc("history")
+async def test_history_reads_status_and_envoyfilter(hello: HelloRollout) -> None:
+    await hello.apply(rollout={})
+    await hello.report(FAILED)
+    done = await hello.wasmc("history")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [rollouts.NEW, "1", SHA256, "new:", "aborted"] in rows

@@ -90,7 +90,7 @@ class ReflectorRecorder:
 
 
 @dataclass
-class World:
+class ProxiedInformer:
     """A client behind a proxy, and an informer."""
 
     place: Place
@@ -107,7 +107,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(
+async def proxied_informer(
     place: Place,
     directory: Path,
     *,
@@ -116,7 +116,7 @@ async def world(
     codec: Codec[Any] | None = None,
     resource: ResourceType = CONFIG_MAPS,
     pause: float = 0.0,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[ProxiedInformer]:
     cluster = place.cluster
     address = urlsplit(cluster.url)
     assert address.hostname is not None
@@ -146,7 +146,7 @@ async def world(
                 )
                 async with asyncio.TaskGroup() as group:
                     task = group.create_task(informer.run())
-                    yield World(place, proxy, client, informer, recorded)
+                    yield ProxiedInformer(place, proxy, client, informer, recorded)
                     task.cancel()
 
 
@@ -167,7 +167,7 @@ async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
     rng = random.Random(7)
     names = [f"map-{number}" for number in range(20)]
 
-    async def change_something(it: World, times: int) -> None:
+    async def change_something(it: ProxiedInformer, times: int) -> None:
         for _ in range(times):
             name = rng.choice(names)
             if rng.random() < 0.3:
@@ -176,7 +176,7 @@ async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
                 text = "x" * rng.choice([1, 100, 40_000])
                 await place.put(name, number=str(rng.random()), text=text)
 
-    async with world(place, tmp_path, streaming=streaming, pause=pause) as it:
+    async with proxied_informer(place, tmp_path, streaming=streaming, pause=pause) as it:
         await change_something(it, 20)
         await it.informer.wait_synced()
         faults: list[Mode] = [
@@ -201,7 +201,7 @@ async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
 async def test_a_watch_that_rests_takes_what_came_meanwhile(place: Place, tmp_path: Path) -> None:
     """Large objects come as many TLS records, of which a pause finds the last one incomplete."""
     rng = random.Random(7)
-    async with world(place, tmp_path, streaming=True, pause=0.02) as it:
+    async with proxied_informer(place, tmp_path, streaming=True, pause=0.02) as it:
         await it.informer.wait_synced()
         for turn in range(60):
             names = [f"map-{number}" for number in range(rng.choice([1, 1, 8]))]
@@ -222,7 +222,7 @@ def bit(before: Counters, now: Counters) -> bool:
 async def test_a_watch_cut_in_the_middle_of_a_line_resumes(
     place: Place, tmp_path: Path, streaming: bool
 ) -> None:
-    async with world(place, tmp_path, streaming=streaming) as it:
+    async with proxied_informer(place, tmp_path, streaming=streaming) as it:
         await place.put("before", a="b")
         await it.informer.wait_synced()
         await until(it.equal)
@@ -235,11 +235,13 @@ async def test_a_watch_cut_in_the_middle_of_a_line_resumes(
 
 
 @asynccontextmanager
-async def both(place: Place, directory: Path) -> AsyncIterator[tuple[World, World]]:
+async def both(
+    place: Place, directory: Path
+) -> AsyncIterator[tuple[ProxiedInformer, ProxiedInformer]]:
     """Of the same objects, one that lists in a stream and one that lists in pages: they share the slow set-up."""
     async with (
-        world(place, directory, streaming=True) as streaming,
-        world(place, directory, streaming=False) as pages,
+        proxied_informer(place, directory, streaming=True) as streaming,
+        proxied_informer(place, directory, streaming=False) as pages,
     ):
         yield streaming, pages
 
@@ -301,7 +303,7 @@ async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path)
 
 async def test_a_frozen_watch_is_replaced(place: Place, tmp_path: Path) -> None:
     limits = KubeLimits(watch_timeout=1.0, watch_grace=0.5, call_timeout=3.0)
-    async with world(place, tmp_path, streaming=False, limits=limits) as it:
+    async with proxied_informer(place, tmp_path, streaming=False, limits=limits) as it:
         await it.informer.wait_synced()
         await place.put("zero", a="b")
         await until(it.equal)  # by the watch, which is open then
@@ -329,7 +331,9 @@ async def test_pods_become_rows(place: Place, tmp_path: Path) -> None:
         "podIPs": [{"ip": "10.0.0.7"}],
         "startTime": "2026-01-02T03:04:05Z",
     }
-    async with world(place, tmp_path, streaming=True, codec=pod_codec(), resource=PODS) as it:
+    async with proxied_informer(
+        place, tmp_path, streaming=True, codec=pod_codec(), resource=PODS
+    ) as it:
         created = await cluster.request("POST", path, body=pod)
         await cluster.request("PUT", f"{path}/cart/status", body={**created, "status": status})
         store, key = it.informer.store, ObjectKey(place.namespace, "cart")
@@ -344,7 +348,7 @@ async def test_pods_become_rows(place: Place, tmp_path: Path) -> None:
 
 
 async def test_writes_are_bound_to_what_was_read(place: Place, tmp_path: Path) -> None:
-    async with world(place, tmp_path, streaming=True) as it:
+    async with proxied_informer(place, tmp_path, streaming=True) as it:
         metadata = {"namespace": place.namespace, "name": "mine"}
         body = {
             "apiVersion": "v1",
@@ -376,7 +380,7 @@ class Outcomes:
 
 
 async def test_events_are_taken_and_counted_up(place: Place, tmp_path: Path) -> None:
-    async with world(place, tmp_path, streaming=True) as it:
+    async with proxied_informer(place, tmp_path, streaming=True) as it:
         outcomes = Outcomes()
         recorder = EventRecorder(
             it.client, component="test", instance="me", limits=LIMITS, metrics=outcomes

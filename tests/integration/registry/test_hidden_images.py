@@ -45,7 +45,7 @@ def hides(status: int, *, ping_asks: bool) -> Replace:
 
 
 @dataclass
-class Scene:
+class HidingRegistry:
     """A registry that hides, and a home with a login for it."""
 
     home: Path
@@ -69,27 +69,29 @@ class Scene:
         return done.stderr
 
 
-Open = Callable[[Replace], contextlib.AbstractAsyncContextManager[Scene]]
+Open = Callable[[Replace], contextlib.AbstractAsyncContextManager[HidingRegistry]]
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Open:
+def hiding_registry(tmp_path: Path) -> Open:
     @contextlib.asynccontextmanager
-    async def opened(fault: Replace) -> AsyncIterator[Scene]:
+    async def opened(fault: Replace) -> AsyncIterator[HidingRegistry]:
         users = {"alice": "s3cret"}
         async with (
             registry.distribution(tmp_path / "registry", users=users) as server,
             HttpFaultProxy(f"http://{server.host}", fault) as front,
         ):
-            yield Scene(tmp_path, front, wasmer.wasmc(tmp_path))
+            yield HidingRegistry(tmp_path, front, wasmer.wasmc(tmp_path))
 
     return opened
 
 
 @pytest.mark.parametrize("name", RULES)
-async def test_a_hidden_image_is_pushed_and_pulled_with_the_login(scene: Open, name: str) -> None:
+async def test_a_hidden_image_is_pushed_and_pulled_with_the_login(
+    hiding_registry: Open, name: str
+) -> None:
     status, ping_asks = RULES[name]
-    async with scene(hides(status, ping_asks=ping_asks)) as there:
+    async with hiding_registry(hides(status, ping_asks=ping_asks)) as there:
         there.log_in()
         module = wat.header_filter("world")
         (there.home / "example.wasm").write_bytes(module)
@@ -102,9 +104,9 @@ async def test_a_hidden_image_is_pushed_and_pulled_with_the_login(scene: Open, n
 
 
 async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_searched(
-    scene: Open,
+    hiding_registry: Open,
 ) -> None:
-    async with scene(hides(404, ping_asks=True)) as there:
+    async with hiding_registry(hides(404, ping_asks=True)) as there:
         message = await there.fails("pull", there.image)
         assert "NAME_UNKNOWN: repository name not known to registry" in message
         assert f"docker login {there.front.host}" in message
@@ -112,8 +114,8 @@ async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_se
         assert {asked.authorization for asked in there.front.forwarded} == {None}
 
 
-async def test_a_wrong_login_is_shown_and_blamed(scene: Open) -> None:
-    async with scene(hides(404, ping_asks=True)) as there:
+async def test_a_wrong_login_is_shown_and_blamed(hiding_registry: Open) -> None:
+    async with hiding_registry(hides(404, ping_asks=True)) as there:
         there.log_in("wrong")
         message = await there.fails("pull", there.image)
         assert "status 401 (UNAUTHORIZED: authentication required" in message
@@ -124,9 +126,9 @@ async def test_a_wrong_login_is_shown_and_blamed(scene: Open) -> None:
 
 
 async def test_what_is_really_not_there_is_asked_for_with_the_login_and_then_believed(
-    scene: Open,
+    hiding_registry: Open,
 ) -> None:
-    async with scene(hides(404, ping_asks=True)) as there:
+    async with hiding_registry(hides(404, ping_asks=True)) as there:
         there.log_in()
         message = await there.fails("pull", there.image)
         assert "does not exist: status 404" in message
@@ -137,9 +139,9 @@ async def test_what_is_really_not_there_is_asked_for_with_the_login_and_then_bel
 
 
 async def test_the_status_of_wasmer_says_which_and_the_secret_ends_it(
-    scene: Open, tmp_path: Path
+    hiding_registry: Open, tmp_path: Path
 ) -> None:
-    async with scene(hides(404, ping_asks=True)) as there:
+    async with hiding_registry(hides(404, ping_asks=True)) as there:
         there.log_in()
         (there.home / "example.wasm").write_bytes(wat.header_filter("world"))
         await there.wasmc.run("push", there.image, "-f", "example.wasm")

@@ -61,7 +61,7 @@ WRONG = autowasm("wrong", "applyPorts: [22:22]")
 
 
 @dataclass(slots=True)
-class Ground:
+class ConfigurationFolder:
     """One `wasmer standalone`, `wasmc`, and the image that both find."""
 
     server: Wasmer
@@ -79,7 +79,7 @@ class Ground:
 
 
 @pytest.fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+async def folder(tmp_path: Path) -> AsyncIterator[ConfigurationFolder]:
     async with registry.distribution(tmp_path / "registry") as store:
         client = wasmer.wasmc(tmp_path)
         image = f"{store.host}/a/b:v1"
@@ -89,7 +89,7 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
             template=envoys.listeners_yaml([80], cluster="web"),
             plain_http=[store.host],
         ) as server:
-            yield Ground(server, client, image)
+            yield ConfigurationFolder(server, client, image)
 
 
 def configured(node: Any) -> Any:
@@ -99,57 +99,62 @@ def configured(node: Any) -> Any:
     return [configured(each) for each in node] if isinstance(node, list) else node
 
 
-async def test_both_make_the_same_of_every_good_file(ground: Ground) -> None:
-    files = {name: ground.write(name, text) for name, text in GOOD.items()}
+async def test_both_make_the_same_of_every_good_file(folder: ConfigurationFolder) -> None:
+    files = {name: folder.write(name, text) for name, text in GOOD.items()}
     for name, file in files.items():
-        done = await ground.plan(file)
+        done = await folder.plan(file)
         assert done.returncode == 0, (name, done.stdout, done.stderr)
         planned = {each["name"]: each["envoyFilter"] for each in json.loads(done.stdout)}
         assert set(planned) == ({"two-a", "two-b"} if name == "two" else {name})
         for key, wanted in planned.items():
-            await ground.server.wait_phase(key, "Synced")
-            assert configured(ground.server.envoyfilter(key)) == configured(wanted), name
-    assert ground.server.status("not-read") == {}
+            await folder.server.wait_phase(key, "Synced")
+            assert configured(folder.server.envoyfilter(key)) == configured(wanted), name
+    assert folder.server.status("not-read") == {}
 
 
-async def test_both_refuse_every_other_file_with_the_same_sentence(ground: Ground) -> None:
-    files = {name: ground.write(name, text) for name, text in BAD.items()}
-    ground.write("good", autowasm("good"))  # the others do not hold it up
-    await ground.server.wait_phase("good", "Synced")
-    log = ground.server.process.log.read_text()
+async def test_both_refuse_every_other_file_with_the_same_sentence(
+    folder: ConfigurationFolder,
+) -> None:
+    files = {name: folder.write(name, text) for name, text in BAD.items()}
+    folder.write("good", autowasm("good"))  # the others do not hold it up
+    await folder.server.wait_phase("good", "Synced")
+    log = folder.server.process.log.read_text()
     for name, file in files.items():
-        done = await ground.plan(file)
+        done = await folder.plan(file)
         assert done.returncode == 2, name
-        said = done.stderr.removeprefix(f"wasmc: error: -f {file}: ").strip()
-        assert said, name
-        assert json.loads(done.stdout)["error"]["message"] == f"-f {file}: {said}", name
+        message = done.stderr.removeprefix(f"wasmc: error: -f {file}: ").strip()
+        assert message, name
+        assert json.loads(done.stdout)["error"]["message"] == f"-f {file}: {message}", name
         assert "0123" not in done.stderr
         assert any(
-            f"{name}.yaml" in line and said in line.replace("\\'", "'") for line in log.splitlines()
-        ), (name, said)
-    assert await ground.server.metric("autowasm_config_files_unreadable") == len(BAD)
+            f"{name}.yaml" in line and message in line.replace("\\'", "'")
+            for line in log.splitlines()
+        ), (name, message)
+    assert await folder.server.metric("autowasm_config_files_unreadable") == len(BAD)
 
 
-async def test_both_refuse_one_object_and_take_the_rest_of_its_file(ground: Ground) -> None:
-    file = ground.write("twice", TWICE)
-    done = await ground.plan(file)
+async def test_both_refuse_one_object_and_take_the_rest_of_its_file(
+    folder: ConfigurationFolder,
+) -> None:
+    file = folder.write("twice", TWICE)
+    done = await folder.plan(file)
     assert done.returncode == 1
     planned = {each["name"]: each for each in json.loads(done.stdout)}
     assert set(planned) == {"twice", "single"}
     assert planned["twice"]["envoyFilter"] is None
-    status = await ground.server.wait_phase("twice", "Failed")
-    for said in (json.dumps(planned["twice"]["findings"]), status["message"]):
-        assert f"default/twice is defined more than once, in {file}" in said
-    await ground.server.wait_phase("single", "Synced")
-    assert ground.server.envoyfilter("twice") == {}
+    status = await folder.server.wait_phase("twice", "Failed")
+    for message in (json.dumps(planned["twice"]["findings"]), status["message"]):
+        assert f"default/twice is defined more than once, in {file}" in message
+    await folder.server.wait_phase("single", "Synced")
+    assert folder.server.envoyfilter("twice") == {}
     wanted = configured(planned["single"]["envoyFilter"])
-    assert configured(ground.server.envoyfilter("single")) == wanted
+    assert configured(folder.server.envoyfilter("single")) == wanted
 
 
-async def test_both_find_the_same_field_wrong(ground: Ground) -> None:
-    done = await ground.plan(ground.write("wrong", autowasm("wrong", "applyPorts: [22:22]")))
+async def test_both_find_the_same_field_wrong(folder: ConfigurationFolder) -> None:
+    done = await folder.plan(folder.write("wrong", autowasm("wrong", "applyPorts: [22:22]")))
     assert done.returncode == 1
     (planned,) = json.loads(done.stdout)
-    status = await ground.server.wait_phase("wrong", "Failed")
+    status = await folder.server.wait_phase("wrong", "Failed")
     finding = next(each for each in planned["findings"] if each["level"] == "error")
     assert f"{finding['field']}: {finding['what']}" == status["message"]
