@@ -50,11 +50,11 @@ def person(tmp_path: Path) -> Person:
     return Person(tmp_path, wasmer.wasmc(tmp_path))
 
 
-def on(method: str, part: str, said: Answer) -> Replace:
-    """Answer `said` to requests of this method with `part` in their path."""
+def on(method: str, part: str, answer: Answer) -> Replace:
+    """Send `answer` to requests of this method with `part` in their path."""
 
     def rule(asked: Request) -> Answer | None:
-        return said if asked.method == method and part in asked.path else None
+        return answer if asked.method == method and part in asked.path else None
 
     return Replace(rule)
 
@@ -283,14 +283,14 @@ async def test_no_form_of_a_login_or_token_that_a_registry_sends_back_is_shown(
         if exchange.request.target.startswith("/token"):
             await exchange.send(200, b'{"token":"s3cret-token"}')
         elif "basic" in exchange.request.target:
-            said = errors(
+            answer = errors(
                 "DENIED", f"{sent} and u:s3cret/p@ss and s3cret%2Fp%40ss and s3cret/p%40ss"
             )
-            await exchange.send(401, said, {"WWW-Authenticate": 'Basic realm="r"'})
+            await exchange.send(401, answer, {"WWW-Authenticate": 'Basic realm="r"'})
         else:
             realm = f'Bearer realm="http://{exchange.request.headers["host"]}/token"'
-            said = errors("DENIED", f"token {sent.removeprefix('Bearer ')} has no scope")
-            await exchange.send(401, said, {"WWW-Authenticate": realm})
+            answer = errors("DENIED", f"token {sent.removeprefix('Bearer ')} has no scope")
+            await exchange.send(401, answer, {"WWW-Authenticate": realm})
 
     async with ScriptedServer(script) as server:
         message = await person.reads("pull", f"{server.host}/team/filter:v1")

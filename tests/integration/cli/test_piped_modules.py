@@ -107,6 +107,6 @@ async def test_a_closed_standard_input_is_wrong_usage(client: Client, command: s
         f"exec '{client.program}' {command} <&-", stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(60):
-        _, said = await process.communicate()
-    assert process.returncode == 2, said
-    assert said.decode().endswith(": standard input is closed\n")
+        _, output = await process.communicate()
+    assert process.returncode == 2, output
+    assert output.decode().endswith(": standard input is closed\n")

@@ -54,9 +54,9 @@ def test_kubectl_and_pyyaml_read_the_texts_that_were_meant(
         writer.dump(document, sort_keys=True),
         writer.dump_line(document) + "\n",
     ):
-        said = oracle.read(text.encode())
-        assert not said.error
-        assert [as_read(each) for each in said.objects] == [as_read(document)]
+        result = oracle.read(text.encode())
+        assert not result.error
+        assert [as_read(each) for each in result.objects] == [as_read(document)]
         assert writer.read_back(text) == document
 
 

@@ -64,9 +64,9 @@ async def test_the_exit_status_says_whether_the_module_arrived(
 ) -> None:
     service = Wire(answer)
     assert await _checked(Wire(_page(*items)), service, tmp_path) == status
-    said = capsys.readouterr().out
-    assert says in said
-    assert said.startswith("Failed: ") is (status == 1)
+    output = capsys.readouterr().out
+    assert says in output
+    assert output.startswith("Failed: ") is (status == 1)
     (request,) = service.requests
     published = any(one["status"]["conditions"][0]["status"] == "True" for one in items)
     assert request.path == f"/wasm/{SHA256 if published else '0' * 64}"

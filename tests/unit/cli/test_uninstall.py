@@ -15,11 +15,11 @@ def _autowasm(number: int) -> charthooks.Document:
 
 
 def test_it_names_the_first_and_counts_the_rest() -> None:
-    said = charthooks._uninstall_report([_autowasm(n) for n in range(500)], more=20)
-    assert "the cluster has 520 AutoWasms" in said
-    assert "team/filter-9, …" in said
-    assert "filter-10" not in said
-    assert "--no-hooks" in said
+    output = charthooks._uninstall_report([_autowasm(n) for n in range(500)], more=20)
+    assert "the cluster has 520 AutoWasms" in output
+    assert "team/filter-9, …" in output
+    assert "filter-10" not in output
+    assert "--no-hooks" in output
 
 
 def test_nothing_left_is_said_only_if_nothing_is_left() -> None:
@@ -86,10 +86,10 @@ async def test_a_refusal_is_no_permission_to_go(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await _asked(Wire(failure(403, "Forbidden", "no list for you")), tmp_path) == 1
-    said = capsys.readouterr().out
-    assert "AutoWasms cannot be listed" in said
-    assert "no list for you" in said
-    assert "--no-hooks" in said
+    output = capsys.readouterr().out
+    assert "AutoWasms cannot be listed" in output
+    assert "no list for you" in output
+    assert "--no-hooks" in output
 
 
 @pytest.mark.parametrize("patience", [60.0, -1.0])

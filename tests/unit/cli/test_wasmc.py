@@ -105,10 +105,10 @@ async def test_file_that_cannot_be_pushed_at_all_is_refused_whatever_is_forced(
 ) -> None:
     with (tmp_path / "large.wasm").open("wb") as file:
         file.truncate(300 * 1024 * 1024)
-    for name, said in (("/dev/zero", "not a regular file"), ("large.wasm", "300 MiB")):
+    for name, message in (("/dev/zero", "not a regular file"), ("large.wasm", "300 MiB")):
         done = await wasmc.run("push", "127.0.0.1:1/x", "-f", name, "--force", check=False)
         assert (done.returncode, done.stdout) == (1, "")
-        assert said in done.stderr
+        assert message in done.stderr
 
 
 async def test_version(wasmc: Client) -> None:

@@ -116,12 +116,12 @@ def test_too_many_layers_are_rejected() -> None:
 
 
 def test_of_modules_that_compete_four_are_named_and_the_others_counted() -> None:
-    def said(count: int) -> str:
+    def message(count: int) -> str:
         with pytest.raises(ContentRejected) as caught:
             layout(*(layer(mediatypes.WASM_CONTENT, str(number)) for number in range(count)))
         return str(caught.value)
 
     names = [str(Digest.of(str(number).encode())) for number in range(6)]
-    assert f"holds 4 modules ({', '.join(names[:4])});" in said(4)
-    assert f"holds 5 modules ({', '.join(names[:4])}, 1 more);" in said(5)
-    assert f"holds 6 modules ({', '.join(names[:4])}, 2 more);" in said(6)
+    assert f"holds 4 modules ({', '.join(names[:4])});" in message(4)
+    assert f"holds 5 modules ({', '.join(names[:4])}, 1 more);" in message(5)
+    assert f"holds 6 modules ({', '.join(names[:4])}, 2 more);" in message(6)

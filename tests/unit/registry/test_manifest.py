@@ -100,10 +100,10 @@ def test_what_could_be_read_as_both_is_rejected() -> None:
 
 
 def test_a_document_whose_two_names_contradict_is_rejected() -> None:
-    said = rejected(image(mediaType=mediatypes.OCI_MANIFEST), mediatypes.OCI_INDEX)
+    message = rejected(image(mediaType=mediatypes.OCI_MANIFEST), mediatypes.OCI_INDEX)
     assert (
         f"of type {mediatypes.OCI_MANIFEST} in its mediaType and {mediatypes.OCI_INDEX} in the Content-Type"
-        in said
+        in message
     )
 
 
@@ -310,9 +310,9 @@ def test_each_sign_of_docker_schema_1_is_enough(
 def test_a_document_without_a_version_is_not_taken_for_docker_schema_1() -> None:
     document = image()
     del document["schemaVersion"]
-    said = rejected(document)
-    assert "schema 1" not in said
-    assert "schemaVersion" in said
+    message = rejected(document)
+    assert "schema 1" not in message
+    assert "schemaVersion" in message
 
 
 @pytest.mark.parametrize("field", ["config", "layers"])
@@ -326,8 +326,8 @@ def test_a_part_of_another_kind_that_is_null_does_no_harm(field: str) -> None:
 
 
 def test_a_type_that_is_not_supported_is_named_and_cut() -> None:
-    said = rejected(image(mediaType="x" * 101))
-    assert said == f"the manifest is of an unsupported type: {'x' * 100!r}"
+    message = rejected(image(mediaType="x" * 101))
+    assert message == f"the manifest is of an unsupported type: {'x' * 100!r}"
     assert "unsupported" in rejected(image(mediaType="x"), mediatypes.OCI_MANIFEST)
 
 
