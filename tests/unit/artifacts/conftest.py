@@ -24,7 +24,7 @@ from tests.parts import wat
 
 @dataclass
 class FetchingReplica:
-    """The parts of a test of the fetcher."""
+    """A fetcher with its store, and the registry and the pull secrets that it reads."""
 
     fetcher: ArtifactFetcher
     registry: FakeSource

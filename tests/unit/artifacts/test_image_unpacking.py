@@ -64,6 +64,8 @@ class Shelf:
 
 @dataclass
 class ImagePuller:
+    """Pulls images with layers of the shelf into a folder."""
+
     shelf: Shelf
     folder: Path
     pools: Pools

@@ -46,6 +46,8 @@ class Others:
 
 
 class PrefetchingReplica:
+    """A replica that copies published modules from the others."""
+
     def __init__(self, store: BlobStore, tasks: asyncio.TaskGroup) -> None:
         self.store, self.others = store, Others(store)
         self.publisher = FakePublisher(FakeObjects())

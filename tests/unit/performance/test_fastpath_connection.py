@@ -113,6 +113,8 @@ class Desk:
 
 @dataclass
 class ServedClient:
+    """A client, and the connection that answers it."""
+
     connection: FastConnection
     owner: Desk
     clock: Clock

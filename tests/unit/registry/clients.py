@@ -104,6 +104,8 @@ class FakeRegistry:
 
 @dataclass
 class ScriptedRegistry:
+    """A registry that answers by a script, and the client that asks it."""
+
     client: RegistryClient
     server: ScriptedServer
     pools: Pools
