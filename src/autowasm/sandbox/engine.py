@@ -56,7 +56,9 @@ class Engine:
         config.epoch_interruption = True
         config.max_wasm_stack = STACK_BYTES
         config.cranelift_nan_canonicalization = True
-        config.cranelift_opt_level = "none"  # a module runs for milliseconds, and compiles for seconds
+        config.cranelift_opt_level = (
+            "none"  # a module runs for milliseconds, and compiles for seconds
+        )
         config.wasm_relaxed_simd_deterministic = True
         config.parallel_compilation = not is_confined
         self._is_confined = is_confined

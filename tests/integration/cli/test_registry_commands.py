@@ -171,7 +171,7 @@ async def test_a_tag_or_an_image_is_deleted_only_with_consent(registries: TwoReg
     assert "it does not exist" in again.stderr
 
 
-async def test_a_registry_that_deletes_no_tags_is_told_with_the_way_out(
+async def test_a_registry_that_deletes_no_tags_is_reported_with_the_way_out(
     registries: TwoRegistries,
 ) -> None:
     await registries.wasmc.run("push", registries.image("v1"), "-f", "m.wasm")

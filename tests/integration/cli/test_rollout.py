@@ -199,7 +199,9 @@ async def on_terminal(hello: HelloRollout, *more: str) -> AsyncIterator[tuple[Ru
         os.close(master)
 
 
-async def test_a_status_is_told_once_and_only_an_abort_is_a_failure(hello: HelloRollout) -> None:
+async def test_a_status_is_reported_once_and_only_an_abort_is_a_failure(
+    hello: HelloRollout,
+) -> None:
     await hello.apply(rollout={})
     done = await hello.wasmc("status")
     assert (done.returncode, done.stderr) == (0, "")
@@ -392,7 +394,9 @@ async def test_without_a_staged_rollout_the_message_says_how_to_get_one(
         assert "has no spec.rollout: a changed filter reaches all Pods at once" in done.stderr
 
 
-async def test_an_object_that_is_missing_or_not_readable_is_told_apart(hello: HelloRollout) -> None:
+async def test_an_object_that_is_missing_or_not_readable_is_distinguished(
+    hello: HelloRollout,
+) -> None:
     done = await hello.wasmc("status", "-w")
     assert done.returncode == 1
     assert f"AutoWasm {hello.namespace}/hello does not exist" in done.stderr

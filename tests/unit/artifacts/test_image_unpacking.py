@@ -288,7 +288,7 @@ async def test_names_above_the_module_have_a_limit(puller: ImagePuller) -> None:
     assert puller.files == []
 
 
-async def test_a_bare_module_in_a_layer_that_says_tar_is_told_from_a_damaged_one(
+async def test_a_bare_module_in_a_layer_that_says_tar_is_distinguished_from_a_damaged_one(
     puller: ImagePuller,
 ) -> None:
     error = await puller.rejected(puller.shelf.add(mediatypes.OCI_LAYER_TAR, MODULE + bytes(600)))

@@ -133,7 +133,7 @@ async def test_a_secret_made_anew_or_rotated_is_proved_at_the_registry(desk: Des
     await desk.until(lambda: desk.verdict() is True)
 
 
-async def test_what_cannot_be_told_now_changes_nothing_that_is_published(desk: Desk) -> None:
+async def test_unknown_answer_changes_nothing_that_is_published(desk: Desk) -> None:
     desk.replica.secrets.give("erin", uid="u5")
     desk.replica.registry.failures["pin"] = SourceUnavailable("down")
     assert desk.verdict() is True
@@ -152,7 +152,7 @@ async def test_forgotten_objects_are_not_checked(desk: Desk) -> None:
     assert desk.replica.secrets.reads.total() == reads
 
 
-async def test_published_module_stays_refused_while_nothing_can_be_told(desk: Desk) -> None:
+async def test_published_module_stays_refused_while_nothing_can_be_reported(desk: Desk) -> None:
     removed = desk.replica.secrets.secrets.pop(("default", "pull"))
     await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))
     desk.replica.registry.failures["pin"] = SourceUnavailable("down")

@@ -196,7 +196,7 @@ async def served(tmp_path: Path) -> AsyncIterator[ServedClient]:
         os.close(descriptor)
 
 
-async def test_whole_answer_is_sent_and_told(served: ServedClient) -> None:
+async def test_whole_answer_is_sent_and_reported(served: ServedClient) -> None:
     for _ in range(3):
         await served.send(request(SMALL))
         assert await served.read(len(HEAD) + 10) == HEAD + b"a" * 10
@@ -477,7 +477,7 @@ class Failing:
         return self.real.recv(size)
 
 
-async def test_connection_that_is_told_of_data_too_early_waits_for_it(served: ServedClient) -> None:
+async def test_connection_that_is_woken_too_early_waits_for_its_data(served: ServedClient) -> None:
     errors = BlockingIOError(), InterruptedError()
     served.connection.socket = Failing(served.connection.socket, *errors)  # type: ignore[assignment]
     await served.send(request(SMALL))
@@ -485,7 +485,7 @@ async def test_connection_that_is_told_of_data_too_early_waits_for_it(served: Se
     assert served.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)]
 
 
-async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(
+async def test_client_that_fails_while_it_is_read_during_a_send_is_reported(
     served: ServedClient,
 ) -> None:
     await served.begin_large()
@@ -499,7 +499,7 @@ async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(
     assert await served.is_reset()
 
 
-async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
+async def test_fault_of_ours_during_a_send_resets_it_and_is_reported(
     served: ServedClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(_: BlobSend) -> None:
@@ -516,7 +516,7 @@ async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
     assert served.owner.events[2][-1] == "fault"
 
 
-async def test_client_that_resets_during_a_send_is_told_of(served: ServedClient) -> None:
+async def test_client_that_resets_during_a_send_is_reported(served: ServedClient) -> None:
     await served.begin_large()
     served.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     served.client.close()

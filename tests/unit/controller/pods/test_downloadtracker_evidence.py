@@ -166,7 +166,7 @@ async def test_what_is_known_is_of_the_last_look_only_after_news() -> None:
     assert (await report_of(found)).loaded.reason == "NeverAsked", "there was no news since"
 
 
-async def test_before_replicas_are_asked_it_is_known_that_they_could_have_told() -> None:
+async def test_before_replicas_are_asked_it_is_known_that_they_could_have_answered() -> None:
     tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 100)
     found = loading(tracked)
     assert (await report_of(found)).loaded.reason == "NotKnown"

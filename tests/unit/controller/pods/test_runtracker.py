@@ -500,7 +500,7 @@ async def test_status_is_touched_when_states_change_and_not_for_what_a_moment_wi
     assert filtered.touched == 1
 
 
-async def test_requests_are_told_when_all_is_settled(filtered: FilteredPods) -> None:
+async def test_requests_are_reported_when_all_is_settled(filtered: FilteredPods) -> None:
     filtered.pods = filtered.pods[:1]
     filtered.sidecars.pages = {A: page(vms=None, requests=(90, 10))}
     async with filtered.tracking(replace(EACH_CHECK, settle=0.0)) as tracker:

@@ -171,7 +171,7 @@ async def test_envoyfilter_that_is_handed_over_is_noticed_without_an_event(
             await asyncio.sleep(0.01)
 
 
-async def test_filter_that_somebody_keeps_rewriting_is_told_of(
+async def test_filter_that_somebody_keeps_rewriting_is_reported(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
@@ -181,7 +181,7 @@ async def test_filter_that_somebody_keeps_rewriting_is_told_of(
     assert cluster.condition("Published") == ("False", "Mutated")
 
 
-async def test_filter_whose_label_somebody_keeps_taking_off_is_told_of(
+async def test_filter_whose_label_somebody_keeps_taking_off_is_reported(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()

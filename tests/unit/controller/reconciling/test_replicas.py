@@ -180,7 +180,7 @@ async def test_lost_leadership_drops_what_was_being_resolved(
     assert cluster.registry.count("resolve") == requests
 
 
-async def test_record_is_told_and_copied_before_envoys_hear_of_it(
+async def test_record_is_announced_and_copied_before_envoys_get_it(
     cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
     cluster.replicas.urls = ("http://two",)
@@ -223,7 +223,7 @@ async def test_fault_of_ours_while_replicas_are_asked_holds_up_no_rollout(
     assert [(event["key"], event["digest"]) for event in faults] == [(str(KEY), sha(WORLD))] * 2
 
 
-async def test_nothing_is_told_to_replicas_that_have_it_already(
+async def test_replicas_that_have_it_already_get_no_message(
     cluster: SharedCluster, replica: Replica
 ) -> None:
     cluster.replicas.urls = ("http://two",)
@@ -251,7 +251,7 @@ async def test_leader_that_dies_between_status_and_envoyfilter_is_continued_exac
     assert cluster.registry.count("resolve") == 1
 
 
-async def test_always_that_was_told_and_not_published_is_not_rolled_back(
+async def test_always_that_was_reported_and_not_published_is_not_rolled_back(
     cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
     """The spec changed, the moved tag is resolved and in the status; the next leader must not keep the live module."""
