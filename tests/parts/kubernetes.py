@@ -298,6 +298,7 @@ def _api_flags(directory: Path, tls: TlsFiles, port: int) -> list[str]:
         "--endpoint-reconciler-type=none",
         f"--audit-policy-file={directory / 'audit-policy.yaml'}",
         f"--audit-log-path={directory / 'audit.jsonl'}",
+        "--audit-log-maxsize=10000",  # MB; readers keep positions, which a rotation at the default of 100 MB would move
     ]
 
 
