@@ -45,7 +45,7 @@ class SpecError(AutoWasmError):
         self.field = field
         self.problem = problem
         self.parts: tuple[SpecError, ...] = (self,)
-        """The errors of the object, this one alone or those that `joined` got."""
+        """The errors of the object: only this one, or those that were passed to `joined`."""
 
     @classmethod
     def joined(cls, errors: Sequence["SpecError"]) -> "SpecError":

@@ -2,7 +2,7 @@
 
 Backoff: exponential, with a cap and jitter; pure arithmetic. Invariant: no delay exceeds `maximum × (1 + jitter)`.
 
-TokenBucket: at most `burst` events at once, and `rate` a second on average; golang.org/x/time/rate in small. Own code, because the
+TokenBucket: at most `burst` events at once, and `rate` a second on average; a small version of golang.org/x/time/rate. Own code, because the
 libraries do not fit: aiolimiter only waits, and only on the event loop; limits uses the time of day; pyrate-limiter has
 no reservations, and counts in whole milliseconds. The buckets of registries are used in threads, those of Events on virtual
 time in tests.
@@ -44,7 +44,7 @@ class TokenBucket:
         self._burst = burst
         self._clock = clock
         self._tokens = float(burst)
-        """Below 0: that many are reserved."""
+        """A negative number counts reserved tokens."""
         self._at = clock()
 
     def try_acquire(self) -> bool:

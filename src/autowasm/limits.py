@@ -1,6 +1,6 @@
 """Fixed bounds on input, requests, stored data and concurrent work, each with its reason.
 
-Here are the bounds on received data, the blob port, the store, fetches, the event loop, the Kubernetes API, the pre-flight,
+This file has the bounds on received data, the blob port, the store, fetches, the event loop, the Kubernetes API, the pre-flight,
 the download log and readings of statistics; only `FetchLimits.total` has a flag. `settings.py` has all other numbers with a
 flag, and the numbers of polls, resends, load and run reports, and peers, with or without one. Invariant: a bound that a test
 lowers, or that several modules share, is a field in one of the two files; a constant of one module stays there.
@@ -333,13 +333,13 @@ class PreflightLimits:
     compile_seconds: float = 45.0
     """Wall time of a compilation. A module of 2.5 MB takes 2 s of one core, one of 9.4 MB 7 s."""
     run_memory: int = 256 * MIB
-    """Resident memory of a child that runs a module. The interpreter takes 27 MiB of it, a filter from Go 6 to start."""
+    """Resident memory of a child that runs a module. The interpreter takes 27 MiB of it, the start of a Go filter 6."""
     compile_memory: int = 256 * MIB
     """Resident memory of a child that compiles. A module of 2.5 MB takes 100 MiB, one of 9.4 MB 230. A larger one has no verdict:
     more would have to be granted to every replica, and stay unused in almost all."""
     address_memory: int = 1536 * MIB
     """Writable memory that a child may allocate, whether it uses it or not: the 1 GiB that Envoy gives a module, and the rest of the
-    child. If less were given, a module that reserves much would fail here and not in Envoy."""
+    child. If less were given, a module that reserves a lot would fail here and not in Envoy."""
     code_bytes: int = 160 * MIB
     """Compiled code of one module; it is 3 times as large as the module, up to 5 times for some."""
     request_bytes: int = 8 * MIB
@@ -350,9 +350,9 @@ class PreflightLimits:
     answer_bytes: int = 512 * 1024
     """A verdict with its log lines, quoted."""
     start_seconds: float = 10.0
-    """Until the fork server has imported everything, which takes 0.15 s of one core."""
+    """Time for the fork server to import everything, which takes 0.15 s of one core."""
     grace_seconds: float = 5.0
-    """After the deadline of a child, until the fork server must have reported its end. It is restarted otherwise."""
+    """Time after the deadline of a child for the fork server to report its end. Otherwise the fork server is restarted."""
     restart_base: float = 0.2
     restart_maximum: float = 60.0
     """Delays before the fork server is started again, by the number of failures in a row."""

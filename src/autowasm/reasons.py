@@ -2,8 +2,8 @@
 
 The values are in the conditions of a status (`Loaded` has those of Pods too, see `controller/pods/loadreport.py`), in the errors of a
 start of wasmer, and in those of `wasmc`. docs/reference/conditions.md is generated from them. They exclude the reasons of Events (see
-`kube/recorder.py`). Invariants: a value never changes, because users write alerts on it; a reason of `Ready` is `Stalled` only if
-only a change by a person can end it: deployment tools then stop waiting.
+`kube/recorder.py`). Invariants: a value never changes, because users write alerts on it; a reason of `Ready` is `Stalled` only if a change by a
+person is necessary to end it: deployment tools then stop waiting.
 """
 
 import enum
@@ -16,7 +16,7 @@ class Progress(enum.Enum):
     DONE = ""
     """`Ready` is True."""
     RECONCILING = "Reconciling"
-    """wasmer works on it, or retries what may succeed without a person."""
+    """wasmer is working on it, or retries an operation that may succeed without a change by a person."""
     STALLED = "Stalled"
     """A person must change something: the object, its source, a login, the policy. wasmer may resolve the source again all the same."""
     ELSEWHERE = "-"

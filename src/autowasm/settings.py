@@ -3,8 +3,8 @@
 `cli/flags.py` builds one frozen `Settings` from flags and environment. The numbers of polls, resends, load and run reports,
 and peers are here, too: `PollSettings`, `ProofSettings` and `RunSettings` have no flag, `ResendSettings` and `PeerSettings`
 have one for some of their fields. All other bounds without a flag are in `limits.py`.
-Invariants: nothing below the composition root reads the environment; no default is written anywhere else, but for those of
-`cli/options.py`, which are the same.
+Invariants: nothing below the composition root reads the environment; no default is written anywhere else, except those in `cli/options.py`, which are
+equal.
 """
 
 import enum
@@ -49,7 +49,7 @@ class PollSettings:
 
 
 class PreflightMode(enum.StrEnum):
-    """What a verdict on the start of a module leads to, from the weakest to the strictest."""
+    """The effect of a verdict on the start of a module, from the weakest to the strictest."""
 
     OFF = "off"
     """Modules are not started before they are published."""
@@ -179,9 +179,9 @@ class RunSettings:
     """When sidecars are read to learn whether a module runs in them. Seconds, counts. `StatsLimits` has the rate."""
 
     interval: float = 1.0
-    """Time between two checks. A reading right after the publication often is from before the change, which makes it a baseline."""
+    """Time between two checks. A reading right after the publication often shows the state before the change, and serves as a baseline."""
     pause: float = 1.0
-    """Between the first two readings of a Pod; each pause is twice the one before."""
+    """Between the first two readings of a Pod; each pause is twice the previous one."""
     longest: float = 30.0
     """The longest pause. Istio's sidecars drain what was replaced for 45 s."""
     settle: float = 60.0
@@ -189,7 +189,7 @@ class RunSettings:
     window: float = 300.0
     """A Pod is not read any more this long after the first reading, whatever is known."""
     hold: float = 15.0
-    """A report waits this long for Pods that are not known yet: a status is written once in a minute only."""
+    """A report waits this long for Pods that are not known yet, because a status is written only once a minute."""
     batch: int = 100
     """Pods that are read in one check. If none of them answers, it takes 5 s."""
     max_named: int = 10

@@ -10,7 +10,7 @@ from typing import Final
 
 _SECRET_PARTS: Final = re.compile(r"(?<=//)[^/@\s]*@|[?#].*", re.DOTALL)
 INVISIBLE: Final = re.compile("[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
-"""Spaces of other kinds and without width, which copied text has."""
+"""Unusual and zero-width spaces, which copied text may contain."""
 
 
 def shown(text: str | bytes, *, most: int = 120) -> str:

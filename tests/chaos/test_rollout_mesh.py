@@ -239,7 +239,7 @@ async def test_configuration_that_an_envoy_with_the_module_rejects_is_named_at_t
         await serve_again(mesh, old)
     rollout = found["status"]["rollout"]
     assert (rollout["step"], rollout["reason"]) == (1, "DeadlineExceeded"), described(found)
-    assert "rejected a change of its listeners" in rollout["message"]
+    assert "rejected a listener update" in rollout["message"]
     assert "if the module refuses its configuration" in rollout["message"]
     for report in reports.values():
         assert report.failed == 0, report

@@ -127,7 +127,7 @@ async def test_envoy_that_never_listens_is_ended_at_the_deadline(
     program.write_text(f"#!/bin/sh\n{trap}echo $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done\n")
     program.chmod(0o755)
     setup = Setup(b"", Plugin(), [(Request(), Response())], {}, LogLevel.INFO)
-    with pytest.raises(EnvoyFailed, match="Envoy does not listen after 1 s"):
+    with pytest.raises(EnvoyFailed, match="Envoy was not listening after 1 s"):
         await envoyrun.run(program, "1.36.4", setup)
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):

@@ -95,5 +95,5 @@ async def test_envoy_that_has_the_module_rejects_a_configuration_that_it_refuses
 
         report = judge(before, after, NAME)
         assert report.state is RunState.NOT_ACCEPTED
-        assert "rejected a change" in report.message
+        assert "rejected a listener update" in report.message
         assert judge(before, after, "old").state is RunState.RUNNING

@@ -1,9 +1,9 @@
 """Peers: the other replicas, and what this replica requests from them: modules, their presence, and small documents.
 
 Answers to peers are in `server/blobs.py`. Invariants: a request to a peer has a header that makes the peer answer at once from
-its store, so replicas never wait for one another in a circle; only bytes with the requested digest enter the store; an
-request to a peer takes bounded time, even without an answer; with `hedged`, peers delay the other source by `ALONE` seconds at most, and
-error of a peer is never the one that is reported.
+its store, so replicas never wait for one another in a circle; only bytes with the requested digest enter the store; a request to a peer takes bounded
+time, even without an answer; with `hedged`, peers delay the other source by `ALONE` seconds at most, and an error of a peer is never the one that is
+reported.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ _COMMANDS: Final = {
         "Ends the rollout, even an aborted one: all Pods get the new filter at once, without a proof that it runs.",
     ),
     "abort": (
-        "give all Pods the previous filter back",
+        "return all Pods to the previous filter",
         "Ends the rollout. wasmer does not try this generation again by itself.",
     ),
     "retry": (
@@ -84,7 +84,7 @@ def add_plan(commands: Any) -> None:
     """Add the command `wasmc plan`."""
     plan = commands.add_parser(
         "plan",
-        help="show what wasmer would write for a file, without writing anything",
+        help="show the EnvoyFilters that wasmer would write for a file",
         description="Checks the AutoWasms in FILE, or in the YAML and JSON files of a folder, and resolves their sources with your own login (or that of spec.secret, if you may "
         "read it). Shows the exact EnvoyFilters, their differences from the live ones, the Pods that they would select, and "
         "the problems that wasmc explain would report.",

@@ -1,4 +1,4 @@
-"""`wasmc plan`: what wasmer would write for the AutoWasms of a file, and the effect.
+"""`wasmc plan`: the EnvoyFilters that wasmer would write for the AutoWasms of a file, and their effect.
 
 Invariants: nothing is written; a file that cannot be parsed to its end is refused as a whole. The checks are in
 `explain/checks/`.

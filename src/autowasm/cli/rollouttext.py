@@ -363,7 +363,7 @@ def next_of(view: RolloutView) -> str:
         case RolloutPhase.PAUSED if rollout.reason == RolloutReason.STABLE_LOST.value:
             return f"give all Pods the new filter: {command('promote', key)}; or change the spec"
         case RolloutPhase.PAUSED:
-            return f"continue: {command('resume', key)}; give all Pods the previous filter back: {command('abort', key)}"
+            return f"continue: {command('resume', key)}; return all Pods to the previous filter: {command('abort', key)}"
         case RolloutPhase.ABORTED if view.is_current:
             return f"change the spec, or try the same again: {command('retry', key)}"
         case _:

@@ -176,7 +176,7 @@ def secret_name(reference: str) -> str:
 
 
 def is_gateway(labels: Mapping[str, Any]) -> bool:
-    """Whether these are the labels that the charts of Istio and Higress, or Istio's Gateway controller, give a gateway."""
+    """Whether the charts of Istio and Higress, or Istio's Gateway controller, give a gateway these labels."""
     if any(key in labels for key in (GATEWAY_NAME_LABEL, "higress", "istio")):
         return True
     return str(labels.get("app", "")).startswith("istio-")
@@ -185,7 +185,7 @@ def is_gateway(labels: Mapping[str, Any]) -> bool:
 def unknown_fields(
     conversion: Conversion, value: Mapping[str, Any], known: Iterable[str], *, path: str
 ) -> None:
-    """Name the other fields, unless they have the default of their type: an AutoWasm has nothing like them, or a later API added them."""
+    """Name the other fields, unless they have the default of their type: an AutoWasm has no equivalent, or a later API added them."""
     for name in sorted(value.keys() - set(known)):
         if value[name] not in (None, "", [], {}, False):
             conversion.lose(f"{path}.{name}", "has no counterpart in an AutoWasm, and was left out")

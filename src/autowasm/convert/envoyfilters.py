@@ -56,7 +56,7 @@ _KNOWN_VM: Final = (
     "environmentVariables",
 )
 _NO_SHA256: Final = "nil"
-"""What istiod and others write for none, because Envoy requires one. Source: istio.io/istio pkg/wasm/convert.go."""
+"""The value that istiod and others write for an absent one, because Envoy requires one. Source: istio.io/istio pkg/wasm/convert.go."""
 _INSERTING: Final = frozenset({"INSERT_FIRST", "INSERT_BEFORE", "INSERT_AFTER", "ADD"})
 _PULL_LOGIN: Final = "ISTIO_META_WASM_IMAGE_PULL_SECRET"
 _PULL_POLICY: Final = "ISTIO_META_WASM_IMAGE_PULL_POLICY"
@@ -299,7 +299,7 @@ def _placed(
     if class_ not in {"", "UNSPECIFIED"} and operation in _INSERTING:
         conversion.lose(
             f"{path}.patch.filterClass",
-            f"{class_}: an AutoWasm is first or before the router; this one is before the router, behind Istio's filters",
+            f"{class_}: an AutoWasm is first or before the router; this one is before the router, after Istio's filters",
         )
     elif operation == "INSERT_FIRST" or (operation == "INSERT_BEFORE" and not anchor):
         position = {"position": "First"}
@@ -396,7 +396,7 @@ def _source(conversion: Conversion, code: Mapping[str, Any], *, path: str) -> di
     if not uri.lower().startswith(("http://", "https://")):
         conversion.lose(
             f"{path}.remote.httpUri.uri",
-            "is no URL that wasmer can fetch from: push the module to a registry with wasmc push",
+            "is not a URL that wasmer can fetch from: push the module to a registry with wasmc push",
         )
         return None
     made: dict[str, Any] = {"source": {"object": {"url": uri}}}

@@ -236,7 +236,7 @@ def _source(conversion: Conversion, module: Document, *, path: str) -> dict[str,
         if not rest.partition("?")[0].endswith(".wasm"):
             conversion.note(
                 f"{path}.sha256",
-                "Istio compares it with the downloaded file, wasmer with the module: of an archive they differ",
+                "Istio compares it with the downloaded file, wasmer with the module: for an archive the two differ",
             )
     return made
 
@@ -307,7 +307,7 @@ def _directions(
     if not matches and of_gateway:
         conversion.lose(
             "spec.match",
-            "mode SERVER never applies to a gateway, in Istio either: nothing is left",
+            "mode SERVER never applies to a gateway, not in Istio either: nothing is left to convert",
         )
     if is_gateway(labels) and not gateway:
         conversion.note(

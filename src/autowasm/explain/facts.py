@@ -38,7 +38,7 @@ class SecretFact(Struct, frozen=True, kw_only=True):
 
 
 class SourceFact(Struct, frozen=True, kw_only=True):
-    """What the source resolves to now, from this machine. With a `problem`, `pinned` and `record` are empty."""
+    """The content to which the source resolves now, from this machine. With a `problem`, `pinned` and `record` are empty."""
 
     kind: str = ""
     """Class of the error: `SourceNotFound`, `SourceDenied`, …"""
@@ -65,7 +65,7 @@ class StartFact(Struct, frozen=True, kw_only=True):
 
 
 class RunFact(Struct, frozen=True, kw_only=True):
-    """What a sidecar's statistics show about the module: `state` and `message` as in `status.pods.notRunning`, or `Running`."""
+    """The state of the module by a sidecar's statistics: `state` and `message` as in `status.pods.notRunning`, or `Running`."""
 
     pod: str
     """`namespace/name`."""

@@ -178,7 +178,7 @@ class _Named(Struct):
 
 
 async def keys_of_all(client: KubeClient, namespace: str | None) -> tuple[list[ObjectKey], int]:
-    """The AutoWasms of a namespace (None: of all), in the order of the API server, and how many more there are than `MAX_OBJECTS`, at least.
+    """The AutoWasms of a namespace (None: of all), in the order of the API server, and a lower bound of the number beyond `MAX_OBJECTS`.
 
     Raises ApiError.
     """

@@ -228,7 +228,7 @@ class _Delayed(Generic[K]):
             self._timer = loop.call_at(due, self._fire, due)
 
     def _fire(self, armed_for: float) -> None:
-        # A loop may fire a timer a clock tick early; the entry that it was armed for is due by definition.
+        # A loop may fire a timer a clock tick early; the entry for which it was armed is due by definition.
         now = max(asyncio.get_running_loop().time(), armed_for)
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)

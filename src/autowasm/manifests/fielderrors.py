@@ -28,7 +28,7 @@ _MAX_COMPARED: Final = 40
 _SIMILAR: Final = 0.72
 """Ratio of difflib from which on a name counts as a misspelling of another."""
 _MIN_PART: Final = 4
-"""Letters of a part of a name that stands for the name."""
+"""Minimum number of letters of a part of a name that counts as the name."""
 _MAX_SHOWN: Final = 80
 _NUMBER: Final = re.compile(r"\s*[-+]?\d{1,18}\s*\Z")
 _NUMBERS_LISTED: Final = re.compile(r"\s*\d{1,18}(\s*,\s*\d{1,18}){0,20}\s*\Z")

@@ -26,7 +26,7 @@ MAX_NESTING: Final = 100
 """Levels. Copying and writing recurse, and Python's recursion limit allows about 300; EnvoyFilters have about 15."""
 _TEMPLATE: Final = re.compile(r"\{\{|\{%")
 _INVISIBLE_INDENT: Final = re.compile(f"^ *({INVISIBLE.pattern})", re.MULTILINE)
-"""YAML takes such spaces for letters."""
+"""YAML treats such spaces as letters."""
 _HINTS: Final = (
     ("could not find expected ':'", "a key needs a colon and a space, and an item of a list a dash and a space"),
     ("mapping values are not allowed", "put a value that has a colon and a space in quotes; or the line before lacks a colon, or the indentation is wrong"),

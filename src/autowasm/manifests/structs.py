@@ -31,7 +31,7 @@ class Misfit(ValueError):
 
 
 def convert(value: object, kind: msgspec.json.Decoder[_T]) -> _T:
-    """`msgspec.convert` to the type of `kind`, which is made on import. Raises Misfit; UnicodeEncodeError for a field's name that is no text."""
+    """`msgspec.convert` to the type of `kind`, which is made on import. Raises Misfit; UnicodeEncodeError for a name that is not valid text."""
     try:
         converted: _T = msgspec.convert(value, kind.type, strict=True)
     except msgspec.ValidationError as error:

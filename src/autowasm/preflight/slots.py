@@ -25,7 +25,7 @@ class Slots:
         self._running: set[str] = set()
         """The namespaces that have a slot, or wait for a lock in between."""
         self._without: set[str] = set()
-        """Those namespaces of them that have no slot at the moment."""
+        """Namespaces in `_running` that have no slot at the moment."""
         self._back: deque[tuple[str, asyncio.Future[None]]] = deque()
         """Namespaces that have their lock and wait for a slot: they come before all that wait for their first slot."""
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()

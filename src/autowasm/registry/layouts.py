@@ -120,7 +120,7 @@ VARIANTS: Final = (
     KnownLayout(
         "compat image, module in an earlier layer",
         mediatypes.OCI_IMAGE_CONFIG,
-        "any; one of them has plugin.wasm, and no later one deletes it",
+        "any; one has plugin.wasm, and no later layer deletes it",
         (mediatypes.OCI_LAYER_TAR_GZIP,),
         Packing.TAR_GZIP,
         (WASMER,),
@@ -128,7 +128,7 @@ VARIANTS: Final = (
     KnownLayout(
         "compat image, not compressed",
         mediatypes.OCI_IMAGE_CONFIG,
-        "any; one of them has plugin.wasm",
+        "any; one has plugin.wasm",
         (mediatypes.OCI_LAYER_TAR,),
         Packing.TAR,
         (WASMER,),
@@ -136,7 +136,7 @@ VARIANTS: Final = (
     KnownLayout(
         "compat image, zstd",
         mediatypes.OCI_IMAGE_CONFIG,
-        "any; one of them has plugin.wasm",
+        "any; one has plugin.wasm",
         (mediatypes.OCI_LAYER_TAR_ZSTD,),
         Packing.TAR_ZSTD,
         (WASMER,),
@@ -153,7 +153,7 @@ VARIANTS: Final = (
     KnownLayout(
         "Docker image, module in an earlier layer",
         mediatypes.DOCKER_IMAGE_CONFIG,
-        "any; one of them has plugin.wasm, and no later one deletes it",
+        "any; one has plugin.wasm, and no later layer deletes it",
         (mediatypes.DOCKER_LAYER_TAR_GZIP,),
         Packing.TAR_GZIP,
         (WASMER,),
@@ -161,7 +161,7 @@ VARIANTS: Final = (
     KnownLayout(
         "Docker image, not compressed",
         mediatypes.DOCKER_IMAGE_CONFIG,
-        "any; one of them has plugin.wasm",
+        "any; one has plugin.wasm",
         (mediatypes.DOCKER_LAYER_TAR,),
         Packing.TAR,
         (WASMER,),
@@ -169,7 +169,7 @@ VARIANTS: Final = (
     KnownLayout(
         "Docker image, zstd",
         mediatypes.DOCKER_IMAGE_CONFIG,
-        "any; one of them has plugin.wasm",
+        "any; one has plugin.wasm",
         (mediatypes.DOCKER_LAYER_TAR_ZSTD,),
         Packing.TAR_ZSTD,
         (WASMER,),

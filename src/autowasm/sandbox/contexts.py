@@ -1,7 +1,7 @@
 """Contexts: the VM context (id 0), the plugin's root context, and one context for each stream, with the data that a module can access.
 
-Invariant: a map or a buffer is accessible only while Envoy has it: in the callback to which it belongs, and afterwards for
-as long as the filter holds the stream there.
+Invariant: a map or a buffer is accessible only while Envoy has it: in the callback to which it belongs, and afterwards while the filter holds the
+stream there.
 
 Sources: proxy-wasm-cpp-host include/proxy-wasm/context.h; envoy source/extensions/common/wasm/context.cc `getMap`,
 `getConstMap`, `getBuffer`, `Buffer::copyFrom`, `findValue`.
@@ -88,9 +88,9 @@ class Context:
     log_maps: dict[MapType, HeaderMap | None] | None = None
     bodies: dict[BufferType, bytearray | None] = field(default_factory=dict)
     last: Buffer = field(default_factory=Buffer)
-    """What was read last: `CALL_DATA` shows it again."""
+    """The data that was read last; `CALL_DATA` returns it again."""
     state: dict[bytes, bytes] = field(default_factory=dict)
-    """What the module set with `set_property`. Streams have their own."""
+    """The properties that the module set with `set_property`. Streams have their own."""
     http_callouts: dict[int, Callout] = field(default_factory=dict)
     grpc_calls: dict[int, Callout] = field(default_factory=dict)
     grpc_streams: dict[int, "GrpcStream"] = field(default_factory=dict)

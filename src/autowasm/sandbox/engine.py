@@ -29,7 +29,7 @@ _HOST_SETTINGS: Final = "2"
 """Changed with every change of `make_engine` or of what is compiled in."""
 
 ENGINE_VERSION: Final = f"wasmtime-{metadata.version('wasmtime')}-{_HOST_SETTINGS}"
-"""Compiled modules of another value cannot be loaded. Part of the key of a cache, with the machine's kind of processor."""
+"""Compiled modules with another value cannot be loaded. Part of the key of a cache, together with the type of the processor."""
 
 _LIMITS: Final = Limits()
 _TICK_SECONDS: Final = 0.02

@@ -1,7 +1,7 @@
 """Exceptions of the sandbox: those that its callers must expect, and those that end a running module.
 
-Invariant: whatever a module does, the public functions of this package raise nothing else, and most of it is a result
-(`StartFailure`, `Exchange`), not an exception.
+Invariant: whatever a module does, the public functions of this package raise nothing else, and most failures are results (`StartFailure`,
+`Exchange`), not exceptions.
 """
 
 from enum import StrEnum
@@ -32,13 +32,13 @@ class FailureKind(StrEnum):
     FORBIDDEN_CALL = "forbidden call"
     """A host function in a phase in which Envoy does not allow it; Envoy calls that "restricted_callback"."""
     LINK = "link"
-    """Envoy offers no such import, or not with that type; or an export is missing or has another type."""
+    """Envoy does not offer the import, or not with that type; or an export is missing or has another type."""
     CRASH = "crash"
-    """Envoy itself crashes at what the module does, with all its connections."""
+    """The module crashes Envoy itself, with all its connections."""
     LIMIT = "limit"
-    """A bound of the sandbox, not of Envoy: this says nothing of what Envoy would do."""
+    """A limit of the sandbox, not of Envoy: it says nothing about Envoy."""
     UNSUPPORTED = "unsupported"
-    """The sandbox lacks what the module needs, and Envoy may have it: an extension, or a feature of the engine."""
+    """The sandbox lacks an extension or a feature of the engine that the module needs; Envoy may have it."""
 
 
 class ModuleFailed(SandboxError):

@@ -1,6 +1,6 @@
 """One direction of a stream through a filter chain that consists of the filter and the next stage.
 
-It holds back headers, body and trailers as the filter's status says, and passes them on, as Envoy's filter manager does:
+It holds back headers, body and trailers as the filter's status requests, and passes them on, like Envoy's filter manager:
 after `StopAllIteration` the filter sees the body only once it has resumed; after another stop it sees all of it, and the part it keeps is
 passed on together. Invariant: the next stage gets headers first, once, and nothing after the end.
 
@@ -56,7 +56,7 @@ class Next(Protocol):
 class _State(Enum):
     RUNNING = auto()
     STOPPED = auto()
-    """The filter sees what comes, and nothing is passed on."""
+    """The filter sees new data, and nothing is passed on."""
     STOPPED_ALL = auto()
     """The filter sees nothing until it resumes."""
 
@@ -141,17 +141,17 @@ class Direction:
             self._pass_trailers(trailers)
 
     def buffer_now(self, data: bytearray) -> None:
-        """Move `data` to what is kept already, from within a callback (`addDecodedData`)."""
+        """Append `data` to the kept bytes, from within a callback (`addDecodedData`)."""
         self._buffer(data)
 
     def keep(self) -> bytearray:
-        """What is kept of the body, empty at first."""
+        """The kept part of the body, empty at first."""
         if self.buffered is None:
             self.buffered = bytearray()
         return self.buffered
 
     def resume(self) -> None:
-        """Pass on what is held back (`commonContinue`)."""
+        """Pass on the data that is held back (`commonContinue`)."""
         if self.is_aborted or self.headers is None:
             return
         self._from_current = self._state is _State.STOPPED_ALL
@@ -174,7 +174,7 @@ class Direction:
 
     def _pass_buffered(self, *, end: bool) -> None:
         data = self.buffered
-        assert data is not None  # noqa: S101  # the caller looked
+        assert data is not None  # noqa: S101  # the caller has checked it
         if self._from_current:
             self._pass_data(data, end=end)
         else:
@@ -231,7 +231,7 @@ class Direction:
 
     def _take(self, data: bytearray, *, end: bool) -> None:
         passed = bytes(data)
-        data.clear()  # also what is buffered, which stays as an empty buffer
+        data.clear()  # also the buffered data; the empty buffer stays
         self._has_passed_end = self._has_passed_end or end
         self._next.take_data(passed, end=end)
 

@@ -1,7 +1,7 @@
 """Header maps: as Envoy keeps them, and as the ABI has them in the module's memory.
 
 Envoy: lower-case names, values in order, and some headers that exist only once. Invariants: pseudo headers (`:path`) come first; a
-second value for a header that Envoy keeps inline is appended to the first, with a comma; names are compared without case.
+second value for a header that Envoy keeps inline is appended to the first, with a comma; names are compared ignoring case.
 
 ABI: count, sizes of all names and values, then each with a NUL behind it. Invariant: `unpack(pack(pairs)) == pairs` for every map
 that Envoy accepts, and `unpack` of any other bytes is empty, as in Envoy, which reports no error.
@@ -20,7 +20,7 @@ Pairs = list[tuple[bytes, bytes]]
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_COUNT: Final = 1024
-"""More of either, from the module, is read as no pairs at all. What the host writes has no limit."""
+"""A map from the module that exceeds either limit is read as empty. Maps that the host writes have no limit."""
 _REQUEST: Final = """
 :authority :method :path :protocol :scheme expect grpc-timeout te user-agent x-client-trace-id
 accept accept-encoding access-control-request-headers access-control-request-method authorization cache-control
@@ -77,7 +77,7 @@ def unpack(data: bytes) -> Pairs:
 
 
 class MapKind(Enum):
-    """Which of Envoy's classes a map is; the value are the headers that it keeps inline."""
+    """The class of a map in Envoy; the value is the set of headers that it keeps inline."""
 
     REQUEST_HEADERS = frozenset(name.encode() for name in (_REQUEST + _BOTH).split())
     RESPONSE_HEADERS = frozenset(name.encode() for name in (_RESPONSE + _BOTH).split())

@@ -47,7 +47,7 @@ class Phase(Flag):
 ANY: Final = Phase.START | Phase.ALLOCATE | Phase.RUN
 STARTING: Final = Phase.START | Phase.RUN
 ALONE: Final = Phase.INSTANTIATE
-"""Besides the other phases: functions that need no context, or not with all arguments."""
+"""In addition to other phases: for functions that need no context, or need one only for some arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Environment:
     started_at: int = START_NANOSECONDS
     """When the virtual machine starts, in nanoseconds since 1970."""
     log_level: LogLevel = LogLevel.INFO
-    """What `get_log_level` says. Lines of all levels are kept."""
+    """The result of `get_log_level`. Lines of all levels are kept."""
     extra_imports: frozenset[str] = frozenset()
-    """Functions of extensions (`module.name`) that the user's Envoys offer and the sandbox does not."""
+    """Functions of extensions (`module.name`) that the user's Envoys offer but the sandbox does not."""
     properties: Mapping[str, Value] = field(default_factory=dict)
     """Properties outside streams, such as `node`."""
 
@@ -118,14 +118,14 @@ class Host:
         self.random = random.Random(environment.seed)  # noqa: S311  # the same numbers in every run are the purpose
         self.failure: ModuleFailed | None = None
         self.doubts: dict[str, None] = {}
-        """What the module asked that only the user's Envoy knows, in order."""
+        """Requests of the module that only the user's Envoy can answer, in order."""
         self.callouts: list[Callout] = []
         self.declared: set[bytes] = set()
         """Properties that the module declared."""
         self.contexts: dict[int, Context] = {}
         self.vm_context = Context(0, 0, plugin)
         self.pending_done: Context | None = None
-        """The root context, while it is asked to end and is not done."""
+        """The root context that was asked to end and is not done yet."""
         self.configuring = False
         self.stop_iteration = False
         self._calls = calls

@@ -23,7 +23,7 @@ from autowasm.sandbox.protocol import BufferType, MapType, StreamType
 from autowasm.sandbox.vm import Vm
 
 _DRAIN_SECONDS: Final = 60.0
-"""How long, in virtual time, callouts are waited for that nothing waits for any more."""
+"""Virtual time for which the stream waits for callouts that nothing else waits for."""
 _CONNECT_NANOSECONDS: Final = 1_000_000
 _TWICE: Final = "it resumes the {} within the callback that gets its headers: if that does not pause, Envoy passes the headers on twice"
 _TRAILERS_TWICE: Final = "it resumes the request in or after the callback that lets its trailers pass: Envoy passes the trailers on twice"
@@ -308,7 +308,7 @@ class HttpStream:
         deadline = host.clock.now + int(_DRAIN_SECONDS * 1e9)
         host.run_until(lambda: not host.has_events, deadline=deadline)
 
-    # --- what the module asks for (contexts.Stream)
+    # --- requests of the module (contexts.Stream)
 
     def continue_stream(self, stream: StreamType) -> None:
         """See contexts.Stream."""

@@ -28,25 +28,25 @@ _TRAPS: Final = {
     "MEMORY_OUT_OF_BOUNDS": "it accessed memory out of bounds",
     "HEAP_MISALIGNED": "an atomic access was not aligned",
     "TABLE_OUT_OF_BOUNDS": "it accessed a table out of bounds",
-    "INDIRECT_CALL_TO_NULL": "it called an empty entry of a table",
-    "BAD_SIGNATURE": "it called a function with another type",
+    "INDIRECT_CALL_TO_NULL": "it called an empty table entry",
+    "BAD_SIGNATURE": "it called a function of a different type",
     "INTEGER_OVERFLOW": "an integer operation overflowed",
     "INTEGER_DIVISION_BY_ZERO": "it divided by zero",
-    "BAD_CONVERSION_TO_INTEGER": "a number did not fit an integer",
+    "BAD_CONVERSION_TO_INTEGER": "a number did not fit into an integer",
     "UNREACHABLE": "it reached an unreachable instruction, as programs do that panic or abort",
     "NULL_REFERENCE": "it used a null reference",
     "ARRAY_OUT_OF_BOUNDS": "it accessed an array out of bounds",
     "CAST_FAILURE": "a cast failed",
-    "UNCAUGHT_EXCEPTION": "it did not catch an exception",
+    "UNCAUGHT_EXCEPTION": "it threw an exception and did not catch it",
     "ATOMIC_WAIT_NON_SHARED_MEMORY": "it waited on memory that is not shared",
 }
 _THROWN: Final = "thrown Wasm exception"
 _OURS: Final = {
     # Envoy's stack is smaller, and its compiler needs less of it: 100 000 calls of a small function fit, and 40 000 here.
-    "STACK_OVERFLOW": "its stack grew beyond what the sandbox grants, as in a recursion without end",
-    "OUT_OF_FUEL": "it used up the fuel that the sandbox grants",
-    "INTERRUPT": "it ran for longer than the sandbox grants",
-    "ALLOCATION_TOO_LARGE": "it needed more memory than the sandbox grants",
+    "STACK_OVERFLOW": "it exceeded the stack limit of the sandbox, as endless recursion does",
+    "OUT_OF_FUEL": "it exceeded the fuel limit of the sandbox",
+    "INTERRUPT": "it exceeded the time limit of the sandbox",
+    "ALLOCATION_TOO_LARGE": "it exceeded the memory limit of the sandbox",
 }
 
 
@@ -201,7 +201,7 @@ class Instance:
 
         if trap:
             raise self._ended(name, Trap._from_ptr(trap))
-        if error:  # also if a host function ended the module
+        if error:  # even if a host function ended the module
             raise self._ended(name, WasmtimeError._from_ptr(error))
 
     def _ended(self, name: str, cause: Any) -> Exception:

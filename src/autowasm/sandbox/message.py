@@ -17,8 +17,8 @@ _ESCAPES: Final = "surrogateescape"
 class Request:
     """A request as the client sends it. `body` holds the pieces in which it arrives, as the filter sees them.
 
-    `is_http2`: the end comes with the last piece; in HTTP/1.1 Envoy learns of it afterwards, and the filter gets an empty piece.
-    `pace` are the seconds of virtual time before each piece, in which callouts may be answered.
+    `is_http2`: the end comes with the last piece; in HTTP/1.1 Envoy detects it afterwards, and the filter gets an empty piece.
+    `pace` is the virtual time before each piece in seconds, during which callouts may be answered.
     """
 
     method: str = "GET"

@@ -25,11 +25,11 @@ class FailurePolicy(StrEnum):
     CLOSED = "FAIL_CLOSED"
     """Requests are answered with 503."""
     OPEN = "FAIL_OPEN"
-    """Requests pass without the filter, but for the one in which it fails: that gets 503."""
+    """Requests pass without the filter, except the one in which it fails, which gets 503."""
     RELOAD = "FAIL_RELOAD"
     """The request in which the filter fails gets 503, the next one a new virtual machine."""
     DEPRECATED_OPEN = "fail_open"
-    """The older field `fail_open: true`: also the request in which the filter fails passes."""
+    """The older field `fail_open: true`: the request in which the filter fails passes, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Plugin:
     """One configured filter.
 
     `configuration` and `vm_configuration` are the bytes that Envoy passes on: of a StringValue or BytesValue its value, of a
-    Struct its JSON text; None where there is none, which a module cannot tell from empty. `environment` are the variables of
+    Struct its JSON text; None where there is none, which a module cannot distinguish from an empty value. `environment` are the variables of
     `vm_config.environment_variables` with their values.
     """
 
@@ -77,9 +77,9 @@ class SandboxLimits:
     exchange_fuel: int = 500_000_000
     """Units for one stream with its callouts and timers."""
     call_fuel: int = 10_000
-    """Units for a call of a host function, besides one for each byte that it copies: about as long as so many instructions."""
+    """Units for a call of a host function, besides one for each byte that it copies: about the time of as many instructions."""
     seconds: float = 10.0
-    """Elapsed time for the start, and again for each stream: against work that costs no fuel. Fuel should run out first."""
+    """Elapsed time for the start, and again for each stream. It limits work that costs no fuel. Fuel should run out first."""
     memory_bytes: int = ENVOY_MEMORY_BYTES
     """Memory of the module; `memory.grow` beyond it returns -1, as it does in Envoy at 1 GiB."""
     table_elements: int = 10_000_000
@@ -97,5 +97,5 @@ class SandboxLimits:
     callouts: int = 1_000
     """Calls to clusters in one stream."""
     body_bytes: int = MIB
-    """What Envoy buffers of a body for a filter (`per_connection_buffer_limit_bytes`, by default 1 MiB); beyond it the answer is
-    413 for a request and 500 for a response."""
+    """Bytes of a body that Envoy buffers for a filter (`per_connection_buffer_limit_bytes`, by default 1 MiB). Beyond it, Envoy answers
+    413 for a request, 500 for a response."""

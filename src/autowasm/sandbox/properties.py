@@ -1,7 +1,7 @@
 """Properties: values under a path, and their bytes as a module gets them.
 
-Values are Python's: str, bytes, bool, int (64 bits, signed), Uint, float, mappings and sequences. Invariant: a number has
-eight bytes in the order of the machine's kind that Envoy runs on (little endian), a truth value one.
+Values are Python's: str, bytes, bool, int (64 bits, signed), Uint, float, mappings and sequences. Invariant: a number has eight bytes, in
+little-endian order like the machines that Envoy runs on, and a boolean one.
 
 Source: envoy source/extensions/common/wasm/context.cc `getProperty`, `serializeValue`.
 """

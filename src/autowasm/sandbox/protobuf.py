@@ -1,7 +1,7 @@
 """The part of protobuf's wire format that host functions need to read Envoy's messages.
 
-Source: protobuf.dev "Encoding". Invariant: bytes that Envoy's parser refuses as malformed are refused here, but for groups and
-the checks of strings for UTF-8.
+Source: protobuf.dev "Encoding". Invariant: bytes that Envoy's parser refuses as malformed are refused here, except for groups, and strings that are
+not UTF-8.
 """
 
 

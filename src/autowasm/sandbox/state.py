@@ -21,7 +21,7 @@ from autowasm.text import shown
 
 U64: Final = U32 << 32 | U32
 _ENTRY_BYTES: Final = 200
-"""What an entry costs besides its bytes."""
+"""The cost of an entry in addition to its bytes."""
 
 
 class Ledger:
@@ -166,9 +166,9 @@ class Metrics:
 
 
 START_NANOSECONDS: Final = 1_767_225_600 * 1_000_000_000
-"""When a virtual machine starts, unless its caller says otherwise: 2026-01-01 00:00:00 UTC."""
+"""The time at which a virtual machine starts by default: 2026-01-01 00:00:00 UTC."""
 _STEP: Final = 1_000
-"""Nanoseconds that pass whenever the module reads the clock, so that a loop which waits for a time ends."""
+"""Nanoseconds that pass whenever the module reads the clock, so that a loop that waits for a time ends."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """One TCP connection through the filter, as Envoy's network filter manager drives it before a TCP proxy.
 
 The caller defines the data that the client and the service send, and its order. Invariants: whatever the module does, `converse`
-returns; bytes that the filter holds back are shown to it again, together with later ones, and stay with the filter until then.
+returns; bytes that the filter holds back are passed to it again, together with later ones, and stay with the filter until then.
 
 Sources: envoy source/extensions/common/wasm/context.cc `onNewConnection`, `onData`, `onWrite`, `onEvent`, `onCloseTCP`;
 source/common/network/filter_manager_impl.cc `onContinueReading`, `onWrite`; source/common/tcp_proxy/tcp_proxy.cc.
@@ -193,7 +193,7 @@ class _Connection:
             self._is_connected = True
 
     def _read(self) -> None:
-        """Show the filter all bytes of the client that were not passed on."""
+        """Pass the filter all bytes of the client that were not passed on."""
         context = self._context
         if context is None:
             self._pass_to_service()

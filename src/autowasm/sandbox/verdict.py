@@ -1,6 +1,6 @@
 """The verdict on a plugin: whether Envoy can start the module with this configuration.
 
-Invariant: `Outcome.REFUSED` is given only if every Envoy would refuse, too. It is never given for a bound of the sandbox, nor after
+Invariant: `Outcome.REFUSED` is given only if every Envoy would refuse, too. It is never given for a limit of the sandbox, nor after
 the module requested something that only the user's Envoy has (a cluster, a property of the node, shared data): that is
 `DOUBTFUL`. A verdict is JSON, because it crosses a process boundary.
 """
@@ -39,9 +39,9 @@ class Doubt(StrEnum):
     REQUEST_FAILED = "request failed"
     """The module starts, and fails on a request."""
     REQUEST_HELD = "request held"
-    """The module starts, and holds a request for good."""
+    """The module starts, and holds a request forever."""
     CALLOUT = "callout"
-    """The module called a cluster, and what it does depends on the answer."""
+    """The module called a cluster, and its behaviour depends on the answer."""
     ENVIRONMENT = "environment"
     """The module refused after it asked for something else that only the user's Envoy knows."""
     LIMIT = "limit"
@@ -98,7 +98,7 @@ def judge(
     """Start the module with the plugin's configuration, and with `smoke_request` pass one request through it.
 
     Blocks, for at most `limits.seconds` for each of two starts and a request. `envoy` is the oldest Envoy, `started_at`
-    the time of its clock, in nanoseconds since 1970: a module may refuse what has expired. Raises nothing of
+    the time of its clock, in nanoseconds since 1970: a module may refuse expired data. Raises nothing of
     its own, whatever the module does.
     """
 
@@ -146,7 +146,7 @@ def _of_started(vm: Vm, started: Started, *, smoke_request: bool) -> Verdict:
         )
     clusters = [each for each in asked if each.startswith(_CLUSTER)]
     if clusters:
-        message = f"what it does depends on the answer of {', '.join(clusters[:5])}"
+        message = f"its behaviour depends on the answer of {', '.join(clusters[:5])}"
         return replace(verdict, outcome=Outcome.DOUBTFUL, message=message, doubt=Doubt.CALLOUT)
     if found.has_timed_out:
         message = f"it held the first request for {_IDLE_SECONDS:g} seconds and did not resume it"
@@ -171,7 +171,7 @@ _DOUBTS: Final = {
 
 
 def of_uncompilable(error: CannotCompile) -> Verdict:
-    """The verdict on a module that the engine cannot compile, as one with legacy exception handling, which Envoy may run."""
+    """The verdict on a module that the engine cannot compile but Envoy may run, such as one with legacy exception handling."""
     return Verdict(Outcome.DOUBTFUL, str(error), doubt=Doubt.UNSUPPORTED)
 
 

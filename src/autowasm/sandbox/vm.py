@@ -92,8 +92,8 @@ class Vm:
     """A virtual machine. Not thread-safe; nothing in it runs between two calls.
 
     `clusters` are those that the module may call, with their answers. `shared` is the shared data of other virtual machines.
-    `properties` are those outside streams. `started_at` is what the clock says first, in nanoseconds since 1970. `extra_imports` are functions of Envoy extensions, which end the module when it
-    calls them.
+    `properties` are those outside streams. `started_at` is the first time of the clock, in nanoseconds since 1970. `extra_imports` are functions of
+    Envoy extensions; a call of one ends the module.
     """
 
     def __init__(

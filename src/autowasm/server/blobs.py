@@ -7,7 +7,7 @@ BlobResponse is sent by aiohttp's server (ADR 8). aiohttp's FileResponse opens a
 makes its own ETag, has no write deadline, and answers some Range headers wrongly; measured at 64 KiB, it costs four times as much.
 Invariants: the bytes sent are those announced, or the connection is reset: never padded, never short; a response whose file changed
 meanwhile is never complete; no send outlasts its deadline; one sendfile call copies at most `sendfile_chunk` bytes, and sends take
-turns, so that many clients do not block the loop either.
+turns, so that many clients cannot block the loop, either.
 """
 
 import asyncio

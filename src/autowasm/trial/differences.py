@@ -1,7 +1,7 @@
 """Comparisons of messages: the changes that a filter made, and the differences between a real Envoy and the sandbox. Pure.
 
-Invariants: every header of both messages is in `compared` once, in the order of the new message; removed ones follow. Between Envoy
-and the sandbox, what differs from run to run (dates, durations) and what only the HTTP/1.1 codec writes is not compared.
+Invariants: every header of both messages is in `compared` once, in the order of the new message; removed ones follow. Between Envoy and the sandbox,
+values that differ from run to run (dates, durations) and headers that only the HTTP/1.1 codec writes are not compared.
 """
 
 import re
@@ -19,7 +19,7 @@ from autowasm.trial.envoyrun import Observed
 from autowasm.trial.http1 import Pairs, Wire
 
 _OF_THE_TIME: Final = frozenset({"date"})
-"""Envoy writes them from its clock, which stands elsewhere after a callout."""
+"""Envoy takes them from its clock, whose time after a callout differs from the virtual time."""
 _MASKED: Final = {
     "date": re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} GMT"),
     "x-envoy-upstream-service-time": re.compile(r"\d+"),

@@ -33,7 +33,7 @@ from autowasm.trial.inputs import with_length
 from autowasm.trial.trial import identified
 
 START_SECONDS: Final = 60.0
-"""Until Envoy listens: it compiles a large module for seconds."""
+"""Time until Envoy listens. Compiling a large module takes seconds."""
 REQUEST_SECONDS: Final = 30.0
 IDLE_SECONDS: Final = 5.0
 """How long the filter may hold the stream."""
@@ -100,22 +100,22 @@ async def version_of(program: Path) -> str:
         async with asyncio.timeout(REQUEST_SECONDS):
             output, complaint = await process.communicate()
     except TimeoutError as error:
-        raise EnvoyFailed(f"{program} --version does not end") from error
+        raise EnvoyFailed(f"{program} --version did not exit in time") from error
     finally:
         await _stop(process)
     found = _VERSION.search(output.decode(errors="replace"))
     if found is None:
         last = (complaint.decode(errors="replace").strip().splitlines() or [""])[-1]
         said = f": {shown(last, most=200)}" if last else ""
-        raise EnvoyFailed(f"{program} --version does not report a release of Envoy{said}")
+        raise EnvoyFailed(f"{program} --version did not report a release of Envoy{said}")
     return found[1]
 
 
 def impossible(clusters: Mapping[str, Answering]) -> tuple[str, str] | None:
-    """A cluster whose answers only the sandbox can give, and why; None: Envoy can be run with these."""
+    """A cluster whose answers only the sandbox can give, and why; None: Envoy can also give all answers."""
     for name, answering in clusters.items():
         if name == SERVICE:
-            return name, "this is the name of the service in --engine envoy"
+            return name, "--engine envoy uses this name for the service"
         if any(isinstance(each, GrpcAnswer) for each in _answers(answering)):
             return name, "--engine envoy cannot answer gRPC"
     return None
@@ -203,7 +203,7 @@ class _Envoy:
                         return await self._listener()
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:
-            raise EnvoyFailed(f"Envoy does not listen after {START_SECONDS:g} s") from error
+            raise EnvoyFailed(f"Envoy was not listening after {START_SECONDS:g} s") from error
         return None
 
     async def _listener(self) -> int:
@@ -362,7 +362,7 @@ async def _exchange(
     except TimeoutError as error:
         raise EnvoyFailed(f"no response from Envoy after {REQUEST_SECONDS:g} s") from error
     except (OSError, ValueError) as error:
-        raise EnvoyFailed(f"Envoy cannot be queried: {error}") from error
+        raise EnvoyFailed(f"cannot send the request to Envoy: {error}") from error
 
 
 def _lines(text: str, plugin: Plugin) -> tuple[tuple[str, str], ...]:

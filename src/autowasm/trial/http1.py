@@ -18,7 +18,7 @@ _BODILESS: Final = frozenset({"204", "304"})
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A message: the words of the first line, headers with lower-case names, body, trailers. `is_complete`: it came whole."""
+    """A message: the words of the first line, headers with lower-case names, body, trailers. `is_complete`: all of it arrived."""
 
     first: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
@@ -102,7 +102,7 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 def encode(first: str, headers: Pairs, pieces: Sequence[bytes], trailers: Pairs = ()) -> bytes:
-    """A message on the wire; in chunks if its headers say so."""
+    """The bytes of a message; chunked if its headers announce that."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     head = f"{first}\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
     if not any(name == "transfer-encoding" for name, _ in headers):

@@ -33,7 +33,7 @@ _BROKEN: Final = HttpAnswer(
     (("content-length", "95"), ("content-type", "text/plain")),
     b"upstream connect error or disconnect/reset before headers. reset reason: connection termination",
 )
-"""What Envoy gives a filter whose cluster breaks the connection (1.36 and 1.40)."""
+"""The response that Envoy gives a filter if its cluster breaks the connection (1.36 and 1.40)."""
 _BODILESS: Final = frozenset({204, 304})
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _CONTROL: Final = re.compile(r"[\x00\r\n]")

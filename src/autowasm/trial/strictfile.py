@@ -98,7 +98,7 @@ def _sentence(error: Misfit, value: Any, root: Node, kind: Any) -> str:
 
 
 def _known(name: str, kind: inspect.Type, steps: list[str | int]) -> str:
-    """The field that the author of an unknown field may have meant: one at the same level, or at one below it."""
+    """The field that the author of an unknown field may have meant, at the same level or at one below it."""
     here = _structs(kind)
     for step in steps:
         here = [found for each in here for found in _below(each, step)]

@@ -84,7 +84,7 @@ class PreparedSuite:
 class CaseResult:
     """`log` are the lines of the filter, shown for a case that failed. `seconds` of real time.
 
-    `exchanges`: what the sandbox did to each request; None if the filter does not start there. `sandbox_only`: why the case was
+    `exchanges`: the result of each request in the sandbox; None if the filter does not start there. `sandbox_only`: why the case was
     not also run in an Envoy, although that was requested.
     """
 

@@ -21,9 +21,9 @@ from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.sandbox.vm import Started, StartFailure, Vm
 
 UNKNOWN_TO_ENVOY: Final = frozenset({FailureKind.LIMIT, FailureKind.UNSUPPORTED})
-"""Failures that say nothing about Envoy: a bound of the sandbox, or what it lacks."""
+"""Failures that say nothing about Envoy: a limit of the sandbox, or a feature that it lacks."""
 REQUEST_ID: Final = "00000000-0000-4000-8000-000000000001"
-"""`x-request-id` of a request that has none: Envoy makes one up, which would differ from run to run."""
+"""`x-request-id` of a request that has none: Envoy generates one, which would differ from run to run."""
 _OUTSIDE_STREAMS: Final = frozenset({"node", "xds"})
 """Properties that a module can read while it starts, too."""
 _PASSING: Final = """

@@ -11,7 +11,7 @@ commit 4637c9f (types), src/v8/v8.cc `link` at commit 011e2b3 (an import of anot
 global; a memory or a table is created for the module). Envoy 1.40.0 was built from other versions of these files, so the
 tables come from the binaries: for an import with a wrong type Envoy reports the right one.
 
-Two facts that the sources leave open, both seen on 1.36.4 and 1.40.0: a module with no memory that Envoy can reach crashes
+Two facts that are not in the sources, both seen on 1.36.4 and 1.40.0: a module without a memory that Envoy can access crashes
 the whole proxy (segmentation fault) at its first host call with a pointer; an imported tag crashes it when the module loads.
 """
 
@@ -222,11 +222,11 @@ FOREIGN_MODULES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 _LISTED = 200
-"""Functions that a message lists. Envoy offers about 90; a module that lacks more is no filter."""
+"""Number of functions that a message lists. Envoy offers about 90; a module that lacks more is not a filter."""
 
 
 class AbiParts(Protocol):
-    """The sections of the module, as far as the comparison needs them."""
+    """The sections of the module that the comparison needs."""
 
     def function_types(self, wanted: set[int]) -> dict[int, int]:
         """The type indices of these functions. Functions count from the first that is not imported."""
@@ -246,7 +246,7 @@ def check_host_functions(
 ) -> None:
     """Raise ContentRejected: `ImportUnknown`, `ImportMismatch`, `ExportMismatch`.
 
-    `allow_imports` are functions besides the standard ones, as `module.name`; `envoy` is the oldest Envoy for the module.
+    `allow_imports` are additional functions, as `module.name`; `envoy` is the oldest Envoy for the module.
     """
     for each in imports:
         if each.kind in (sections.GLOBAL, sections.TAG):

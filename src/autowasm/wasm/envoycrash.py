@@ -1,10 +1,10 @@
-"""Exchanges of a module with its host that end the Envoy process: types that V8 cannot represent, calls by reference.
+"""Detects modules that crash the Envoy process: types that V8 cannot represent, calls by reference.
 
 Envoy lists all imports and exports through V8's C API (`wasm-c-api`), used or not. That API ends the process over any value
 type except numbers, funcref and externref, over a tag, and over tables that it cannot allocate. `call_ref` and
 `return_call_ref` on an imported function end it with a segmentation fault; `call`, `call_indirect` and their tail calls on
 the same function are fine. Binaryen writes such code: `wasm-opt -Oz -all` merges similar functions and passes the functions in
-which they differ as references. All seen on Envoy 1.36.4 and 1.40.0; tests/e2e/test_wasm_envoy.py checks them again. ADR 0028
+which they differ as references. All of this was seen on Envoy 1.36.4 and 1.40.0; tests/e2e/test_wasm_envoy.py checks it again. ADR 0028
 has the forms that were tried. `abi.py` compares the types of functions with Envoy's own.
 
 Invariants: a module that passes does not abort the proxy by its types; it passes only if one of these is proven, the cheap
@@ -310,7 +310,7 @@ def _read_elements(reader: BinaryReader, imported: int, named: _Named, *, limits
                 reader.byte()  # the kind; only one exists
         size = reader.u32()
         left -= size
-        if left < 0:  # no compiler writes so many; nothing is proven about them
+        if left < 0:  # no compiler writes that many; nothing is proven about them
             named.add(set(range(imported)), entry=0)
             return
         if flags & _EXPRESSIONS:

@@ -74,7 +74,7 @@ def read_elements(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
             yield Segment(number, target, offset, size)
         left -= size
         if left < 0:
-            return  # later segments are not checked; no compiler writes so many elements
+            return  # later segments are not checked; no compiler writes that many elements
         for _ in range(size):
             constants.skip() if flags & _EXPRESSIONS else reader.u32()
 
@@ -108,7 +108,7 @@ _TRAP: Final = "unreachable"
 _CALLED_FIRST: Final = frozenset({"_initialize", "main", "__main_void", "_start"})
 _MAX_FUNCTIONS: Final = 200
 _MAX_DEPTH: Final = 20
-"""How many functions are read for the start functions, and how deep calls are followed; real proofs need a handful."""
+"""The number of functions that are read for the start functions, and the depth to which calls are followed; real proofs need a handful."""
 _OPENING: Final = frozenset({bodies.BLOCK, bodies.LOOP, bodies.IF, bodies.TRY, bodies.TRY_TABLE})
 _ALTERNATIVES: Final = frozenset({bodies.ELSE, bodies.CATCH, bodies.CATCH_ALL})
 _CLOSING: Final = frozenset({bodies.END, bodies.DELEGATE})
@@ -207,7 +207,7 @@ class _Starts:
         self._known: dict[int, str | None] = {}
 
     def failure(self, function: int, *, depth: int = 0) -> str | None:
-        """Why `function` never returns: a host function's name, or `_TRAP`. None if it may return."""
+        """The reason why `function` never returns: a host function's name, or `_TRAP`. None if it may return."""
         if function < len(self._imported):
             name = self._imported[function]
             fails = name in abi.HOST_FUNCTIONS and name not in abi.ALLOWED_AT_START

@@ -122,7 +122,7 @@ def validate(data: bytes, *, limits: Limits) -> Validation:
         if not problem:
             return Validation(reduced.functions, reduced.total)
     raise ContentRejected(
-        f"the module is not valid WebAssembly, Envoy would refuse it: {shown(problem, most=300)}; build it again",
+        f"the module is not valid WebAssembly, and Envoy would refuse it: {shown(problem, most=300)}; build it again",
         reason=Reason.WASM_INVALID,
     )
 

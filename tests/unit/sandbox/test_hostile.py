@@ -67,7 +67,7 @@ def test_a_loop_without_end_uses_up_its_fuel(
     _, found = _start(compiled, body, start_fuel=10_000_000)
     assert isinstance(found, StartFailure)
     assert (found.phase, found.kind) == (phase, FailureKind.LIMIT)
-    assert found.message == f"{part} failed: it used up the fuel that the sandbox grants"
+    assert found.message == f"{part} failed: it exceeded the fuel limit of the sandbox"
     assert found.fuel >= 9_999_000
 
 
@@ -76,7 +76,7 @@ def test_work_without_fuel_ends_with_its_time(compiled: Callable[[bytes], Compil
         compiled, _configuring(f"{_LOOP} (i32.const 1)"), start_fuel=2**62, seconds=0.05
     )
     assert isinstance(found, StartFailure)
-    assert found.message == "proxy_on_configure failed: it ran for longer than the sandbox grants"
+    assert found.message == "proxy_on_configure failed: it exceeded the time limit of the sandbox"
 
 
 @pytest.mark.parametrize("pages", [1, 16_384, 65_535])
@@ -116,7 +116,7 @@ def test_a_deep_recursion_reaches_the_limit_of_the_stack(
     _, found = _start(compiled, body)
     assert isinstance(found, StartFailure)
     assert found.kind is FailureKind.LIMIT
-    assert "its stack grew beyond" in found.message
+    assert "it exceeded the stack limit" in found.message
     assert len(found.frames) == 20
 
 

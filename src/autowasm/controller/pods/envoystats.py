@@ -42,7 +42,7 @@ _SAMPLE: Final = re.compile(
     rb"^(istio_requests_total|envoy_(?:wasm|server|listener_manager|http)\w{0,1000})(?:\{([^\n]{0,8000})\})? (\d{1,18})$",
     re.MULTILINE,
 )
-"""Istio's longest series have some 1500 characters; longer lines than this are not Istio's."""
+"""Istio's longest series have some 1500 characters; lines longer than this limit are not Istio's."""
 _LABEL: Final = re.compile(r'\b(\w+)="((?:[^"\\]|\\.)*)"')
 """It begins at a word boundary, so that a long word is tried only once."""
 _RELOAD: Final = re.compile(r"envoy_wasm_(?:(\w+)_)?vm_reload(?:_(success|failure|backoff))?")
@@ -197,7 +197,7 @@ class UnreadStats:
 
     @property
     def message(self) -> str:
-        """A clause without a subject: `refused the connection to its port 15090`."""
+        """A clause without a subject, such as `sent no statistics in time`."""
         return _UNREAD[self.why].format(detail=self.detail)
 
 
@@ -205,12 +205,12 @@ _UNREAD: Final = {
     ReadFailure.NO_SIDECAR: "has no sidecar",
     ReadFailure.NO_ADDRESS: "has no address, or has ended",
     ReadFailure.SHARED_ADDRESS: "shares its address with another Pod, so the statistics may be those of either",
-    ReadFailure.REFUSED: "did not accept a connection to its statistics ({detail}): it is starting, has another port for them, or has no sidecar of Istio",
+    ReadFailure.REFUSED: "did not accept a connection to its statistics port ({detail}): it is starting, uses another port, or has no Istio sidecar",
     ReadFailure.TIMEOUT: "sent no statistics in time: a NetworkPolicy may forbid the connection from wasmer",
-    ReadFailure.BROKEN: "sent statistics that were cut off or were not HTTP",
-    ReadFailure.STATUS: "answered status {detail} instead of statistics",
+    ReadFailure.BROKEN: "sent a truncated response, or one that is not HTTP",
+    ReadFailure.STATUS: "answered with status {detail} instead of statistics",
     ReadFailure.TOO_LARGE: "sent more than {detail} bytes of statistics",
-    ReadFailure.NOT_PROMETHEUS: "sent something else than statistics in the format of Prometheus",
+    ReadFailure.NOT_PROMETHEUS: "sent a response that is not in the Prometheus text format",
 }
 
 

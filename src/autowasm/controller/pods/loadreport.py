@@ -44,7 +44,7 @@ _WORDS = {
     MissingReason.NEVER_ASKED: "has never requested it",
     MissingReason.WAITING: "may still request it",
     MissingReason.SHARED_ADDRESS: "shares its address with another Pod",
-    MissingReason.UNATTRIBUTED: "has no logged download, but an address of no known Pod requested it",
+    MissingReason.UNATTRIBUTED: "has no logged download, but an address that belongs to no known Pod requested it",
     MissingReason.NOT_KNOWN: "has no logged download, but the download log is incomplete; its proxy may have the module in its own cache",
 }
 

@@ -1,4 +1,4 @@
-"""RunningReport: how many sidecars run the module, which do not, and why. Pure.
+"""RunningReport: how many sidecars run the module, which ones do not, and why. Pure.
 
 `runwatch.py` has the report of each Pod, `runtracker.py` decides when sidecars are read. Invariants: unknown states are reported as
 unknown; a Pod counts as running only if its own statistics prove it; Pods without a sidecar do not count (`Loaded` names them).
@@ -134,5 +134,5 @@ def _requests(figures: Iterable[RunFigures]) -> str:
             earlier_failed += one.requests_before.failed
     if not total:
         return "; no request was counted since"
-    text = f"; since then {failed} of {total} requests got a status of 500 or more ({failed / total:.2%})"
+    text = f"; since then {failed} of {total} requests got a 5xx response ({failed / total:.2%})"
     return text + (f", before {earlier_failed / earlier:.2%}" if earlier else "")

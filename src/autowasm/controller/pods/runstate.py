@@ -1,10 +1,10 @@
 """RunReport: whether a plug-in runs in a sidecar, judged from two readings of its statistics. Pure.
 
-`envoystats.py` has the readings. The rules are a table (`RULES`): the first rule that applies decides. Invariants: what the
-figures do not prove is Unknown; `Running` needs VMs that can only be the plug-in's; a counter of the whole process counts against
+`envoystats.py` has the readings. The rules are a table (`RULES`): the first rule that applies decides. Invariants: a state that the figures do not
+prove is Unknown; `Running` needs VMs that can only be the plug-in's; a counter of the whole process counts against
 the plug-in only if no other plug-in was added since `before`.
 
-How figures of the process are attributed: a running plug-in has one VM for each worker and two more, over all filter chains
+The figures of the process are attributed as follows. A running plug-in has one VM for each worker and two more, over all filter chains
 together. So all plug-ins run if that number of VMs exists; no plug-in runs without a VM; and the difference from `before` belongs
 to the plug-ins that were added, provided that none was removed. Draining filter chains keep their VMs and their plug-in's name,
 so a plug-in's name should differ from its predecessor's: then it contains the digest and a hash of the configuration. Otherwise
@@ -37,7 +37,7 @@ _LATE: Final = 15.0
 
 
 class RunState(enum.Enum):
-    """What is known of one plug-in in one sidecar; the values appear in the status and in metric labels."""
+    """The known state of one plug-in in one sidecar; the values appear in the status and in metric labels."""
 
     RUNNING = Reason.RUNNING.value
     STARTING = Reason.STARTING.value
@@ -55,7 +55,7 @@ class RunState(enum.Enum):
 
     @property
     def is_pending(self) -> bool:
-        """Whether the plug-in does not run yet: wait, up to a deadline."""
+        """Whether the plug-in does not run yet, but may: wait, up to a deadline."""
         return self in _PENDING
 
 
@@ -146,7 +146,7 @@ class Evidence:
 
     @property
     def has_replaced_vms(self) -> bool:
-        """Whether the number of VMs grew by what one plug-in needs, with the same set of plug-ins."""
+        """Whether the number of VMs grew by as many as one plug-in needs, with the same set of plug-ins."""
         return (
             self.before is not None
             and self.before.plugins.keys() == self.after.plugins.keys()
@@ -197,7 +197,7 @@ class Evidence:
 
     @property
     def has_new_vms(self) -> bool:
-        """Whether the number of VMs grew by what the added plug-ins need, with none removed."""
+        """Whether the number of VMs grew by as many as the added plug-ins need, with none removed."""
         added = self._added()
         return added > 0 and self._gained() >= self._each * added
 
@@ -333,7 +333,7 @@ def module_never_arrived(e: Evidence) -> bool:
 
 
 def module_not_arrived(e: Evidence) -> bool:
-    """The plug-in has no VM, no module has arrived, and its predecessor still drains: this happens to an Envoy on a busy node.
+    """The plug-in has no VM, no module has arrived, and its predecessor is still draining: this happens to an Envoy on a busy node.
 
     When nothing drains any more, the counter of modules has been reset, and the time for a start is over.
     """
@@ -377,24 +377,24 @@ def undecided(_: Evidence) -> bool:
 
 Rule = tuple[Callable[[Evidence], bool], RunState, str]
 RULES: Final[tuple[Rule, ...]] = (
-    (not_envoy, RunState.UNKNOWN, "serves statistics that are not those of a sidecar of Istio"),
+    (not_envoy, RunState.UNKNOWN, "serves statistics that are not those of an Istio sidecar"),
     (
         configuration_rejected,
         RunState.NOT_ACCEPTED,
-        "rejected a change of its listeners and does not have the configuration: an Envoy that already has the module does this "
-        "if the module refuses its configuration",
+        "rejected a listener update and does not have the configuration: an Envoy that already has the module does this if the "
+        "module refuses its configuration",
     ),
     (configuration_absent, RunState.NOT_ACCEPTED, "does not have the configuration yet"),
     (
         change_rejected,
         RunState.NOT_ACCEPTED,
-        "rejected a change of its listeners and keeps the previous configuration: an Envoy that already has the module does this "
-        "if the module refuses its configuration",
+        "rejected a listener update and keeps the previous configuration: an Envoy that already has the module does this if the "
+        "module refuses its configuration",
     ),
     (
         change_absent,
         RunState.NOT_ACCEPTED,
-        "has the previous configuration: it has changed no listener yet",
+        "still has the previous configuration: it has updated no listener yet",
     ),
     (
         vm_reloaded,
@@ -409,7 +409,7 @@ RULES: Final[tuple[Rule, ...]] = (
     (
         fetch_gave_up_at_some_time,
         RunState.UNKNOWN,
-        "gave up fetching a module, but of which filter, or when, is not known",
+        "gave up fetching a module, but it is not known for which filter, or when",
     ),
     (module_awaited, RunState.STARTING, "has the configuration and waits for the module"),
     (module_never_arrived, RunState.FETCH_FAILED, "has the configuration but never got the module"),
@@ -426,15 +426,15 @@ RULES: Final[tuple[Rule, ...]] = (
     (
         change_not_known,
         RunState.UNKNOWN,
-        "has a filter of this name, but whether with the present configuration or the previous one is not known",
+        "has a filter of this name, but it is not known whether with the current or the previous configuration",
     ),
     (
         predecessor_drains,
         RunState.STARTING,
-        "has the configuration, but its VMs may be those of the previous one, which still drains",
+        "has the configuration, but its VMs may be those of the previous one, which is still draining",
     ),
     (vms_active, RunState.RUNNING, "runs the module"),
-    (vms_starting, RunState.STARTING, "has the module and starts it"),
+    (vms_starting, RunState.STARTING, "has the module and is starting it"),
     (listener_warming, RunState.STARTING, "has the configuration, and a listener is not ready yet"),
     (
         undecided,

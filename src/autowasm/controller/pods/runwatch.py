@@ -17,14 +17,14 @@ from autowasm.controller.pods.runstate import Acceptance, RunReport, RunState, j
 from autowasm.controller.pods.statsreader import StatsReader
 
 BASELINE_AGE: Final = 600.0
-"""Seconds. An older reading shows too little about the effect of one change: others came in between."""
+"""Seconds. An older reading shows too little about the effect of one change, because others came in between."""
 _SKEW: Final = 10.0
 """Seconds by which the start of a process, known to within 5 s, must be later than a change dated by another machine's clock."""
 
 _UNSURE: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.FETCH_FAILED})
 """Failures that a single reading may show by chance, between two states of Envoy."""
 _ONCE_MORE: Final = RunReport(
-    RunState.STARTING, "may have failed to start the module; it is read once more"
+    RunState.STARTING, "may have failed to start the module; its statistics are read again"
 )
 
 

@@ -3,8 +3,8 @@
 An informer lags milliseconds behind our writes; a reconcile that reads only the informer would write again, or run into a
 conflict. Reads are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has
 not caught up for `KEPT` seconds; never one newer than the API server has stored; once the informer has passed our version, only
-its store counts, even if it never showed the object: a list after a lost watch shows what exists, not what came and went in
-between.
+its store counts, even if it never showed the object: a list after a lost watch shows only objects that exist, not those that were created and deleted
+in between.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class MutationCache:
         self._in_flight: Counter[ObjectKey] = Counter()
         """Objects with a call to the API server in flight, and how many: a status has two writers."""
         self._gone: set[ObjectKey] = set()
-        """Those objects of them that were deleted meanwhile."""
+        """Objects in `_in_flight` that were deleted meanwhile."""
 
     def get(self, key: ObjectKey) -> Document | None:
         """The object as last written by us or shown by the informer."""

@@ -406,7 +406,7 @@ class RolloutDriver:
                 by_uid = {str(uuid.UUID(bytes=uid)): one for uid, one in found.items()}
                 readings.add(by_uid, plugin=plugin, begun=begun)
         except Exception:  # supervised edge: a bug must not stop the rollouts of other objects
-            _log.exception("sidecars not read unexpectedly", key=str(key))
+            _log.exception("reading of sidecars failed unexpectedly", key=str(key))
             self._metrics.unexpected_errors.labels("rollout").inc()
         memory.task, memory.read_ended = None, self._clock()
         self._on_change(key)

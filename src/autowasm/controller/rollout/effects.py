@@ -31,7 +31,7 @@ from autowasm.units import format_duration, parse_duration
 LOOK: Final = 2.0
 """Seconds between two observations of a step."""
 SLOW_LOOK: Final = 15.0
-"""The same of a paused rollout."""
+"""The same for a paused rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _entered(facts: Facts, *, step: int, size: int, choice: Choice | None) -> Re
     members = len(choice.members(facts.candidates)) if choice is not None else total
     message = f"step {step} of {state.steps}: {members} of {total} Pods have the new filter"
     if choice is not None and choice.groups:
-        message += f"; it names {choice.by.value.lower()}s, because one EnvoyFilter cannot hold so many names of Pods"
+        message += f"; it names {choice.by.value.lower()}s, because one EnvoyFilter cannot hold that many Pod names"
     elif choice is not None and len(choice.pods) >= facts.observation.capacity < size:
         message += f" instead of {size}, because one EnvoyFilter cannot hold more names"
     choice = choice or Choice()
@@ -264,7 +264,7 @@ def adopt(facts: Facts) -> Result:
         aborted=_aborted_before(facts),
         command=_handled_at_begin(facts),
         refresh=facts.observation.refresh,
-        message="the filter of the spec is the one that all Pods have",
+        message="all Pods already have the filter of the spec",
     )
     return new, (
         RecordEvent("Normal", "RolloutSucceeded", new.message),

@@ -45,7 +45,7 @@ def valid(facts: Facts) -> Iterator[Finding]:
 
 
 def deleted(facts: Facts) -> Iterator[Finding]:
-    """The object is not being deleted: wasmer writes nothing for an object that is."""
+    """The object is not being deleted: wasmer writes nothing for an object that is being deleted."""
     time = (facts.document.get("metadata") or {}).get("deletionTimestamp")
     if time:
         what = f"deletion requested at {time}: wasmer no longer writes anything for it"

@@ -1,4 +1,4 @@
-"""Step Rollout: how far the staged rollout of the spec is, what it waits for, why it was aborted, and how to go on.
+"""Step Rollout: how far the staged rollout of the spec is, what it waits for, why it was aborted, and how to continue.
 
 The controller's status reports it (ADR 39, `controller/rollout/`). Invariant: only a rollout that needs a person, or that ended without
 the filter of the spec, is more than a note.
@@ -28,7 +28,7 @@ _WAITS: Final[dict[str, str]] = {
     RolloutReason.UNKNOWN.value: _STATISTICS,
     RolloutReason.MODULE_PENDING.value: "see Source and Module above",
 }
-"""What can be done about what a step waits for, by reason. All others need time only."""
+"""The remedy for each reason why a step waits. All other reasons only need time."""
 _STUCK: Final = frozenset(
     {
         RolloutReason.POD_NOT_READY.value,
@@ -43,13 +43,13 @@ _FAULTS: Final[dict[str, str]] = {
     RolloutReason.CRASHING.value: "find the crash in the log of the Pod's istio-proxy, or with wasmc run -f",
     RolloutReason.FETCH_FAILED.value: "check that the proxy reaches wasmer (see Network below)",
     RolloutReason.FAILURE_RATIO.value: "find the failing requests in the log of the Pod's istio-proxy, or with wasmc run -f",
-    RolloutReason.DEADLINE_EXCEEDED.value: "correct what the message names",
-    RolloutReason.ABORTED_BEFORE.value: "put another module under the tag, or change the spec",
+    RolloutReason.DEADLINE_EXCEEDED.value: "correct the cause that the message names",
+    RolloutReason.ABORTED_BEFORE.value: "move the tag to another module, or change the spec",
 }
 
 
 def rollout(facts: Facts) -> Iterator[Finding]:
-    """A finding for the phase, and a note if it is about an earlier spec. Of a plan: in which steps a change comes."""
+    """A finding for the phase, and a note if it is about an earlier spec. For a plan: the steps in which a change reaches the Pods."""
     wanted = facts.autowasm is not None and facts.autowasm.spec.rollout is not None
     state = facts.status.rollout
     if facts.planned:

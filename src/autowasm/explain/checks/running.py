@@ -1,7 +1,7 @@
 """Step Pods: the published module runs in the sidecars, by their own statistics.
 
 Statistics that were read now (`explain/statistics.py`) count more than the status, which the controller wrote after the last change
-(`controller/pods/runtracker.py`). Invariant: a sidecar of which nothing is known is a note, never an error.
+(`controller/pods/runtracker.py`). Invariant: a sidecar whose state is not known is a note, never an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ _FIELD: Final = "status.pods.running"
 _NAMED: Final = 3
 _RUNNING: Final = "Running"
 _UNDECIDED: Final = frozenset({"Unknown", "StatsUnreachable", "Starting"})
-"""With one reading. The status may know more, from the readings before and after the change."""
+"""Undecided after one reading. The status may know more, from the readings before and after the change."""
 REACH_STATISTICS: Final = (
     f"allow wasmer to connect to port {envoystats.PORT} of the Pods, if a NetworkPolicy forbids it"
 )

@@ -80,7 +80,7 @@ def elsewhere(facts: Facts) -> Iterator[Finding]:
             if address not in own
         ]
         if foreign and own:
-            what = f"has endpoints that are no Pods of wasmer in this cluster: {', '.join(foreign[:3])}; sidecars may fetch from them"
+            what = f"has endpoints that are not Pods of wasmer in this cluster: {', '.join(foreign[:3])}; sidecars may fetch from them"
             remedy = "remove these endpoints, or make sure that they serve the same modules"
             name = f"EndpointSlice {slice_.where}"
             yield _finding(Level.WARNING, "ForeignEndpoint", name, what, remedy, field="endpoints")

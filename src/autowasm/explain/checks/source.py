@@ -36,9 +36,9 @@ _START_REMEDIES: Final[dict[str, str]] = {
     Reason.CONFIGURATION_REFUSED: "correct the configuration",
     Reason.START_FAILED: "push a module that starts, or give it the environment that it needs (spec.filter.env)",
     Reason.FIRST_REQUEST_FAILED: "check whether the filter expects headers that a plain request lacks",
-    Reason.FIRST_REQUEST_HELD: "check whether the filter waits for something that never comes",
+    Reason.FIRST_REQUEST_HELD: "check whether the filter waits for an event that never comes",
     Reason.CALLOUT_NEEDED: "make sure that the cluster exists in each sidecar (--call CLUSTER=FILE answers the call)",
-    Reason.DEPENDS_ON_ENVOY: "compare with a real sidecar (--property PATH=VALUE sets what the filter asks for)",
+    Reason.DEPENDS_ON_ENVOY: "compare with a real sidecar (--property PATH=VALUE sets a property that the filter requests)",
     Reason.PREFLIGHT_UNAVAILABLE: "see the log of wasmer",
 }
 

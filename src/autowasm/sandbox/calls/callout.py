@@ -109,7 +109,7 @@ def _http_answered(host: Host, root: Context, token: int, answer: Answer) -> Non
 
 
 def _called(host: Host, root: Context, name: str, *arguments: int) -> None:
-    """Call a callback with what a cluster answered, which is out of reach before anything happens that the callback asked for."""
+    """Call a callback with the answer of a cluster, which is dropped before the actions that the callback requested run."""
 
     def forget() -> None:
         root.http_response = root.grpc_message = None
@@ -279,7 +279,7 @@ def _grpc_callout(
 
 
 def _open(host: Host, root: Context, callout: Callout, kind: int) -> tuple[Result, int]:
-    """Envoy reads the target as a `GrpcService`, and as the name of a cluster if it is none."""
+    """Envoy reads the target as a `GrpcService`, and as the name of a cluster if it is not one."""
     _recorded(host, callout)
     is_known = callout.cluster in host.environment.clusters
     if not callout.is_parsed and not is_known:
@@ -347,7 +347,7 @@ def _grpc_end(answer: Answer) -> tuple[int, bytes]:
 
 
 def _http_end(answer: HttpAnswer) -> tuple[int, bytes]:
-    """What an HTTP response means to a gRPC client (`AsyncStreamImpl::onHeaders` and `onData`)."""
+    """The meaning of an HTTP response for a gRPC client (`AsyncStreamImpl::onHeaders` and `onData`)."""
     headers = dict(answer.headers)
     status = headers.get("grpc-status", "")
     if not answer.body and not answer.trailers and status.isdecimal() and status.isascii():
@@ -358,7 +358,7 @@ def _http_end(answer: HttpAnswer) -> tuple[int, bytes]:
 
 
 def _is_framed(body: bytes) -> bool:
-    """Whether these are gRPC messages, of which the last one may lack its end."""
+    """Whether these are gRPC messages; the last one may be incomplete."""
     while body:
         size = int.from_bytes(body[1:_FRAME_HEADER], "big")
         if body[0] > 1 or (body[0] and size):
@@ -404,14 +404,14 @@ def _closed(host: Host, root: Context, token: int, status: int, message: bytes) 
     _called(host, root, "proxy_on_grpc_close", token, status)
 
 
-# --- GrpcService as protobuf, as far as the cluster's name
+# --- the name of the cluster in a GrpcService in protobuf
 
 
 _ENVOY_GRPC, _GOOGLE_GRPC = 1, 2
 
 
 def _cluster_of(fields: Sequence[tuple[int, int | bytes]]) -> bytes | None:
-    """The cluster in a `GrpcService` (`cluster_name`, `target_uri`); None for one that names no target at all."""
+    """The cluster in a `GrpcService` (`cluster_name`, `target_uri`); None for one that names no target."""
     cluster = None
     for number, value in fields:
         if number in (_ENVOY_GRPC, _GOOGLE_GRPC) and isinstance(value, bytes):

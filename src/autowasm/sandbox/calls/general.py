@@ -246,7 +246,7 @@ def _lacking(name: str) -> Callable[[Host, bytes], _Foreign]:
 
 
 def _expression(_host: Host, arguments: bytes) -> _Foreign:
-    """Evaluate an expression, which no module can have made: `expr_create` is not supported."""
+    """Evaluate an expression. No module can have one: `expr_create` is not supported."""
     return (Result.BAD_ARGUMENT if len(arguments) != 4 else Result.NOT_FOUND), None
 
 

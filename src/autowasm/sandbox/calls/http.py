@@ -53,7 +53,7 @@ def _write_value(
 def get_value(
     host: Host, kind: int, key_at: int, key_size: int, address_at: int, size_at: int
 ) -> Result:
-    """The first value of a header. ABI 0.1.0 has an empty one for a header that is not there."""
+    """The first value of a header. In ABI 0.1.0, the value of an absent header is empty."""
     if kind > MapType.HTTP_CALL_RESPONSE_TRAILERS:
         return Result.BAD_ARGUMENT
     key = host.read(key_at, key_size)
@@ -115,7 +115,7 @@ def set_pairs(host: Host, kind: int, at: int, size: int) -> Result:
 
 
 def get_size(host: Host, kind: int, size_at: int) -> Result:
-    """Bytes of the names and values of a map that may be changed now."""
+    """Size of the names and values of a map that may be changed now, in bytes."""
     if kind > MapType.HTTP_CALL_RESPONSE_TRAILERS:
         return Result.BAD_ARGUMENT
     found = _mutable(host, kind)

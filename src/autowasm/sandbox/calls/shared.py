@@ -30,7 +30,7 @@ def get_data(
 
 
 def set_data(host: Host, key_at: int, key_size: int, at: int, size: int, cas: int) -> Result:
-    """Set the value of a key, if its version is `cas` or that is 0."""
+    """Set the value of a key if `cas` is its version or 0."""
     key, value = host.read(key_at, key_size), host.read(at, size)
     if key is None or value is None:
         return Result.INVALID_MEMORY_ACCESS
@@ -39,7 +39,7 @@ def set_data(host: Host, key_at: int, key_size: int, at: int, size: int, cas: in
 
 
 def register_queue(host: Host, name_at: int, name_size: int, token_at: int) -> Result:
-    """Make a queue, and let its root context hear of entries."""
+    """Create a queue, and notify its root context of new entries."""
     name = host.read(name_at, name_size)
     if name is None:
         return Result.INVALID_MEMORY_ACCESS
@@ -55,7 +55,7 @@ def register_queue(host: Host, name_at: int, name_size: int, token_at: int) -> R
 def resolve_queue(
     host: Host, vm_at: int, vm_size: int, name_at: int, name_size: int, token_at: int
 ) -> Result:
-    """The token of a queue, of this VM id if that is empty."""
+    """The token of a queue; an empty VM id means that of this VM."""
     vm_id, name = host.read(vm_at, vm_size), host.read(name_at, name_size)
     if vm_id is None or name is None:
         return Result.INVALID_MEMORY_ACCESS

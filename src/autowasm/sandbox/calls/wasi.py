@@ -14,7 +14,7 @@ _LEVELS: Final = {_STDOUT: LogLevel.INFO, _STDERR: LogLevel.ERROR}
 _MOST_RANDOM: Final = 64 * 1024
 _REALTIME, _MONOTONIC = 0, 1
 _VECTOR_FUEL: Final = 500
-"""For each piece of an output, as long as the host needs for it."""
+"""For each piece of an output: about as many instructions as the host takes for it."""
 
 
 # --- output
@@ -31,7 +31,7 @@ def fd_write(host: Host, descriptor: int, vectors: int, count: int, written_at: 
 def fd_pwrite(
     host: Host, descriptor: int, vectors: int, count: int, _offset: int, written_at: int
 ) -> Errno:
-    """As `fd_write`: there are no offsets."""
+    """Like `fd_write`: there are no offsets."""
     return fd_write(host, descriptor, vectors, count, written_at)
 
 
@@ -61,7 +61,7 @@ def _write(host: Host, descriptor: int, vectors: int, count: int) -> int | Errno
 
 
 def fd_fdstat_get(host: Host, descriptor: int, stat_at: int) -> Errno:
-    """What standard output and error may do: write."""
+    """The rights of standard output and error: write."""
     if descriptor not in _LEVELS:
         return Errno.BADF
     host.write(stat_at, bytes(8) + (64).to_bytes(8, "little") + bytes(8))
@@ -142,7 +142,7 @@ def environ_get(host: Host, pointers: int, buffer: int) -> Errno:
 
 
 def environ_sizes_get(host: Host, count_at: int, size_at: int) -> Errno:
-    """How many variables there are, and how many bytes they take."""
+    """The number of variables, and their size in bytes."""
     texts = _environment(host)
     return _ok(
         host.write_number(count_at, len(texts))
@@ -197,7 +197,7 @@ def poll_oneoff(host: Host, _in: int, _out: int, _count: int, events_at: int) ->
 
 
 def proc_exit(_host: Host, _code: int) -> None:
-    """Nothing: Envoy notes it in its log at level trace, and the module goes on."""
+    """Does nothing: Envoy logs the call at level trace, and the module continues."""
 
 
 def always(errno: Errno) -> Callable[..., Errno]:

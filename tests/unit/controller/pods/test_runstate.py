@@ -190,7 +190,7 @@ def test_rejected_change_of_the_same_name_is_named() -> None:
     rejected = stats("old", active_vms=4, rejected=1)
     report = judge(OLD, rejected, "old", acceptance=Acceptance.NOT_SEEN)
     assert report.state is RunState.NOT_ACCEPTED
-    assert "rejected a change" in report.message
+    assert "rejected a listener update" in report.message
     seen = judge(OLD, rejected, "old", acceptance=Acceptance.SEEN)
     assert seen.state is RunState.RUNNING, "it may be another listener"
 

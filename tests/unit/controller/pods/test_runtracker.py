@@ -508,7 +508,7 @@ async def test_requests_are_reported_when_all_is_settled(filtered: FilteredPods)
         filtered.sidecars.pages[A] = page(["test"], vms=VMS, requests=(185, 15))
         report = await checked(tracker)
     assert report.condition.message.endswith(
-        "since then 5 of 100 requests got a status of 500 or more (5.00%), before 10.00%"
+        "since then 5 of 100 requests got a 5xx response (5.00%), before 10.00%"
     )
 
 
