@@ -183,7 +183,7 @@ class RunSettings:
     pause: float = 1.0
     """Between the first two readings of a Pod; each pause is twice the previous one."""
     longest: float = 30.0
-    """The longest pause. Istio's sidecars drain what was replaced for 45 s."""
+    """The longest pause. Istio's sidecars drain replaced filter chains for 45 s."""
     settle: float = 60.0
     """A Pod is not read any more when its module runs this long after the first reading."""
     window: float = 300.0

@@ -214,7 +214,7 @@ class RolloutVerdict(Struct, frozen=True, omit_defaults=True, rename="camel"):
     stable_requests: int = 0
     stable_failures: int = 0
     is_by_time: bool = field(default=False, name="byTime")
-    """Some Pod had too few requests, or could not be read: only the time speaks for it."""
+    """Some Pod had too few requests, or could not be read: only the elapsed time is evidence."""
     pod: str = ""
     """`namespace/name` of the Pod that `status.rollout.reason` is about."""
     per_pod: tuple[PodRequests, ...] = ()
@@ -300,7 +300,7 @@ def read(document: Mapping[str, Any] | None) -> Status:
 
 
 def is_written(document: Mapping[str, Any] | None) -> bool:
-    """Whether wasmer has written this status. A new object has the default of the CRD, which only says that it was not observed."""
+    """Whether wasmer has written this status. A new object has the default of the CRD, which only states that it was not observed."""
     return document is not None and "phase" in document
 
 

@@ -1,8 +1,8 @@
 """Variant: one form of the filter: module, configuration, environment, and where it is inserted. Pure.
 
 A staged rollout (ADR 39) has two variants in one EnvoyFilter. `variant_of` makes the one that the spec describes;
-`wasmfilter.py` writes a variant as Envoy's HTTP filter, and reads it back. Invariant: the digest changes with everything
-that a module or a request can notice, and with nothing else.
+`wasmfilter.py` writes a variant as Envoy's HTTP filter, and reads it back. Invariant: the digest changes with everything that can affect a module or
+a request, and with nothing else.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     position: Position = Position.BEFORE_ROUTER
     allow_on_headers_stop_iteration: bool = False
     record: Record | None = None
-    """What the source resolved to; None if an EnvoyFilter does not say it. Not in the digest: a source may move."""
+    """The result of resolving the source; None if an EnvoyFilter does not have it. Not in the digest: a source may move."""
     resend: int = 0
     """How many times the module was resent (ADR 17). Not in the digest."""
 
@@ -84,7 +84,7 @@ def variant_of(autowasm: AutoWasm, record: Record, *, resend: int = 0) -> Varian
 
 
 def staged_plugin_name(autowasm: AutoWasm, variant: Variant) -> str:
-    """The plugin's name during staged rollouts: Envoy's statistics `wasm.<name>.*` then tell which variant it runs."""
+    """The plugin's name during staged rollouts: Envoy's statistics `wasm.<name>.*` then show which variant it runs."""
     return plugin_name_of(autowasm, variant.digest)
 
 

@@ -58,7 +58,7 @@ AUTOWASM: Final = Vocabulary(
         f"{_FILTER}.env[].name": "the name of the variable",
         f"{_FILTER}.env[].value": "a string",
         f"{_FILTER}.allowOnHeadersStopIteration": "true or false",
-        f"{_FILTER}.priority": "a whole number; filters with lower numbers run first",
+        f"{_FILTER}.priority": "a whole number (lower numbers run first)",
         f"{_FILTER}.refreshInterval": _DURATION,
         "spec.rollout": "a mapping with steps, or {} for the default steps",
         "spec.rollout.steps": _STEPS,

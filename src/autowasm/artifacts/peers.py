@@ -73,7 +73,7 @@ class PeerList:
         return tuple(url for url in self._urls if url not in self._ourselves)
 
     def is_us(self, url: str) -> None:
-        """`url` is this replica itself."""
+        """`url` belongs to this replica itself."""
         self._ourselves.add(url)
 
     def refresh(self) -> None:

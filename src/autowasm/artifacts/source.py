@@ -36,9 +36,9 @@ class FetchRequest:
     expected: Sha256Hex | None = None
     record: Record | None = None
     owner: str = field(default="", compare=False)
-    """The AutoWasm's key as text. The module replaces what it has published already."""
+    """The AutoWasm's key as text. The module replaces the one that it has published already."""
     known: Record | None = None
-    """What the same source resolved to last: the result if the server answers "unchanged"."""
+    """The last result for the same source, used again if the server answers "unchanged"."""
 
 
 @dataclass(frozen=True, slots=True)

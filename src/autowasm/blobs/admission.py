@@ -1,6 +1,6 @@
 """DiskAdmission: admission to a store with a budget, on a volume that may fill up (`store.Admission`, ADR 16).
 
-Removing unneeded blobs is in `retention.py`. The free space is checked as well as the budget, because other programs write
+`retention.py` removes unneeded blobs. The free space is checked as well as the budget, because other programs write
 to the volume too. Invariants: a commit never takes the stored bytes over the budget; a refusal removes nothing and affects
 only the caller; free space excludes what the file system reserves for root.
 """

@@ -96,7 +96,7 @@ _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class DamagedBlob(Exception):
-    """A stored file whose bytes do not have the digest in its name. The argument describes what was found instead."""
+    """A stored file whose bytes do not have the digest in its name. The argument describes the actual content."""
 
 
 def scan(directory: Path) -> tuple[dict[Sha256Hex, int], list[str]]:
@@ -134,7 +134,7 @@ def make_workspace(staging: Path) -> Path:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove `directory` and its content. What cannot be removed is left to the next start."""
+    """Remove `directory` and its content. Files that cannot be removed are left to the next start."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -184,7 +184,7 @@ def settle(
 ) -> SyncedFile:
     """Sync the bytes of `staged` to disk and hash them. `expected`: the digest that they must have, if there is one.
 
-    `hashed`: what was hashed while the file was written. If the file is unchanged since, it is not read again.
+    `hashed`: the hash that was computed while the file was written. If the file is unchanged since, it is not read again.
     """
     fd = os.open(staged, _OPEN_FLAGS)
     try:

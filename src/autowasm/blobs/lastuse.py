@@ -53,12 +53,12 @@ class ClockState(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class DurableClock:
-    """Seconds since the cache directory was first used: a monotonic clock that goes on over restarts, not the time of day.
+    """Seconds since the cache directory was first used: a monotonic clock that continues across restarts, not the time of day.
 
     While the process runs it is the monotonic clock: `start` there was `base` on this clock. Between two runs it advances by
     the kernel's clock since boot if the machine has not booted since. After a boot, or on another machine, it advances by the
-    time of day, for at most `MAX_DOWNTIME`. Invariant: a clock that is set, forward or back by years, makes nothing older than
-    that, and no age decreases; running time always counts, so nothing stays young.
+    time of day, for at most `MAX_DOWNTIME`. Invariant: setting the clock, even by years, makes nothing older than that and decreases no age; running
+    time always counts, so nothing stays young.
     """
 
     base: float
@@ -93,7 +93,7 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 class LastUse:
-    """Last uses by digest, on the clock `clock`. What is evicted is decided in `admission.py` and `retention.py`."""
+    """Last uses by digest, on the clock `clock`. `admission.py` and `retention.py` decide which blobs are evicted."""
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ class Retention:
     def admit(self, owner: str, namespace: str, sha256: Sha256Hex) -> None:
         """Hold a stored blob until `owner` publishes it in place of its earlier module.
 
-        Raises StorageError (`NamespaceShareExceeded`); never for what the namespace has published already, nor before all
+        Raises StorageError (`NamespaceShareExceeded`); never for a module that the namespace has published already, nor before all
         owners have reported: a blob that is in the store at the start was admitted before.
         """
         if sha256 in self._store and self._pins.complete:

@@ -60,7 +60,7 @@ class Admission(Protocol):
     ) -> AbstractAsyncContextManager[Reservation]:
         """Room in the namespace's quota for a blob, as far as digest and size are known (`NamespaceShareExceeded`).
 
-        Modules that `owner` alone has published do not count: the blob will replace them. Early after a start it waits until
+        Modules that `owner` alone has published do not count: the blob will replace them. Shortly after a start it waits until
         the modules that the namespace has published are known.
         """
 
@@ -261,8 +261,8 @@ class BlobStore:
     ) -> asyncio.Future[SyncedFile]:
         """Hash and sync `stage.path` in the background: most of the work of `commit`.
 
-        `expected`: None if no digest is promised; the result has the digest. `hashed`: what is known of the file if its bytes
-        were hashed while they were written; an unchanged file is then only synced. Raises ContentRejected (`DigestMismatch`)
+        `expected`: None if no digest is promised; the result has the digest. `hashed`: the hash of the file if its bytes were hashed while they were
+        written; an unchanged file is then only synced. Raises ContentRejected (`DigestMismatch`)
         and OSErrors.
         """
         job = functools.partial(files.settle, stage.path, expected, hashed=hashed)

@@ -71,7 +71,7 @@ async def opened(
 async def fetched(
     opened: OpenSource, arguments: argparse.Namespace, *, secret_uid: str = "", pools: Pools
 ) -> AsyncIterator[tuple[Record, Path]]:
-    """The checked module of the source, and what it resolved to."""
+    """The checked module of the source, and the content to which the source resolved."""
     where = opened.autowasm.spec.filter.source
     pinned = await opened.source.resolve(where, credential=opened.credential)
     async with registries.workdir(None, pools=pools) as workdir:

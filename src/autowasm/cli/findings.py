@@ -68,7 +68,7 @@ def overview(
 
 
 def headline(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`, or a text that says that there are none."""
+    """`2 errors, 1 warning`, or a text that reports that there are none."""
     counts = Counter(finding.level for finding in findings)
     parts = [
         f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"

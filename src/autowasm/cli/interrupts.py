@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM in the commands of `wasmc`.
 
-Invariants: the first signal cancels the work, which removes its temporary files; on a terminal, a message names what the command waits
+Invariants: the first signal cancels the work, which removes its temporary files; on a terminal, a message names the operation that the command waits
 for; the second signal exits at once. An interrupted command exits with status 130 or 143.
 """
 

@@ -84,7 +84,7 @@ def check_size(size: int, *, limits: Limits) -> None:
     """Raises ContentRejected for a file that is larger than wasmer would fetch."""
     if size > limits.layer_bytes:
         raise ContentRejected(
-            f"the file has {format_size(size)}; the limit for an object is "
+            f"the file is {format_size(size)}; the limit for an object is "
             f"{format_size(limits.layer_bytes)}",
             reason=Reason.TOO_LARGE,
         )

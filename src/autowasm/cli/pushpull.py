@@ -345,6 +345,6 @@ def _check_file(path: Path, *, most: int) -> None:
         raise ContentRejected(f"{path} is not a regular file", reason=Reason.NOT_A_FILE)
     if status.st_size > most:
         raise ContentRejected(
-            f"{path} has {format_size(status.st_size)}; the limit is {format_size(most)}",
+            f"{path} is {format_size(status.st_size)}; the limit is {format_size(most)}",
             reason=Reason.TOO_LARGE,
         )

@@ -353,7 +353,7 @@ def as_json(view: RolloutView) -> dict[str, Any]:
 
 
 def next_of(view: RolloutView) -> str:
-    """The next event, or what the user can do."""
+    """The next event, or the commands that the user can give."""
     rollout, key = view.rollout, view.key
     if rollout is None or view.outcome is Outcome.SUCCEEDED:
         return ""

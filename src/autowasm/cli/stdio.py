@@ -214,7 +214,7 @@ class Progress:
 
 
 class LiveBlock:
-    """`show` replaces what was shown before, on a terminal of at least this size and unless `is_plain`."""
+    """`show` replaces the previous text, on a terminal of at least this size and unless `is_plain`."""
 
     def __init__(self, stream: TextIO, *, width: int, height: int, is_plain: bool = False) -> None:
         self._stream = stream

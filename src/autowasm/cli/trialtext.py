@@ -1,7 +1,7 @@
 """The result of `wasmc run` as text.
 
 Invariants: no line is wider than the terminal, except for a single word that is; everything that comes from the module is
-printable; the marks `+`, `~` and `-` say the same as the colours.
+printable; the marks `+`, `~` and `-` have the same meaning as the colours.
 """
 
 import textwrap
@@ -259,7 +259,7 @@ def _add_metrics(page: Page, metrics: Sequence[Metric]) -> None:
 def _add_callout(page: Page, label: str, callout: Callout) -> None:
     answer = callout.answer
     if answer is None:
-        said = f"no such cluster here; --call {shown(callout.cluster)}=FILE answers it"
+        said = f"no such cluster here; --call {shown(callout.cluster)}=FILE answers the call"
     elif isinstance(answer, Broken):
         said = "the connection breaks"
     elif isinstance(answer, GrpcAnswer):

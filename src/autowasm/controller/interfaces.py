@@ -1,7 +1,7 @@
 """The interfaces between the reconciler and its mode: the source of AutoWasm objects, and the destination of results.
 
 In cluster mode these are informers and API writes, in standalone mode a directory and files; the reconciler is the same.
-Invariant: `published` and `Lookup.document` return what was read back, never what we intended to write.
+Invariant: `published` and `Lookup.document` return the objects that were read back, never the ones that we intended to write.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StagedResult:
-    """`look_again`: seconds until the next look; None: an event queues the key. `is_taken`: the status has the spec's module."""
+    """`look_again`: seconds until the next observation; None: an event queues the key. `is_taken`: the status has the spec's module."""
 
     look_again: float | None = None
     is_taken: bool = False
@@ -91,7 +91,7 @@ class StagedPublisher:
         record: Record | None,
         start: StartDecision,
     ) -> StagedResult:
-        """Look once, and write the result.
+        """Observe once, and write the result.
 
         `record`: the module of the spec, ready to be published; None: it is not ready. Raises as `Publisher.publish`.
         """

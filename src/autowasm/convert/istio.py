@@ -312,7 +312,7 @@ def _directions(
     if is_gateway(labels) and not gateway:
         conversion.note(
             "spec.selector",
-            "the labels are those of a gateway, so the AutoWasm is for what the gateway receives, and not for sidecars",
+            "the labels are those of a gateway, so the AutoWasm applies to the requests to the gateway, and not to sidecars",
         )
     elif not of_gateway and any("gateway" in str(value) for value in labels.values()):
         conversion.note(

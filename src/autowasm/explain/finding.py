@@ -1,7 +1,7 @@
 """Finding: the result of a check, with its place and a remedy.
 
 Invariants: `what` and `remedy` are sentences without credentials, URL queries and control characters, so they can go to a
-terminal and a CI log; a finding states only what the facts show.
+terminal and a CI log; a finding states nothing beyond the facts.
 """
 
 import enum

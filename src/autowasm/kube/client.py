@@ -135,7 +135,7 @@ class ApiConnection:
     async def send(
         self, call: Call, deadlines: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer, of any status; released at the end. Raises what aiohttp raises."""
+        """The answer, of any status; released at the end. Raises the exceptions of aiohttp."""
         self._users += 1
         configuration = self.configuration
         headers = {
@@ -311,7 +311,7 @@ class KubeClient:
     async def _answer(
         self, call: Call, deadlines: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer with status 2xx, released at the end. Raises ApiError for others, and what aiohttp raises."""
+        """An answer with status 2xx, released at the end. Raises ApiError for others, and the exceptions of aiohttp."""
         connection = self._connection
         if connection is None:
             raise Unreachable("the client is closed")

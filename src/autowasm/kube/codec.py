@@ -266,7 +266,7 @@ _MAX_DECODED: Final = 64
 class EncodedDocument(Mapping[str, Any]):
     """A decoded object that is kept as JSON: an EnvoyFilter takes 3 KiB, as dicts and strings 11. It is decoded when it is read.
 
-    Invariants: it equals the dict that it was made of, with numbers of the same type; a reader changes nothing in what it reads.
+    Invariants: it equals the dict from which it was made, with numbers of the same type; a reader changes nothing in what it reads.
     """
 
     __slots__ = ("text",)
@@ -459,7 +459,7 @@ async def _exceeds(text: bytes, *, most: int) -> bool:
     text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     await asyncio.sleep(0)
     if text.count(b'"') > 2 * most:
-        return True  # as many strings take as long as that many values
+        return True  # strings take as long as the same number of values
     outside = b"".join(text.split(b'"')[::2])
     await asyncio.sleep(0)
     return _at_most(outside) > most

@@ -112,7 +112,7 @@ async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[Non
             pass
         except (
             Exception
-        ):  # supervised edge: a bug in the leader's work must not stop what every replica does
+        ):  # supervised edge: a bug in the leader's work must not stop the work that every replica does
             _log.exception("leader work failed unexpectedly", retry_in=FAILED_RETRY)
             await asyncio.sleep(FAILED_RETRY)
 

@@ -54,11 +54,11 @@ class Vocabulary:
     expected: Mapping[str, str] = field(default_factory=dict)
     """The value of a field, for the end of a sentence that begins with `use`."""
     meant: Mapping[str, str] = field(default_factory=dict)
-    """The path of an unknown field, and the path of the field of the schema that it stands for. `*` is any name."""
+    """The path of an unknown field, and the path of the field of the schema that is meant. `*` is any name."""
     meant_by: Callable[[str, object], str] | None = None
     """From the path of `meant` and the value to the path of the field that the value is for."""
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    """The path of a valid field of another API, and the alternative. A path without a parent stands for every parent."""
+    """The path of a valid field of another API, and the alternative. A path without a parent matches every parent."""
     formats: frozenset[str] = frozenset()
     """The paths of strings with a format that no number has, so quotes do not correct one."""
 
@@ -265,7 +265,7 @@ class _Search:
         path: str,
         place: str,
     ) -> str | None:
-        """Report a field that the schema does not have here. Returns the name of the field that it stands for, if that is not given."""
+        """Report a field that the schema does not have here. Returns the name of the field that is meant, if that field is not given."""
         if not _is_text(name):
             return None
         where = _join(path, shown(name, most=_MAX_SHOWN))

@@ -149,7 +149,7 @@ class AddressPolicy:
         found = next((known for known in _RANGES if _contains(known.network, form)), None)
         if found is None:
             return
-        # The range and not the address: the author of an AutoWasm must not learn what a name resolves to in the cluster.
+        # The range and not the address: the author of an AutoWasm must not learn the address of a name in the cluster.
         kind = f"it has {found.label} (in {found.network}{embedded})"
         if found.rule is _Rule.NEVER:
             raise AddressBlocked(

@@ -1,9 +1,8 @@
 """Error responses: the meaning of a status, an error body and `Retry-After` for a fetch, for registries and objects.
 
-Not failures below HTTP (see `failures.py`). Invariants: every unexpected status becomes one of our errors, chosen by what the
-caller does next; the message has the status, the server's message, and advice only if it can help; an error body is cut
-before it is parsed; no XML entity is expanded; a ServerMessage has no line break, no control character, no query of a URL and
-no credential that `parse` receives.
+Not failures below HTTP (see `failures.py`). Invariants: every unexpected status becomes one of our errors, chosen by the next step of the caller; the
+message has the status, the server's message, and advice only if it can help; an error body is cut before it is parsed; no XML entity is expanded; a
+ServerMessage has no line break, no control character, no query of a URL and no credential that `parse` receives.
 
 Sources: RFC 9110 section 15, RFC 6585, RFC 4918 (507); nginx `ngx_http_request.h` (494 to 499); the OCI distribution
 specification, "Error Codes"; RFC 6749 section 5.2 (`error`, `error_description`); Amazon S3 "Error responses"; Azure Storage

@@ -1,6 +1,6 @@
 """CodeCache: compiled modules on disk, by the module's digest and the engine that compiled them.
 
-wasmtime executes what it loads without a check, so a file is used only if its bytes have the hash in its name. The hash detects
+wasmtime executes loaded code without a check, so a file is used only if its bytes have the hash in its name. The hash detects
 damage, not tampering: a process that can write to this directory controls wasmer's blobs, too. Modules cannot write to it: code
 comes from children that compile and never run a module (`child.py`, ADR 36), and is hashed after such a child has ended.
 Invariants: the files take at most the budget; the least recently used file is removed first; a name appears by renaming a

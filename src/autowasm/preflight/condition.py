@@ -1,6 +1,6 @@
 """The condition `Starts`: its plugin, and a verdict as its status, reason and message.
 
-Invariants: the plugin's bytes are those of the rendered EnvoyFilter, so a verdict applies to what sidecars get; the controller's
+Invariants: the plugin's bytes are those of the rendered EnvoyFilter, so a verdict applies to the plugin that sidecars get; the controller's
 status and `wasmc` report the same verdict in the same words.
 """
 

@@ -287,7 +287,7 @@ def _failure(ended: Ended, *, child: str, seconds: float) -> NoVerdict:
             text = f"{child} was killed after {seconds:g} s"
             return NoVerdict(Reason.DEADLINE_EXCEEDED, text)
         case wire.MEMORY:
-            text = f"{child} was killed at {format_size(ended.memory)} of memory"
+            text = f"{child} was killed because it used {format_size(ended.memory)} of memory"
             return NoVerdict(Reason.OUT_OF_MEMORY, text)
         case wire.NOT_FORKED:
             return NoVerdict(Reason.NOT_STARTED, f"{child} could not be forked: {ended.stderr}")

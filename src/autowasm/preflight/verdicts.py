@@ -41,7 +41,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """`message` is one line for a status that describes what happened."""
+    """`message` is one line for a status, and describes the cause."""
 
     reason: Reason
     message: str

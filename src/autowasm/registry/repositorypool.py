@@ -65,7 +65,7 @@ class RepositoryPool:
         )
         self._lock = threading.Lock()
         self._idle: OrderedDict[_Key, list[Repository]] = OrderedDict()
-        """The least recently used first. Not a cache: the limit is over all lists, and what is evicted must be closed."""
+        """The least recently used first. Not a cache: the limit is over all lists, and an evicted repository must be closed."""
         self._closed = False
 
     def use(

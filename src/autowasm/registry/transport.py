@@ -63,7 +63,7 @@ class UploadBody:
 
     @contextmanager
     def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["UploadReader"]:
-        """The body for requests. Not for an empty body, which requests would send chunked; no upload of ours is empty."""
+        """The body for requests. Not for an empty body, which requests would send chunked; none of our uploads is empty."""
         stream: BinaryIO
         if isinstance(self._content, Path):
             stream = self._content.open("rb")

@@ -1,4 +1,4 @@
-"""DataPath: fetching, storing and serving modules, independent of failures in the rest.
+"""DataPath: fetching, storing and serving modules, independent of failures in other parts.
 
 `manager.py` decides what to fetch. Invariants: opening the data path starts no reconcile and opens no port; one address policy
 and one count of requests apply to all outgoing traffic.

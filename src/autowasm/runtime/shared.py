@@ -1,4 +1,4 @@
-"""SharedResources: what all parts of the process share: settings, thread pools, metrics, the blob store, the task group.
+"""SharedResources: the resources that all parts of the process share: settings, thread pools, metrics, the blob store, the task group.
 
 Invariant: a part may use them until the exit stack is left, and owns none of them.
 """

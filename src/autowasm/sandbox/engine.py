@@ -26,7 +26,7 @@ STACK_BYTES: Final = 2 * 1024 * 1024
 """Stack of a module. V8 in Envoy gives a little less than 1 MiB; a thread of this process has 8 MiB."""
 
 _HOST_SETTINGS: Final = "2"
-"""Changed with every change of `make_engine` or of what is compiled in."""
+"""Increment it with every change of `make_engine` or of the settings of compiled code."""
 
 ENGINE_VERSION: Final = f"wasmtime-{metadata.version('wasmtime')}-{_HOST_SETTINGS}"
 """Compiled modules with another value cannot be loaded. Part of the key of a cache, together with the type of the processor."""

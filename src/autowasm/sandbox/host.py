@@ -81,7 +81,7 @@ class Environment:
 
 
 _UNCHECKED: Final = "it calls {}, an extension of Envoy that the sandbox does not have"
-_FORBIDDEN: Final = "it calls {} while {}, and Envoy forbids that"
+_FORBIDDEN: Final = "it calls {} while {}, which Envoy forbids"
 _DURING: Final = {
     Phase.START: "it starts",
     Phase.ALLOCATE: "it allocates memory for the host",
@@ -165,7 +165,7 @@ class Host:
         if imported.signature != known.signature:
             raise ModuleFailed(
                 FailureKind.LINK,
-                f"the module imports {imported.name} as {imported.signature}, and Envoy offers it as {known.signature}",
+                f"the module imports {imported.name} as {imported.signature}, but Envoy offers it as {known.signature}",
             )
         return self._guarded(imported.name, self._calls[imported.name])
 
@@ -204,7 +204,7 @@ class Host:
             if signature != wanted:
                 raise ModuleFailed(
                     FailureKind.LINK,
-                    f"the module exports {name} as {signature}, and Envoy calls it as {wanted}",
+                    f"the module exports {name} as {signature}, but Envoy calls it as {wanted}",
                 )
             found.add(name)
         self.allocator = next((name for name in abi.ALLOCATORS if name in found), "")

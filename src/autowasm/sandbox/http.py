@@ -25,7 +25,7 @@ _NO_PROPERTIES: Final[Mapping[str, Value]] = {}
 class Exchange:
     """The result of a stream.
 
-    `request` is what the service received, None if nothing; `response` what the client received, None if the stream was reset before.
+    `request`: as the service received it, None if it received nothing; `response`: as the client received it, None if the stream was reset before.
     `details` are Envoy's response code details (`%RESPONSE_CODE_DETAILS%`). `has_timed_out`: the filter did not resume the
     stream. `is_filtered`: the filter saw the request; False if it had failed before and fails open. `warnings` are sentences about
     actions of the filter that Envoy handles badly. `log`, `callouts` and `doubts`

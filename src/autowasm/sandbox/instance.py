@@ -141,7 +141,7 @@ class Instance:
     def _checked(self, address: int, size: int) -> int | None:
         if self._memory is None:
             raise ModuleFailed(
-                FailureKind.CRASH, "the module has no memory, and Envoy crashes at this call"
+                FailureKind.CRASH, "the module has no memory, so Envoy crashes at this call"
             )
         if address + size > U32 or address + size > self.memory_bytes:
             return None
@@ -153,7 +153,7 @@ class Instance:
         if size > self._limits.copy_bytes:
             raise ModuleFailed(
                 FailureKind.LIMIT,
-                f"it passed {size} bytes to the host at once, and the sandbox copies at most {self._limits.copy_bytes}",
+                f"it passed {size} bytes to the host at once, but the sandbox copies at most {self._limits.copy_bytes}",
             )
         self.charge(size)
 
@@ -272,7 +272,7 @@ class Instance:
                 f"the import {shown(name)} exceeds the limits of the sandbox: {_first_line(error)}",
             ) from error
         raise ModuleFailed(
-            FailureKind.LINK, f"the module imports {shown(name)}, and Envoy offers functions only"
+            FailureKind.LINK, f"the module imports {shown(name)}, but Envoy offers only functions"
         )
 
     def _function(self, kind: Any, callback: HostCallback) -> Any:

@@ -74,8 +74,8 @@ def converse(
 ) -> Conversation:
     """Pass a connection through the filter.
 
-    `sent` is what both sides send, in order; then the client ends the connection, and the service. `properties` replace those of the connection itself. Blocks; bounded by `limits.exchange_fuel` and
-    `limits.seconds`. Raises UsageError before `vm.start`.
+    `sent`: the data of both sides, in order; then the client ends the connection, and the service. `properties` replace those of the connection
+    itself. Blocks; bounded by `limits.exchange_fuel` and `limits.seconds`. Raises UsageError before `vm.start`.
     """
     vm.reload_if_failed()
     host = vm.host

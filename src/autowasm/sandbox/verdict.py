@@ -24,7 +24,7 @@ _LIMITS: Final = SandboxLimits()
 
 
 class Outcome(StrEnum):
-    """What the sandbox knows about the start. The values are stable."""
+    """The result of the start in the sandbox. The values are stable."""
 
     STARTS = "Starts"
     REFUSED = "Refused"
@@ -47,7 +47,7 @@ class Doubt(StrEnum):
     LIMIT = "limit"
     """Fuel, time, memory or another bound of the sandbox was used up."""
     UNSUPPORTED = "unsupported"
-    """The sandbox lacks what the module needs."""
+    """The sandbox lacks a feature that the module needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ _STALE: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Result of a check. `why` is for operators: what is missing, or what is in order."""
+    """Result of a check. `why` is for operators: the missing condition, or the fulfilled one."""
 
     ok: bool
     why: str

@@ -44,7 +44,7 @@ class ConfigFile:
     stamp: _Stamp | None
     """Changes when the file changes; None: read it again."""
     parsed: Parsed
-    """What the file defined when it was last readable."""
+    """The definitions of the file when it was last readable."""
     problems: tuple[str, ...] = ()
     """Errors in the file now."""
     ever_read: bool = True

@@ -56,7 +56,7 @@ class StandalonePublisher:
             self._template = await self._disk.run(_read_template, self._template_file)
 
     async def load(self) -> None:
-        """Read what was written before. Raises StorageError."""
+        """Read the files that were written before. Raises StorageError."""
         self._envoyfilters = await self._disk.run(
             _read_folder, self._envoyfilter_dir, listeners.check_envoyfilter
         )

@@ -65,7 +65,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """One completed request: `request` is what the service received in full, `response` what the client received."""
+    """One completed request: `request` as the service received it in full, `response` as the client received it."""
 
     request: Wire | None
     response: Wire | None

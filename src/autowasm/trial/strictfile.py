@@ -166,7 +166,7 @@ def _named(steps: list[str | int], value: Any, got: str) -> list[str | int]:
 
 
 def _found(node: Node, steps: list[str | int]) -> tuple[Node | None, Node]:
-    """The node at the path and its key; as far as the path leads, None for the key of an item."""
+    """The node at the path, as far as the path exists, and its key; the key of an item is None."""
     key: Node | None = None
     for step in steps:
         behind = node.target if isinstance(node, Alias) else node

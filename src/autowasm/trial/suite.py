@@ -1,7 +1,7 @@
 """The format of a suite of `wasmc test`, and of an answer file of `wasmc run --call`.
 
 `docs/reference/wasmc-test.schema.json` is generated from these Structs. Invariant: a field exists only where it has an effect;
-`__post_init__` refuses what a Struct cannot express.
+`__post_init__` refuses values that the types of a Struct cannot exclude.
 """
 
 import enum
@@ -24,7 +24,7 @@ class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     regex: (
         Annotated[
             str,
-            Meta(description="a regular expression (Python's `re`) that occurs in the text"),
+            Meta(description="a regular expression (Python's `re`) that matches part of the text"),
         ]
         | UnsetType
     ) = UNSET
@@ -125,7 +125,9 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Grpc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """The answer to a gRPC call."""
 
-    messages: Annotated[list[str], Meta(description="messages before the end, each in base64")] = []
+    messages: Annotated[
+        list[str], Meta(description="messages before the end of the call, each in base64")
+    ] = []
     status: int = 0
     status_message: str = ""
     initial_metadata: Headers = {}
@@ -210,12 +212,12 @@ class ExpectedStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     outcome: StartOutcome = StartOutcome.STARTS
     message: Text | UnsetType = UNSET
     logs: Annotated[
-        list[LogLine], Meta(description="each matches at least one line of the start")
+        list[LogLine], Meta(description="each must match at least one log line of the start")
     ] = []
 
 
 class ExpectedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the service gets. Omitted fields are not compared."""
+    """The request that the service gets. Omitted fields are not compared."""
 
     forwarded: Annotated[
         bool, Meta(description="`false`: the service gets no request, or an incomplete one")
@@ -236,7 +238,7 @@ class ExpectedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ExpectedResponse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the client gets. Omitted fields are not compared."""
+    """The response that the client gets. Omitted fields are not compared."""
 
     status: int | UnsetType = UNSET
     headers: dict[str, ExpectedHeader] = {}
@@ -267,10 +269,11 @@ class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
         | UnsetType
     ) = UNSET
     logs: Annotated[
-        list[str | LogLine], Meta(description="each matches at least one line of the request")
+        list[str | LogLine],
+        Meta(description="each must match at least one log line of the request"),
     ] = []
     no_logs: Annotated[
-        list[str | LogLine], Meta(description="none of them matches a line of the request")
+        list[str | LogLine], Meta(description="none may match a log line of the request")
     ] = []
     metrics: Annotated[
         dict[str, int | list[int] | None],
@@ -286,7 +289,7 @@ class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     failure: (
         Annotated[
             str | Matcher,
-            Meta(description="the module fails in this request, with this message"),
+            Meta(description="the module must fail in this request, with this message"),
         ]
         | UnsetType
     ) = UNSET
@@ -334,11 +337,11 @@ class Setting(
         | UnsetType
     ) = UNSET
     env: Annotated[
-        dict[str, str], Meta(description="environment variables; those of a case are added")
+        dict[str, str], Meta(description="environment variables; a case adds its own")
     ] = {}
-    root_id: Annotated[str, Meta(description="as spec.filter.rootID")] | UnsetType = UNSET
+    root_id: Annotated[str, Meta(description="like spec.filter.rootID")] | UnsetType = UNSET
     fail_strategy: (
-        Annotated[FailStrategy, Meta(description="as spec.filter.failStrategy")] | UnsetType
+        Annotated[FailStrategy, Meta(description="like spec.filter.failStrategy")] | UnsetType
     ) = UNSET
     properties: Annotated[
         dict[str, Any],
@@ -347,7 +350,8 @@ class Setting(
     callouts: Annotated[dict[str, Answers], Meta(description="answers by cluster name")] = {}
     log_level: (
         Annotated[
-            Level, Meta(description="minimum level of the lines that Envoy writes; info if omitted")
+            Level,
+            Meta(description="minimum level of the log lines that Envoy writes; info if omitted"),
         ]
         | UnsetType
     ) = UNSET
@@ -416,7 +420,7 @@ class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         Annotated[str, Meta(description="like --envoy-version, which overrides it")] | UnsetType
     ) = UNSET
     allow_imports: Annotated[
-        list[str], Meta(description="host functions besides the standard ones, like --allow-import")
+        list[str], Meta(description="additional host functions, like --allow-import")
     ] = []
     defaults: Defaults = Defaults()
     cases: Annotated[list[Case], Meta(min_length=1)]

@@ -91,7 +91,7 @@ def identified(request: Request) -> Request:
 def without_filter(
     request: Request, response: Response, *, envoy: EnvoyVersion, engine: Engine
 ) -> Exchange:
-    """The same request and response through an Envoy without the filter: what the filter changes is the difference."""
+    """The same request and response through an Envoy without the filter, to compare with: the difference is the effect of the filter."""
     from wasmtime import wat2wasm  # noqa: PLC0415  # heavy, as in sandbox/engine.py
 
     passing = compile_module(engine, bytes(wat2wasm(_PASSING)))

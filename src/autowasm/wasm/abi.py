@@ -251,8 +251,8 @@ def check_host_functions(
     for each in imports:
         if each.kind in (sections.GLOBAL, sections.TAG):
             raise ContentRejected(
-                f"the module imports the {each.kind} {shown(str(each))}, and Envoy offers functions "
-                "only: link the module without it",
+                f"the module imports the {each.kind} {shown(str(each))}, but Envoy offers only functions: link the module "
+                "without it",
                 reason=Reason.IMPORT_UNKNOWN,
             )
     _check_types(parts, imports, exports, abi_version)
@@ -279,7 +279,7 @@ def _why_missing(missing: Sequence[str], abi_version: str, envoy: EnvoyVersion) 
         if abi_version not in function.abis:
             return (
                 f"the module imports {name}, which Envoy offers only to modules of ABI {' and '.join(function.abis)}, "
-                f"and this one exports the ABI version {abi_version}: build it with a single SDK"
+                f"but this one exports the ABI version {abi_version}: build it with a single SDK"
             )
     newer = sorted({function.since for function in known.values()})
     unknown = [name for name in missing if name not in known]
@@ -346,7 +346,7 @@ def _check_types(
 def _check_type(verb: str, name: str, ours: str | None, theirs: str, version: str) -> None:
     if ours != theirs:
         raise ContentRejected(
-            f"the module {verb} the function {name} with the type ({ours or 'not a function'}), and "
-            f"Envoy defines it as ({theirs}) in ABI {version}: build the module with an SDK for that ABI",
+            f"the module {verb} the function {name} with the type ({ours or 'not a function'}), but Envoy defines it as "
+            f"({theirs}) in ABI {version}: build the module with an SDK for that ABI",
             reason=Reason.IMPORT_MISMATCH if verb == "imports" else Reason.EXPORT_MISMATCH,
         )

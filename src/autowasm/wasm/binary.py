@@ -157,7 +157,7 @@ def check_header(data: bytes) -> None:
     version = head[4:]
     if version[2:] == b"\x01\0":  # the layer: 0 is a module, 1 a component
         raise ContentRejected(
-            "this is a WebAssembly component, and Envoy runs core modules: build for wasm32-wasip1 "
+            "this is a WebAssembly component, but Envoy runs only core modules: build for wasm32-wasip1 "
             "(or wasm32-unknown-unknown), without wit-component, cargo-component or `componentize`",
             reason=Reason.WASM_COMPONENT,
         )

@@ -97,15 +97,14 @@ def _check_sizes(parts: BoundaryParts, imports: Sequence[Import], *, limits: Lim
         size = sum(minimums) if kind == sections.TABLE else max(minimums, default=0)
         if size > most:
             raise ContentRejected(
-                f"the module's {kind} has an initial size of {size} {unit}, and Envoy allows at most {most}: "
+                f"the module's {kind} has an initial size of {size} {unit}, but Envoy allows at most {most}: "
                 "reduce the initial size",
                 reason=Reason.TOO_LARGE,
             )
     for memory in parts.storages(sections.MEMORY):
         if memory.is_64_bit and (memory.maximum or 0) > limits.memory_pages_64:
             raise ContentRejected(
-                f"the module's 64-bit memory may grow to {memory.maximum} pages of 64 KiB, and Envoy allows at "
-                f"most {limits.memory_pages_64}: reduce the maximum",
+                f"the module's 64-bit memory may grow to {memory.maximum} pages of 64 KiB, but Envoy allows at most {limits.memory_pages_64}: reduce the maximum",
                 reason=Reason.TOO_LARGE,
             )
 
@@ -121,8 +120,7 @@ def _check_imported(each: Import, storage: Storage, *, limits: Limits) -> None:
     else:
         return
     raise ContentRejected(
-        f"the module imports the {each.kind} {shown(str(each))}, which is {problem}, and Envoy cannot "
-        f"create it: define the {each.kind} in the module",
+        f"the module imports the {each.kind} {shown(str(each))}, which is {problem}, so Envoy cannot create it: define the {each.kind} in the module",
         reason=Reason.IMPORT_MISMATCH,
     )
 
@@ -136,7 +134,7 @@ def _check_functions(
         if each.kind == sections.FUNCTION and each.type_index == linked:
             raise ContentRejected(
                 f"the module imports the function {shown(str(each))} with a type that belongs to a group of types or "
-                "may have subtypes, and Envoy cannot link it: declare its type separately (in wasm-opt: omit -all, "
+                "may have subtypes, so Envoy cannot link it: declare its type separately (in wasm-opt: omit -all, "
                 "or add --disable-gc)",
                 reason=Reason.IMPORT_MISMATCH,
             )

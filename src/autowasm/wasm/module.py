@@ -1,8 +1,8 @@
 """The checks of a module before it is published (ADR 5), and its description for `wasmc inspect`.
 
 The checks do not run the module: a valid module can still trap in its start function or refuse its configuration.
-Invariants: a ModuleInfo exists only for bytes that passed every check; each check stands for a module that a real Envoy
-fetches, cannot load, and answers with 503 from then on; for any bytes the outcome of a check is a ModuleInfo or
+Invariants: a ModuleInfo exists only for bytes that passed every check; each check detects a kind of module that a real Envoy fetches but cannot load,
+so that it answers 503 from then on; for any bytes the outcome of a check is a ModuleInfo or
 ContentRejected, and the outcome of a description is a Description.
 """
 
@@ -46,7 +46,7 @@ from autowasm.wasm.validation import validate
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Imports, exports and ABI of a module, also of a refused one, as far as they can be read; empty if nothing can.
+    """Imports, exports and ABI of a module, also of a refused one: the parts that can be read.
 
     `abi` are the exported ABI versions (`0.2.1`), known to Envoy or not.
     """
@@ -171,7 +171,7 @@ def check_types(data: bytes, *, limits: Limits) -> None:
 def too_large(size: int, *, limits: Limits) -> ContentRejected:
     """The error for a module of `size` bytes."""
     return ContentRejected(
-        f"the module has {size} bytes, and Envoy accepts at most {limits.module_bytes}: strip it "
+        f"the module has {size} bytes, but Envoy accepts at most {limits.module_bytes}: strip it "
         "(wasm-strip, wasm-opt -Oz, `strip = true` in Cargo.toml)",
         reason=Reason.TOO_LARGE,
     )

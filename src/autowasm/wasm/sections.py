@@ -1,6 +1,6 @@
-"""The sections that a host must be able to meet: imports, exports, types, memories, tables, globals, function names.
+"""The sections that a host must be able to process: imports, exports, types, memories, tables, globals, function names.
 
-`binary.py` finds the sections, `module.py` has them checked. The readers here decode; `abi.py`, `envoycrash.py` and `start.py`
+`binary.py` finds the sections, `module.py` runs the checks. The readers here decode; `abi.py`, `envoycrash.py` and `start.py`
 compare with Envoy. They expect a module that `validation.py` has passed, and refuse what they cannot decode. Constant
 expressions are not evaluated: at most one number is read.
 Invariants: no table is longer than its limit in `limits.Limits`; of a type section only the wanted types are kept; no

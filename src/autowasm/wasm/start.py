@@ -216,7 +216,7 @@ class _Starts:
             if depth > _MAX_DEPTH or len(self._known) >= _MAX_FUNCTIONS:
                 return None
             self._known[function] = (
-                None  # while it is read, and for good if reading it would exceed the limits
+                None  # while it is read, and permanently if reading it would exceed the limits
             )
             with _too_large_proves_nothing():
                 self._known[function] = self._follow(function, depth)

@@ -133,7 +133,7 @@ def test_calls_in_a_phase_that_forbids_them_are_named(
     _, found = _start(compiled, body, imports=imports)
     assert isinstance(found, StartFailure)
     assert found.kind is FailureKind.FORBIDDEN_CALL
-    assert "and Envoy forbids that" in found.message
+    assert "which Envoy forbids" in found.message
 
 
 @pytest.mark.parametrize(

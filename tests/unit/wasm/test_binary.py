@@ -156,7 +156,7 @@ def test_a_name_that_claims_more_than_there_is_takes_no_memory(length: bytes) ->
 
 NO_MODULE = "this is not a WebAssembly module: it begins with the bytes "
 COMPONENT = (
-    "this is a WebAssembly component, and Envoy runs core modules: build for wasm32-wasip1 "
+    "this is a WebAssembly component, but Envoy runs only core modules: build for wasm32-wasip1 "
     "(or wasm32-unknown-unknown), without wit-component, cargo-component or `componentize`"
 )
 

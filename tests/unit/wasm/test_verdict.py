@@ -34,7 +34,7 @@ def refusal(data: bytes, **limits: int) -> tuple[str, str]:
 
 def too_large(size: int, most: int) -> tuple[str, str]:
     return "TooLarge", (
-        f"the module has {size} bytes, and Envoy accepts at most {most}: strip it "
+        f"the module has {size} bytes, but Envoy accepts at most {most}: strip it "
         "(wasm-strip, wasm-opt -Oz, `strip = true` in Cargo.toml)"
     )
 

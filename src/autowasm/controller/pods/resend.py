@@ -178,7 +178,7 @@ class ResendTriggers:
     def _is_known_to_have_it(
         self, key: ObjectKey, live: Document, pod: Pod, *, since: float
     ) -> bool:
-        """Whether a status written later says so."""
+        """Whether a status that was written later shows it."""
         record, document = envoyfilters.record_of(dict(live)), self._mesh.document(key) or {}
         status = statuses.read(document.get("status"))
         if record is None or status.pods is UNSET or epoch(status.pods.time) < since:

@@ -59,7 +59,8 @@ def report(
     """Build the report, in steps.
 
     `pods`: matched Pods that have not ended; `report_of`: the latest report by the uid of the Pod; `names`: the maximum number of Pods
-    to name; `is_settled`: no sidecar is read any more, so the message reports the requests; `what`: what the Pods should run.
+    to name; `is_settled`: no sidecar is read any more, so the message reports the requests; `what`: the filter that the Pods should run, for the
+    message.
     """
     injected = running = matched = 0
     others: list[tuple[int, str, str, RunReport]] = []

@@ -473,7 +473,7 @@ class RunTracker:
             self._record_event(document, "Warning", found.state.value, message)
 
     def _is_early(self, watched: _Watched) -> bool:
-        """Whether a report would only say that Pods are not known yet, which will soon change."""
+        """Whether a report would only state that Pods are not known yet, which will soon change."""
         since = self._now() - self._settings.hold
         young = (uid for uid, turn in watched.turns.items() if turn.opened > since)
         reports = (watched.report_of(uid) for uid in young)

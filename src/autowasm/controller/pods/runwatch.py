@@ -30,7 +30,7 @@ _ONCE_MORE: Final = RunReport(
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What sidecars should run."""
+    """The filter that sidecars should run."""
 
     plugin: str
     """`config.name`."""

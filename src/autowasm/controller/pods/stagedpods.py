@@ -1,7 +1,6 @@
 """Finds the Pods of an AutoWasm that have the newer of two filters during a staged rollout (ADR 39). Pure.
 
-`has_target` returns what a Pod should have by the status, which determines the EnvoyFilter; `has_override` returns what the
-EnvoyFilter in place gives it.
+`has_target` follows the status, which determines the EnvoyFilter; `has_override` follows the EnvoyFilter in place.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """RolloutDriver: connects the state machine with the API server, the Pods and their statistics. Leader only.
 
 For each object in a staged rollout, it keeps data that a new leader can do without: the state between two writes, the variants,
-the readings. `controller/stagedpublisher.py` writes what it decides. Invariants: an EnvoyFilter that gives Pods the target is not
+the readings. `controller/stagedpublisher.py` writes its decisions. Invariants: an EnvoyFilter that gives Pods the target is not
 due until each of these Pods was read once (the reading from before the change); sidecars are read only while a rollout is in
 progress, one batch at a time for an object, outside the reconcile path; a state in the status that is not our last write replaces
 ours.
@@ -86,7 +86,7 @@ class _Memory:
     unwritten: list[RecordEvent] = field(default_factory=list)
     """Events of states that are not in the status yet."""
     looked: float | None = None
-    """The clock at the last look."""
+    """The clock at the last observation."""
     read_ended: float = float("-inf")
     step_began: float | None = None
     """The clock when the step began, if it began while this leader led."""
@@ -95,7 +95,7 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The result of one look: the state to write, the actions, and the EnvoyFilter of the state."""
+    """The result of one observation: the state to write, the actions, and the EnvoyFilter of the state."""
 
     state: RolloutStatus | None
     actions: tuple[Action, ...]
@@ -108,7 +108,7 @@ class Look:
 
     @property
     def look_again(self) -> float | None:
-        """Seconds until the next look; None: an event queues the key."""
+        """Seconds until the next observation; None: an event queues the key."""
         waits = [action.seconds for action in self.actions if isinstance(action, LookAgain)]
         return min(waits, default=None)
 

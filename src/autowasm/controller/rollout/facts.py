@@ -25,7 +25,7 @@ _IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
 
 @dataclass(frozen=True)
 class Facts:
-    """One call of `advance`, and what guards and effects derive from it."""
+    """One call of `advance`, and the values that guards and effects derive from it."""
 
     state: State
     observation: Observation

@@ -49,7 +49,7 @@ class PodObservation:
     before: Figures = Figures()
     """Requests until the Pod got the target, according to its proxy."""
     message: str = ""
-    """What the statistics show, as a clause whose subject is Envoy."""
+    """The result of the statistics, as a clause whose subject is Envoy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ REPORT: Final = 15.0
 
 
 class Event(enum.Enum):
-    """What an observation means to the machine; the docstring of its guard explains it."""
+    """The meaning of an observation for the machine; the docstring of its guard explains it."""
 
     PODS_UNKNOWN = enum.auto()
     TARGET_IN_PLACE = enum.auto()

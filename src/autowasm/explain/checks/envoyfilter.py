@@ -1,4 +1,4 @@
-"""Step EnvoyFilter: it exists, wasmer owns it, it equals what wasmer writes, and istiod applies it."""
+"""Step EnvoyFilter: it exists, wasmer owns it, it equals the one that wasmer would write, and istiod applies it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final

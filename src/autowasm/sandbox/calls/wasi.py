@@ -21,7 +21,7 @@ _VECTOR_FUEL: Final = 500
 
 
 def fd_write(host: Host, descriptor: int, vectors: int, count: int, written_at: int) -> Errno:
-    """Log what is written to standard output (info) or standard error (error)."""
+    """Log the data written to standard output (info) or standard error (error)."""
     written = _write(host, descriptor, vectors, count)
     if isinstance(written, Errno):
         return written
