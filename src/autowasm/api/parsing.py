@@ -415,7 +415,7 @@ def _copied(document: Any, path: str) -> str:
     if _TEMPLATE.search(head):
         return "it has a template expression: render the template first, and use the result"
     if _TYPOGRAPHIC.search(head):
-        return "replace the typographic quotes by plain ones"
+        return "replace the typographic quotes with plain ones"
     found = INVISIBLE.search(head)
     return f"it has the invisible character U+{ord(found[0]):04X}: remove it" if found else ""
 

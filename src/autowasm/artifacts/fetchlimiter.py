@@ -4,8 +4,7 @@ FetchLimiter limits the concurrent fetches of a namespace, of a host and in tota
 needs no slot. Invariants: no limit is ever exceeded; a waiting namespace gets the next fitting slot after at most one grant to
 each other namespace, so one tenant's hundred hanging fetches delay no other tenant. A fetch that has held its slot for
 `long_after` seconds no longer counts for its host, so two tenants cannot block a host for a third (ADR 0021); it still counts
-for its namespace and in total. Some of the slots are reserved for namespaces that hold none, whatever hosts the others'
-fetches hang on.
+for its namespace and in total. Some of the slots are reserved for namespaces that hold none, regardless of the hosts on which other fetches hang.
 
 CircuitBreakers pause the requests to a source after repeated failures. The work queue retries each AutoWasm. Invariant: keys
 are (host, repository, credential), so one tenant's bad secret or dead registry never stops another tenant's fetch.

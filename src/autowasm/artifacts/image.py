@@ -1,10 +1,9 @@
 """ImageSource: modules from OCI registries, and pull_module, which finds and downloads the module of a resolved image.
 
 The protocol is in `registry/`, the choice of a layer in `registry/layouts.py`, the check of the module in `wasm/module.py`.
-`wasmer` and `wasmc` both use it. Invariants: the resolved manifest is fetched by digest, whatever the tag names by
-now; for an artifact, only its one content layer is downloaded; for an image, layers from the last to the first, and none after
-the one that has `plugin.wasm` or `filter.wasm`; a file that a later layer deletes is not found; at most two layers are on
-disk at a time.
+`wasmer` and `wasmc` both use it. Invariants: the resolved manifest is fetched by digest, even if the tag has moved since; for an artifact, only its
+one content layer is downloaded; for an image, layers from the last to the first, and none after the one that has `plugin.wasm` or `filter.wasm`; a
+file that a later layer deletes is not found; at most two layers are on disk at a time.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Blob: an open file whose bytes have been verified against its digest.
 
-It is not a path: the verified file is served, whatever the directory holds by now. Invariant: the descriptor is open as
+It is not a path: the verified file is served, regardless of the current content of the directory. Invariant: the descriptor is open as
 long as a reference to the Blob exists, and is closed afterwards, so it is never the number of another file.
 """
 

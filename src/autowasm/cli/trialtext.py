@@ -94,7 +94,8 @@ def as_text(result: RunResult, *, width: int, colour: bool) -> str:
     asked = _asked(result)
     if asked:
         page.add(
-            "Asked", f"{', '.join(shown(each) for each in asked)}: your Envoy may have other values"
+            "Asked",
+            f"{', '.join(shown(each) for each in asked)}: your Envoy may have different values",
         )
     for warning in result.exchange.warnings if result.exchange is not None else ():
         page.add("Warning", warning, YELLOW)

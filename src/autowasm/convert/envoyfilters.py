@@ -138,7 +138,7 @@ def envoy_filter(source: Document, batch: Batch) -> Conversion:
     if len(groups) > 1:
         conversion.note(
             "spec.configPatches",
-            "several filters: the AutoWasms have the same priority, so the older one is before the other. Create them in this order, "
+            "several filters: the AutoWasms have the same priority, so the older one runs before the other. Create them in this order, "
             "or give each a filter.priority",
         )
     names = {one["metadata"]["name"] for one in conversion.autowasms}
@@ -182,8 +182,8 @@ def _found(conversion: Conversion, source: Document, batch: Batch) -> Iterator[_
     if clusters:
         conversion.note(
             "spec.configPatches",
-            "a cluster that Envoy fetched the module from is not needed: sidecars fetch it from wasmer. "
-            "Keep it if the filter calls it",
+            "a cluster that Envoy only used to fetch the module is not needed: sidecars fetch the module from wasmer. Keep the "
+            "cluster if the filter calls it",
         )
 
 

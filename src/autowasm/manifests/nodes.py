@@ -28,13 +28,13 @@ _TEMPLATE: Final = re.compile(r"\{\{|\{%")
 _INVISIBLE_INDENT: Final = re.compile(f"^ *({INVISIBLE.pattern})", re.MULTILINE)
 """YAML treats such spaces as letters."""
 _HINTS: Final = (
-    ("could not find expected ':'", "a key needs a colon and a space, and an item of a list a dash and a space"),
+    ("could not find expected ':'", "a key needs a colon and a space, and a list item needs a dash and a space"),
     ("mapping values are not allowed", "put a value that has a colon and a space in quotes; or the line before lacks a colon, or the indentation is wrong"),
     ("did not find expected key", "the indentation differs from that of the lines above, or the line is not KEY: VALUE"),
     ("did not find expected '-'", "the indentation differs from that of the items above, or the line has no dash"),
     ("did not find expected ',' or", "separate items with commas, close the bracket, and begin a comment with #"),
     ("did not find expected node content", "a value is missing, or there is a comma or a bracket too many"),
-    ("did not find expected alphabetic", "put a text that begins with * or & in quotes"),
+    ("did not find expected alphabetic", "put text that begins with * or & in quotes"),
     ("unexpected end of stream", "the quote that begins here is not closed"),
     ("cannot start any token", "put a value that begins with @, ` or % in quotes"),
     ("found unknown escape character", "use single quotes, or write two backslashes"),
@@ -242,7 +242,7 @@ def _node(event: Any, anchors: dict[str, Node], first_line: int) -> Node:
     target = anchors.get(event.anchor)
     if target is None:
         raise Unreadable(
-            f"{at(start, first_line)}no anchor of this name before the alias; put a text that begins with * in quotes"
+            f"{at(start, first_line)}no anchor of this name before the alias; put text that begins with * in quotes"
         )
     return Alias(start, end, target)
 
@@ -285,8 +285,10 @@ def _hint(problem: str, text: str, line: int, first_line: int) -> str:
         return "the file is a template: render it first, and use the result"
     for each in reversed(near):
         if found := INVISIBLE.search(each):
-            return f"replace the invisible character U+{ord(found[0]):04X} by a space"
+            return f"replace the invisible character U+{ord(found[0]):04X} with a space"
     if found := _INVISIBLE_INDENT.search(text):
         number = text.count("\n", 0, found.start(1)) + first_line
-        return f"replace the invisible character U+{ord(found[1]):04X} in line {number} by a space"
+        return (
+            f"replace the invisible character U+{ord(found[1]):04X} in line {number} with a space"
+        )
     return next((hint for words, hint in _HINTS if words in problem), "")

@@ -4,7 +4,7 @@ Not for registries (see `registry/`), and not a cache. Invariants: the address p
 redirects included; a name is resolved once for each connection, in the names pool; every wait has an end (connect, response,
 minimum rate, whole fetch); a body is limited to `limits.layer_bytes` and the minimum rate; bytes arrive as the server stored
 them, never decompressed; no cookie, no `.netrc` and, in the server, no proxy is used; no query of a URL reaches a message,
-and of a signature only its end is read (`query_secrets` returns values only for their removal from messages).
+and only the expiry of a signature is read (`query_secrets` returns values only for their removal from messages).
 
 Sources for signed URLs: AWS Signature Version 4 (`X-Amz-Date`, `X-Amz-Expires`) and 2 (`Expires`), Google Cloud Storage V4
 (`X-Goog-Date`, `X-Goog-Expires`), Tencent COS (`q-sign-time=START;END`), Alibaba OSS (`Expires`, `x-oss-date`), Azure SAS

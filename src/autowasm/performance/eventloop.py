@@ -66,7 +66,7 @@ class TimedSelector(selectors.EpollSelector):
     """A loop's selector that limits and times its iterations. Everything except `select` is Python's own.
 
     asyncio handles all ready sockets in one iteration: with thousands of sidecars that download, half a second passes in which
-    no Lease is renewed and no probe answered. Here an iteration takes a few, and the kernel keeps the others in order: calls of
+    no Lease is renewed and no probe answered. Here an iteration handles a few, and the kernel keeps the others in order: calls of
     epoll_wait with a small `maxevents` go round robin through the ready sockets (epoll_wait(2), Notes). Timing costs about a microsecond for each iteration, and nothing while the loop is idle.
     """
 

@@ -2,11 +2,11 @@
 
 Envoy loads a module with one plain GET; thousands arrive at once. Here such a request takes one receive, one match, and
 sends from the page cache, all in callbacks of the loop, without task, transport, or parser. Everything else (another
-method, a Range, a blob that must be fetched, an incomplete request) is handed over with the socket to a `Connection`, for
-good. Invariants: a request that is taken here means the same to aiohttp, and no field that can change the response (Range,
-conditions, a body, Connection) is among those taken; the bytes sent are those announced, or the connection is reset; no
-request and no send outlasts its deadline; one callback makes at most one sendfile call of `sendfile_chunk` bytes, and the
-loop's selector is fair over connections; after `close` or the hand-over the loop has no reference to the socket.
+method, a Range, a blob that must be fetched, an incomplete request) is handed over with the socket to a `Connection`, permanently. Invariants: a
+request that is taken here means the same to aiohttp, and no field that can change the response (Range, conditions, a body, Connection) is among those
+taken; the bytes sent are those announced, or the connection is reset; no request and no send outlasts its deadline; one callback makes at most one
+sendfile call of `sendfile_chunk` bytes, and the loop's selector is fair over connections; after `close` or the hand-over the loop has no reference to
+the socket.
 """
 
 import asyncio

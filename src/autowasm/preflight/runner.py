@@ -200,7 +200,8 @@ class Preflight:
             )
             if answer.compiled is None:
                 raise NoVerdict(
-                    Reason.INVALID_ANSWER, "the child that compiled the module sent an unexpected answer"
+                    Reason.INVALID_ANSWER,
+                    "the child that compiled the module sent an unexpected answer",
                 )
             return await self._cache.commit(sha256, staged)
         finally:

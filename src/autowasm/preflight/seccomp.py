@@ -1,4 +1,4 @@
-"""A seccomp filter that leaves a process the system calls of pure computation.
+"""A seccomp filter that leaves a process only the system calls for pure computation.
 
 Allowed: memory, clocks, signals to itself, and reads and writes of descriptors that are open already. All other calls fail with
 EPERM: files, sockets, processes, threads, tracing. A first filter also allows it to open files, until a second one forbids that,

@@ -214,7 +214,7 @@ _TEXTS: Final = ("auth", "username", "password", "identitytoken", "registrytoken
 
 
 def _login(entry: object, *, name: str) -> Credential | None:
-    """As in the kubelet, `auth` wins over `username` and `password`; tokens are read besides."""
+    """As in the kubelet, `auth` wins over `username` and `password`; tokens are read as well."""
     if entry is None:
         return None  # Go decodes it as an entry without a login
     if not isinstance(entry, Mapping):

@@ -7,7 +7,7 @@ place; the search ends at the first login; a credential helper (`docker-credenti
 
 LoginStore keeps and removes logins where docker does, so that docker, crane, oras and wasmc find them. Invariants: the file is
 `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; a credential helper for the host (`credHelpers`), else the store
-(`credsStore`), gets the login, and the file holds it only without both; everything else in the file is kept; the file is replaced
+(`credsStore`), gets the login, and the file holds it only if neither is configured; everything else in the file is kept; the file is replaced
 as a whole, readable by its owner only; no message has the password.
 
 Sources: docker/cli `cli/config/config.go` ($DOCKER_CONFIG) and `cli/config/configfile/file.go` ($DOCKER_AUTH_CONFIG before

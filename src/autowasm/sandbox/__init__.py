@@ -1,1 +1,1 @@
-"""A Proxy-Wasm host: runs a filter as Envoy does, without Envoy. Knows modules, plugins and streams, and nothing of AutoWasm."""
+"""A Proxy-Wasm host: runs a filter as Envoy does, without Envoy. It knows modules, plugins and streams, but not AutoWasm."""

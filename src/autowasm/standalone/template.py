@@ -170,7 +170,7 @@ class Template:
         end = "\r\n" if "\r\n" in self.text else "\n"
         indent = " " * (dash - line)
         lines = writer.dump_items(values).rstrip("\n").split("\n")
-        if self.text[line:dash].strip(" "):  # `? - a`: other text stands before the dash
+        if self.text[line:dash].strip(" "):  # `? - a`: other text precedes the dash
             return dash, "".join(
                 f"{each if number == 0 else indent + each}{end}"
                 for number, each in enumerate(lines)

@@ -58,7 +58,7 @@ class OutputLimit:
             raise ContentRejected(
                 f"the archive unpacks to more than {most} bytes from its first {self._packed}: at most "
                 f"{limits.unpacked_bytes} in all and {limits.unpacked_ratio} for each packed byte are "
-                "accepted; pack the module without the rest",
+                "accepted; pack only the module",
                 reason=Reason.ARCHIVE_TOO_LARGE,
             )
 

@@ -102,7 +102,7 @@ class TarReader:
         if self._entries > self._limits.archive_entries:
             raise ContentRejected(
                 f"the archive has more than {self._limits.archive_entries} entries: "
-                "pack the module without the rest",
+                "pack only the module",
                 reason=Reason.ARCHIVE_TOO_LARGE,
             )
         name = _text(_name(block)) if extension.name is None else extension.name
@@ -132,7 +132,7 @@ class TarReader:
         if size > self._limits.unpacked_bytes:
             raise ContentRejected(
                 f"{self._where} of the archive claims {size} bytes; at most "
-                f"{self._limits.unpacked_bytes} are accepted: pack the module without the rest",
+                f"{self._limits.unpacked_bytes} are accepted: pack only the module",
                 reason=Reason.ARCHIVE_TOO_LARGE,
             )
         self._content = size
@@ -160,7 +160,7 @@ class TarReader:
             if self._records_left < 0:
                 raise ContentRejected(
                     f"the archive has more than {self._limits.archive_pax_records} pax records: "
-                    "pack the module without the rest",
+                    "pack only the module",
                     reason=Reason.ARCHIVE_TOO_LARGE,
                 )
             digits, space, _ = data[position : position + 10].partition(b" ")

@@ -18,7 +18,7 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (f"{HEAD}a: [*x]\n", "line 2, column 5: no anchor of this name.*put a text that begins with"),
+        (f"{HEAD}a: [*x]\n", "line 2, column 5: no anchor of this name.*put text that begins with"),
         (f"{HEAD}a: 'b\nc: d\n", "line 2, column 4: found unexpected end of stream; the quote that begins here"),
         (f"{HEAD}a:[1]\nb: c\n", "line 2, column 1: could not find expected ':'; a key needs a colon and a space"),
         (f"{HEAD}a:\n  b: c\n d: e\n", "line 4, column 2: did not find expected key; the indentation differs"),
@@ -26,7 +26,7 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         (f"{HEAD}{{{{- if .a }}}}\na: b\n", "the file is a template: render it first"),
         (f"{HEAD}a: {{{{ .b }}}}\n", "line 2, column 5: a key must be text.*render the template first"),
         (f"{HEAD}a:\u00a0b\nc: d\n", r"line 2, column 1: .*replace the invisible character U\+00A0"),
-        (f"{HEAD}a:\n\u00a0\u00a0b:\n    c: d\n  e: f\n", r"invisible character U\+00A0 in line 3 by a space"),
+        (f"{HEAD}a:\n\u00a0\u00a0b:\n    c: d\n  e: f\n", r"invisible character U\+00A0 in line 3 with a space"),
         ("kind: X\na: b\n---\nkind: X\n\u00a0b: 1\nc: 1\nd: 1\n e: f\n g\n", r"line 8.*U\+00A0 in line 5"),
         (f"{HEAD}a: &x [*x]\n", "line 2, column 8: the alias is inside the value of its anchor"),
         (f"{HEAD}a: {{1: x, '1': y}}\n", "line 2, column 11: duplicate key '1', with and without quotes"),
