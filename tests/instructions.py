@@ -180,7 +180,7 @@ def pod_event() -> float:
 
 
 async def _pod_event() -> float:
-    from autowasm.controller.pods.podindex import (  # noqa: PLC0415
+    from autowasm.controller.pods.podmatching import (  # noqa: PLC0415
         Pod,
         PodMatcher,
         PodSelector,

@@ -1,6 +1,6 @@
 """Every setting of wasmer with its default and the reason for it.
 
-`cli/flags.py` builds one frozen `Settings` from flags and environment. The numbers of polls, resends, load and run reports,
+`cli/wasmerflags.py` builds one frozen `Settings` from flags and environment. The numbers of polls, resends, load and run reports,
 and peers are here, too: `PollSettings`, `ProofSettings` and `RunSettings` have no flag, `ResendSettings` and `PeerSettings`
 have one for some of their fields. All other bounds without a flag are in `limits.py`.
 Invariants: nothing below the composition root reads the environment; no default is written anywhere else, except those in `cli/options.py`, which are

@@ -48,7 +48,7 @@ def resident() -> int:
 
 async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """Watch Pods like the controller."""
-    from autowasm.controller.pods.podindex import (  # noqa: PLC0415
+    from autowasm.controller.pods.podmatching import (  # noqa: PLC0415
         Pod,
         PodMatcher,
         pod_codec,

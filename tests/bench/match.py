@@ -1,6 +1,6 @@
 """Matching Pods with the selectors of 1 000 AutoWasms: changes a second, a new AutoWasm, one label on thousands of Pods.
 
-In this process, without a network: it measures `controller/pods/podindex.py` behind the controller's own decoder and
+In this process, without a network: it measures `controller/pods/podmatching.py` behind the controller's own decoder and
 store. The rival is a plain loop over all selectors. Growth must be linear, and is drawn.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from statistics import quantiles
 
-from autowasm.controller.pods.podindex import Pod, PodMatcher, PodSelector, pod_codec
+from autowasm.controller.pods.podmatching import Pod, PodMatcher, PodSelector, pod_codec
 from autowasm.kube.codec import Codec, WatchEvent
 from autowasm.kube.informer import ObjectStore
 from autowasm.kube.resources import ObjectKey

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autowasm.controller.pods.envoystats import SidecarStats
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.runstate import RunReport, RunState, judge
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.limits import StatsLimits

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from autowasm.controller.pods import envoystats
 from autowasm.controller.pods.envoystats import ReadFailure, SidecarStats, UnreadStats
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.runstate import RunState, judge
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.limits import StatsLimits

@@ -15,7 +15,7 @@ from autowasm.controller.pods.envoystats import (
     UnreadStats,
     series_of,
 )
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.kube.resources import ObjectKey
 
 WORKERS = 2

@@ -13,7 +13,7 @@ import pytest
 from autowasm.limits import MIB, PreflightLimits
 from autowasm.preflight import wire
 from autowasm.preflight.processes import ForkServer, Result
-from autowasm.preflight.verdicts import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import forkserver
 from tests.fakes.children import MISBEHAVE, UNREAD
@@ -138,7 +138,7 @@ async def test_a_fork_server_that_is_killed_takes_its_children_along_and_is_repl
     os.kill(first, signal.SIGKILL)
     with pytest.raises(NoVerdict) as caught:
         await asking
-    assert caught.value.unknown.reason is Reason.NOT_STARTED
+    assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
     await until(lambda: not alive(child))
     assert (await ask(server, "echo")).answer
     assert server.pid not in {first, None}
@@ -153,7 +153,7 @@ async def test_a_fork_server_that_hangs_is_replaced(metrics: Metrics) -> None:
         os.kill(first, signal.SIGSTOP)
         with pytest.raises(NoVerdict) as caught:
             await ask(server, "echo", seconds=0.1)
-        assert caught.value.unknown.reason is Reason.NOT_STARTED
+        assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
         assert (await ask(server, "echo")).answer
         assert not alive(first)
 
@@ -165,7 +165,7 @@ async def test_a_fork_server_that_cannot_start_is_reported_and_started_again(
     async with forkserver.running(limits, metrics, module="tests.fakes.clocks") as server:
         with pytest.raises(NoVerdict) as caught:
             await ask(server, "echo")
-        assert caught.value.unknown.reason is Reason.NOT_STARTED
+        assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
         await until(lambda: metrics.preflight_restarts._value.get() >= 2)
 
 
@@ -174,7 +174,7 @@ async def test_nobody_waits_longer_than_the_time_of_a_start(metrics: Metrics) ->
     async with forkserver.running(limits, metrics) as server:
         with pytest.raises(NoVerdict) as caught:
             await ask(server, "echo")
-        assert caught.value.unknown.reason is Reason.NOT_STARTED
+        assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
 
 
 async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: Metrics) -> None:
@@ -183,7 +183,7 @@ async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: M
         for _ in range(3):
             with pytest.raises(NoVerdict) as caught:
                 await ask(server, "echo")
-            assert caught.value.unknown.reason is Reason.NOT_STARTED
+            assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
 
 
 async def test_the_end_of_wasmer_is_the_end_of_all(metrics: Metrics) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.limits import MIB, PreflightLimits
-from autowasm.preflight.verdicts import Reason, Unknown
+from autowasm.preflight.verdicts import NoVerdictReason, Unknown
 from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import preflights
@@ -87,7 +87,7 @@ async def test_more_memory_than_envoy_grants_is_not_granted(judge: Judge) -> Non
 async def test_a_module_that_fills_its_memory_is_ended_and_not_refused(judge: Judge) -> None:
     found = await judge(module(configure=GROW_AND_FILL), b"{}")
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.OUT_OF_MEMORY
+    assert found.reason is NoVerdictReason.OUT_OF_MEMORY
     assert judge.failures("OutOfMemory") == judge.judgements("unknown") == 1
 
 
@@ -101,7 +101,7 @@ async def test_ten_megabytes_of_log_lines_are_cut(judge: Judge) -> None:
 async def test_what_is_no_module_is_not_compiled(judge: Judge) -> None:
     found = await judge(b"\0asm and nothing else")
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.CANNOT_COMPILE
+    assert found.reason is NoVerdictReason.CANNOT_COMPILE
     again = await judge(b"\0asm and nothing else")
     assert again == found
     assert judge.runs("compile") == 1
@@ -115,7 +115,7 @@ async def test_a_module_that_takes_too_long_to_compile_is_not_refused(
     async with preflights.running(tmp_path, metrics, limits=limits) as judge:
         found = await judge(module(more=MUCH_CODE))
         assert isinstance(found, Unknown)
-        assert found.reason is Reason.DEADLINE_EXCEEDED
+        assert found.reason is NoVerdictReason.DEADLINE_EXCEEDED
         assert list(judge.code.iterdir()) == []
 
 
@@ -126,7 +126,7 @@ async def test_a_module_too_large_to_compile_in_its_memory_is_not_refused(
     async with preflights.running(tmp_path, metrics, limits=limits) as judge:
         found = await judge(module(more=MUCH_CODE))
         assert isinstance(found, Unknown)
-        assert found.reason is Reason.OUT_OF_MEMORY
+        assert found.reason is NoVerdictReason.OUT_OF_MEMORY
 
 
 async def test_compiled_code_beyond_its_limit_is_not_kept(tmp_path: Path, metrics: Metrics) -> None:
@@ -134,7 +134,7 @@ async def test_compiled_code_beyond_its_limit_is_not_kept(tmp_path: Path, metric
     async with preflights.running(tmp_path, metrics, limits=limits) as judge:
         found = await judge(module())
         assert isinstance(found, Unknown)
-        assert found.reason is Reason.TOO_LARGE
+        assert found.reason is NoVerdictReason.TOO_LARGE
         assert list(judge.code.iterdir()) == []
 
 
@@ -143,26 +143,26 @@ async def test_a_run_beyond_its_deadline_is_not_refused(tmp_path: Path, metrics:
     async with preflights.running(tmp_path, metrics, limits=limits) as judge:
         found = await judge(module(configure=LOOP), b"{}")
         assert isinstance(found, Unknown)
-        assert found.reason is Reason.DEADLINE_EXCEEDED
+        assert found.reason is NoVerdictReason.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize(
     ("lie", "reason"),
     [
-        ("garbage", Reason.INVALID_ANSWER),
-        ("nested", Reason.INVALID_ANSWER),
-        ("forged", Reason.INVALID_ANSWER),
-        ("half", Reason.INVALID_ANSWER),
-        ("silent", Reason.INVALID_ANSWER),
-        ("abort", Reason.CRASHED),
-        ("fail", Reason.CRASHED),
-        ("wait_forever", Reason.DEADLINE_EXCEEDED),
-        ("hang_up_and_wait", Reason.DEADLINE_EXCEEDED),
-        ("endless", Reason.CRASHED),  # wasmer closes the connection
+        ("garbage", NoVerdictReason.INVALID_ANSWER),
+        ("nested", NoVerdictReason.INVALID_ANSWER),
+        ("forged", NoVerdictReason.INVALID_ANSWER),
+        ("half", NoVerdictReason.INVALID_ANSWER),
+        ("silent", NoVerdictReason.INVALID_ANSWER),
+        ("abort", NoVerdictReason.CRASHED),
+        ("fail", NoVerdictReason.CRASHED),
+        ("wait_forever", NoVerdictReason.DEADLINE_EXCEEDED),
+        ("hang_up_and_wait", NoVerdictReason.DEADLINE_EXCEEDED),
+        ("endless", NoVerdictReason.CRASHED),  # wasmer closes the connection
     ],
 )
 async def test_a_module_that_took_over_its_child_gets_no_verdict(
-    tmp_path: Path, metrics: Metrics, lie: str, reason: Reason
+    tmp_path: Path, metrics: Metrics, lie: str, reason: NoVerdictReason
 ) -> None:
     limits = PreflightLimits(run_seconds=1.0)
     async with preflights.running(tmp_path, metrics, limits=limits, module=LYING) as judge:

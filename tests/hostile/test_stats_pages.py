@@ -3,7 +3,7 @@
 import pytest
 
 from autowasm.controller.pods.envoystats import parse_in_steps
-from autowasm.controller.pods.podindex import in_steps
+from autowasm.controller.pods.podmatching import in_steps
 from autowasm.limits import StatsLimits
 from tests.hostile.looptime import longest_iteration
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from autowasm.cli import flags
+from autowasm.cli import wasmerflags
 from autowasm.cli.options import Option
 from autowasm.cli.wasmer import build_parser
 from autowasm.controller.sourcepolicy import SourcePolicy
@@ -49,7 +49,7 @@ def _sample(option: Option) -> Any:
 
 def _settings(args: list[str]) -> Settings:
     args = [word for word in args if not word.startswith("--registry-ca-file=")]  # has to be there
-    return flags.settings_from(build_parser().parse_args(args), environment={})
+    return wasmerflags.settings_from(build_parser().parse_args(args), environment={})
 
 
 def test_what_is_written_by_make_manifests_is_up_to_date() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autowasm.cli import flags
+from autowasm.cli import wasmerflags
 from autowasm.cli.wasmer import build_parser
 from autowasm.limits import MIB
 from autowasm.settings import EnvoyFetch, Settings
@@ -34,7 +34,9 @@ def _container() -> Document:
 def _settings() -> Settings:
     """The settings from the shipped arguments; there is no environment in the Deployment."""
     assert "env" not in _container()
-    return flags.settings_from(build_parser().parse_args(_container()["args"]), environment={})
+    return wasmerflags.settings_from(
+        build_parser().parse_args(_container()["args"]), environment={}
+    )
 
 
 def test_the_image_is_of_this_version() -> None:
@@ -170,7 +172,9 @@ def test_kustomize_renames_what_wasmer_is_given(
     # As the Pod sees it: wasmer reads its own namespace from the volume of its ServiceAccount.
     environment = {one["name"]: one["value"] for one in container["env"]}
     arguments = [*container["args"], f"--service-namespace={namespace}"]
-    settings = flags.settings_from(build_parser().parse_args(arguments), environment=environment)
+    settings = wasmerflags.settings_from(
+        build_parser().parse_args(arguments), environment=environment
+    )
     service = objects["Service", settings.envoy.service_name]
     assert (service["metadata"]["name"], service["metadata"]["namespace"]) == (name, namespace)
     assert ("Service", settings.peers.host.partition(".")[0]) in objects

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.controller.pods.loadreport import LoadEvidence, MissingReason, report, why_missing
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from tests.fakes.generators import finished
 
 NOW = 10_000.0

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.pods.podindex import Pod, PodCounts, PodMatcher, PodSelector, has_ended
+from autowasm.controller.pods.podmatching import Pod, PodCounts, PodMatcher, PodSelector, has_ended
 from autowasm.kube.resources import ObjectKey
 
 PAIRS = [("app", "a"), ("app", "b"), ("tier", "x"), ("zone", "1")]

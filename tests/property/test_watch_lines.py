@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.pods.podindex import pod_codec
+from autowasm.controller.pods.podmatching import pod_codec
 from autowasm.kube.codec import Bookmark, DocumentCodec, WatchEvent
 from autowasm.kube.errors import ApiError, UnexpectedAnswer
 from autowasm.kube.listwatch import LineSplitter

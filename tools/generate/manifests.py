@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autowasm.cli import flags
+from autowasm.cli import wasmerflags
 from autowasm.cli.options import Option
 from autowasm.settings import PreflightMode
 from tests.parts import provision
@@ -63,7 +63,11 @@ _OF_HELM = r"^ +(helm\.sh/chart|app\.kubernetes\.io/(managed-by|instance)): .*\n
 
 def options() -> dict[str, Option]:
     """The flags of `wasmer controller` by name."""
-    return {option.name: option for group in flags.MODES["controller"].values() for option in group}
+    return {
+        option.name: option
+        for group in wasmerflags.MODES["controller"].values()
+        for option in group
+    }
 
 
 def camel(name: str) -> str:

@@ -16,9 +16,9 @@ from typing import Any, Final, NoReturn
 
 import yaml
 
-from autowasm.cli import flags
-from autowasm.cli.flags import pod_namespace
+from autowasm.cli import wasmerflags
 from autowasm.cli.interrupts import waits_for
+from autowasm.cli.wasmerflags import pod_namespace
 from autowasm.errors import AutoWasmError, UsageError
 from autowasm.explain.facts import ServerFact
 from autowasm.explain.gather import keys_of_all
@@ -156,12 +156,12 @@ def server_of(pod: Pod) -> ServerFact | None:
         if _MODE not in words:
             continue
         parser = _Parser()
-        flags.declare(parser, _MODE)
+        wasmerflags.declare(parser, _MODE)
         variables = {one.name: one.value for one in container.env or () if one.value}
         try:
             arguments = parser.parse_args(words[words.index(_MODE) + 1 :])
             arguments.mode = _MODE
-            settings = flags.settings_from(
+            settings = wasmerflags.settings_from(
                 arguments, environment=variables, pod_namespace=lambda: pod.metadata.namespace
             )
         except (_Unreadable, UsageError):

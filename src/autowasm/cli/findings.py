@@ -1,4 +1,4 @@
-"""Findings and plans as text for a terminal, as JSON, and as an exit status.
+"""Findings as text for a terminal, as JSON, and as an exit status.
 
 Invariants: text fits any terminal of 40 columns or more; names from the cluster are escaped before they are printed; the JSON's keys
 are stable.
@@ -7,21 +7,19 @@ are stable.
 import argparse
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from autowasm.api.status import is_written
 from autowasm.cli.stdio import fitted
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import NOT_CHECKED, Finding, Level, worst
-from autowasm.explain.plan import Plan
 from autowasm.text import shown
 
 MIN_WIDTH: Final = 40
 MAX_WIDTH: Final = 100
 _LEVEL: Final = 9
 _STEP: Final = 13
-_PODS_NAMED: Final = 5
 _LONGEST: Final = 1_000
 _COLOURS: Final = {
     Level.OK: "32",
@@ -29,20 +27,12 @@ _COLOURS: Final = {
     Level.WARNING: "33",
     Level.ERROR: "31",
 }
-_DIFF_COLOURS: Final = {"+": "32", "-": "31", "@": "36"}
-_ACTIONS: Final = {
-    "create": "would be created",
-    "replace": "would be changed",
-    "unchanged": "would not be changed",
-    "refused": "would not be written: see the findings below",
-    "unknown": "cannot be planned: the module of the source is not known",
-}
 
 
 def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
     """A headline, then level, step, place, problem and remedy of each finding."""
     width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
-    lines = [*_wrapped(f"{name}: {headline(findings)}", width, ""), ""]
+    lines = [*wrapped(f"{name}: {headline(findings)}", width, ""), ""]
     for finding in findings:
         lines += _row(finding, width=width, colour=colour)
     return "\n".join(lines)
@@ -89,10 +79,10 @@ def _row(finding: Finding, *, width: int, colour: bool) -> list[str]:
     indent = " " * len(head)
     where = shown(finding.object, most=_LONGEST)
     where += f" {shown(finding.field, most=_LONGEST)}" if finding.field else ""
-    lines = _wrapped(f"{head}{where}:", width, indent)
-    lines += _wrapped(f"{indent}{shown(finding.what, most=_LONGEST)}", width, indent)
+    lines = wrapped(f"{head}{where}:", width, indent)
+    lines += wrapped(f"{indent}{shown(finding.what, most=_LONGEST)}", width, indent)
     if finding.remedy:
-        lines += _wrapped(
+        lines += wrapped(
             f"{indent}-> {shown(finding.remedy, most=_LONGEST)}", width, f"{indent}   "
         )
     if colour:
@@ -100,7 +90,8 @@ def _row(finding: Finding, *, width: int, colour: bool) -> list[str]:
     return lines
 
 
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
+def wrapped(text: str, width: int, indent: str) -> list[str]:
+    """The lines of the text; `indent` is for those after the first."""
     return textwrap.wrap(
         text, width, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
     )
@@ -129,57 +120,4 @@ def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
             for finding in findings
             if finding.check != NOT_CHECKED
         ],
-    }
-
-
-def plan_text(
-    facts: Facts, plan: Plan, findings: Sequence[Finding], *, width: int, colour: bool
-) -> str:
-    """The action on the EnvoyFilter, the diff, the Pods, the findings."""
-    fit = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
-    lines = _wrapped(f"{facts.envoyfilter_name} {_ACTIONS[plan.action]}", fit, "")
-    if plan.diff:
-        lines += ["", *(_diff_line(line, colour=colour) for line in plan.diff.splitlines())]
-    lines += ["", _pods(facts), ""]
-    return "\n".join(lines) + "\n" + table(facts.name, findings, width=width, colour=colour)
-
-
-def _pods(facts: Facts) -> str:
-    if "pods" in facts.unread:
-        return "Pods: not checked"
-    if not facts.pods:
-        return "Pods: none"
-    lines = [f"Pods: {len(facts.pods)}, {len(facts.injected)} of them with a proxy"]
-    lines += [
-        f"  {pod.where}  {'injected' if pod.proxy else 'not injected'}"
-        for pod in facts.pods[:_PODS_NAMED]
-    ]
-    if (more := len(facts.pods) - _PODS_NAMED) > 0:
-        lines.append(f"  and {more} more")
-    return "\n".join(lines)
-
-
-def _diff_line(line: str, *, colour: bool) -> str:
-    # Our YAML writer has already escaped unprintable characters.
-    code = _DIFF_COLOURS.get(line[:1]) if colour else None
-    return f"\x1b[{code}m{line}\x1b[0m" if code else line
-
-
-def plan_json(facts: Facts, plan: Plan, findings: Sequence[Finding]) -> Mapping[str, Any]:
-    """`as_json` with the plan."""
-    names = [
-        {
-            "namespace": pod.metadata.namespace,
-            "name": pod.metadata.name,
-            "injected": bool(pod.proxy),
-        }
-        for pod in facts.pods[:100]
-    ]
-    return {
-        **as_json(facts, findings),
-        "action": plan.action,
-        "envoyFilter": plan.after,
-        "live": plan.before,
-        "diff": plan.diff,
-        "podNames": names,
     }

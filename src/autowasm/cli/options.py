@@ -1,6 +1,6 @@
 """Option: one flag, with its name, type, default and help; and the options that `wasmer` and `wasmc` have in common.
 
-`flags.py` has the other options of wasmer, `moduleflags.py` and `clusterflags.py` those of wasmc. Invariants: an option of both programs is
+`wasmerflags.py` has the other options of wasmer, `moduleflags.py` and `clusterflags.py` those of wasmc. Invariants: an option of both programs is
 declared here, once; this module imports nothing heavier than argparse, because `wasmc --help` imports it.
 """
 

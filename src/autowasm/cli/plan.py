@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,15 @@ from autowasm.registry.credentials import Credential
 from autowasm.sandbox.plugin import Plugin
 from autowasm.standalone import documents
 
+_PODS_NAMED: Final = 5
+_DIFF_COLOURS: Final = {"+": "32", "-": "31", "@": "36"}
+_ACTIONS: Final = {
+    "create": "would be created",
+    "replace": "would be changed",
+    "unchanged": "would not be changed",
+    "refused": "would not be written: see the findings below",
+    "unknown": "cannot be planned: the module of the source is not known",
+}
 _CLUSTER: Final = (
     "envoyfilter",
     "envoyfilters",
@@ -90,11 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
             f"the cluster cannot be queried: {error}; use --offline to plan without a cluster"
         ) from error
     if arguments.json:
-        answer = [findings.plan_json(*one) for one in planned]
+        answer = [plan_json(*one) for one in planned]
         print(json.dumps(answer, indent=2), flush=True)
     else:
         width, colour = width_of(sys.stdout), is_coloured(sys.stdout)
-        texts = [findings.plan_text(*one, width=width, colour=colour) for one in planned]
+        texts = [plan_text(*one, width=width, colour=colour) for one in planned]
         print("\n\n".join(texts), flush=True)
     return max(findings.exit_status(worst(found), arguments) for _, _, found in planned)
 
@@ -291,3 +300,56 @@ def _has_default_rollout(document: Mapping[str, Any], live: Mapping[str, Any] | 
     specs = [(one or {}).get("spec") or {} for one in (document, live)]
     is_staged = status.read((live or {}).get("status")).rollout is not UNSET
     return is_staged and all(one.get("rollout") is None for one in specs)
+
+
+def plan_text(
+    facts: Facts, plan: Plan, found: Sequence[Finding], *, width: int, colour: bool
+) -> str:
+    """The action on the EnvoyFilter, the diff, the Pods, the findings."""
+    fit = stdio.fitted(width, least=findings.MIN_WIDTH, most=findings.MAX_WIDTH)
+    lines = findings.wrapped(f"{facts.envoyfilter_name} {_ACTIONS[plan.action]}", fit, "")
+    if plan.diff:
+        lines += ["", *(_diff_line(line, colour=colour) for line in plan.diff.splitlines())]
+    lines += ["", _pods(facts), ""]
+    return "\n".join(lines) + "\n" + findings.table(facts.name, found, width=width, colour=colour)
+
+
+def _pods(facts: Facts) -> str:
+    if "pods" in facts.unread:
+        return "Pods: not checked"
+    if not facts.pods:
+        return "Pods: none"
+    lines = [f"Pods: {len(facts.pods)}, {len(facts.injected)} of them with a proxy"]
+    lines += [
+        f"  {pod.where}  {'injected' if pod.proxy else 'not injected'}"
+        for pod in facts.pods[:_PODS_NAMED]
+    ]
+    if (more := len(facts.pods) - _PODS_NAMED) > 0:
+        lines.append(f"  and {more} more")
+    return "\n".join(lines)
+
+
+def _diff_line(line: str, *, colour: bool) -> str:
+    # Our YAML writer has already escaped unprintable characters.
+    code = _DIFF_COLOURS.get(line[:1]) if colour else None
+    return f"\x1b[{code}m{line}\x1b[0m" if code else line
+
+
+def plan_json(facts: Facts, plan: Plan, found: Sequence[Finding]) -> Mapping[str, Any]:
+    """`findings.as_json` with the plan."""
+    names = [
+        {
+            "namespace": pod.metadata.namespace,
+            "name": pod.metadata.name,
+            "injected": bool(pod.proxy),
+        }
+        for pod in facts.pods[:100]
+    ]
+    return {
+        **findings.as_json(facts, found),
+        "action": plan.action,
+        "envoyFilter": plan.after,
+        "live": plan.before,
+        "diff": plan.diff,
+        "podNames": names,
+    }

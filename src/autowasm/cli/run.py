@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.cli import engine, fetching, givenplugin, modules, registries, runresult, trialtext
+from autowasm.cli import (
+    engineoption,
+    fetching,
+    givenplugin,
+    modules,
+    registries,
+    runresult,
+    runtext,
+)
 from autowasm.cli.modules import Module
 from autowasm.cli.options import offered
 from autowasm.cli.runresult import EnvoyResult, RunResult, StartResult
@@ -49,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         if (found := envoyrun.impossible(given.clusters)) is not None:
             cluster, why = found
             raise UsageError(f"--call {cluster}: {why}")
-        envoy = engine.identify(program)
+        envoy = engineoption.identify(program)
         arguments.envoy_version = envoy.release
     module, plugin = _module_and_plugin(arguments)
     result = _run(module, plugin, given, arguments)
@@ -59,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(runresult.as_json(result), flush=True)
     else:
         width = width_of(sys.stdout)
-        text = trialtext.as_text(result, width=width, colour=is_coloured(sys.stdout))
+        text = runtext.as_text(result, width=width, colour=is_coloured(sys.stdout))
         print(text, flush=True)
     return result.exit_status
 
@@ -98,7 +106,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _program(arguments: argparse.Namespace) -> Path | None:
     """The Envoy of --engine; None for the sandbox. Raises UsageError."""
-    program = engine.find(arguments.engine)
+    program = engineoption.find(arguments.engine)
     if program is not None:
         for flag in ("--tcp", "--property"):
             if getattr(arguments, flag[2:]):
@@ -109,7 +117,7 @@ def _program(arguments: argparse.Namespace) -> Path | None:
 
 
 def _compared(
-    result: RunResult, envoy: engine.Engine, given: "_Given", arguments: argparse.Namespace
+    result: RunResult, envoy: engineoption.Engine, given: "_Given", arguments: argparse.Namespace
 ) -> RunResult:
     """The result with the differences of a real Envoy. A module that the checks refuse is not run there."""
     verdict = result.start.verdict

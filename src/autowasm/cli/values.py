@@ -1,7 +1,7 @@
 """Values of wasmer's options, from flags and environment, and the functions that read them.
 
 Invariants: a flag overrides the environment, and the environment the default; the same function reads both, so an invalid value
-gives the same message. The table of options is in `flags.py`.
+gives the same message. The table of options is in `wasmerflags.py`.
 """
 
 import argparse

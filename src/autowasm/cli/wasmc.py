@@ -241,9 +241,9 @@ def _runner(command: str) -> Callable[[argparse.Namespace], int]:
 
             return run.run
         case "test":
-            from autowasm.cli import suites  # noqa: PLC0415
+            from autowasm.cli import test  # noqa: PLC0415
 
-            return suites.run
+            return test.run
         case "inspect":
             from autowasm.cli import inspect  # noqa: PLC0415
 

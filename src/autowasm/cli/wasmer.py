@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from autowasm.cli import flags
+from autowasm.cli import wasmerflags
 from autowasm.cli.options import KUBECONFIG
 from autowasm.cli.stdio import is_coloured
 from autowasm.cli.version import ShowVersion
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from autowasm.cli import charthooks  # noqa: PLC0415
 
             return charthooks.check_download(arguments.kubeconfig, arguments.url)
-        settings = flags.settings_from(arguments)
+        settings = wasmerflags.settings_from(arguments)
         from autowasm.performance import eventloop  # noqa: PLC0415  # heavy, as below
         from autowasm.telemetry import logs  # noqa: PLC0415
 
@@ -83,14 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Reads AutoWasms from a directory of YAML files instead of an API server, and writes "
         "a listener file for an Envoy without Istio.",
     )
-    flags.declare(standalone, "standalone")
+    wasmerflags.declare(standalone, "standalone")
     controller = modes.add_parser(
         "controller",
         allow_abbrev=False,
         help="run in a Kubernetes cluster with Istio",
         description="Watches the AutoWasm objects of an API server and writes their EnvoyFilters.",
     )
-    flags.declare(controller, "controller")
+    wasmerflags.declare(controller, "controller")
     check = modes.add_parser(
         _CHECK_UNINSTALL,
         allow_abbrev=False,

@@ -18,7 +18,7 @@ from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Lookup, RecordEvent
 from autowasm.controller.pods.loadreport import LoadReport
-from autowasm.controller.pods.podindex import (
+from autowasm.controller.pods.podmatching import (
     Pod,
     PodAddressIndex,
     PodMatcher,

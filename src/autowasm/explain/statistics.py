@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.controller.pods import envoystats, podindex
+from autowasm.controller.pods import envoystats, podmatching
 from autowasm.controller.pods.resend import changed_at
 from autowasm.controller.pods.runwatch import Published, RunWatch
 from autowasm.explain.facts import RunFact
@@ -54,7 +54,7 @@ class StatisticsReader:
         return tuple(fact for task in reading if (fact := task.result()) is not None)
 
     async def _read(self, pod: Pod) -> RunFact | None:
-        row = podindex.Pod(
+        row = podmatching.Pod(
             pod.metadata.namespace,
             pod.metadata.name,
             pod.where.encode(),

@@ -110,9 +110,7 @@ async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[Non
                 await asyncio.Event().wait()
         except NotLeading:
             pass
-        except (
-            Exception
-        ):  # supervised edge: a bug in the leader's work must not stop the work that every replica does
+        except Exception:  # supervised edge: a bug in the leader's work must not stop the work that every replica does
             _log.exception("leader work failed unexpectedly", retry_in=FAILED_RETRY)
             await asyncio.sleep(FAILED_RETRY)
 

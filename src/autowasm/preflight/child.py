@@ -23,7 +23,7 @@ from autowasm.preflight import isolation, wire
 from autowasm.preflight.forkserver import Work
 from autowasm.preflight.isolation import NotIsolated, Rlimits
 from autowasm.preflight.request import COMPILE, RUN, Answer, Problem, Request
-from autowasm.preflight.verdicts import Reason
+from autowasm.preflight.verdicts import NoVerdictReason
 from autowasm.sandbox.engine import (
     Engine,
     compile_module,
@@ -37,10 +37,10 @@ from autowasm.sandbox.verdict import judge
 from autowasm.text import shown
 
 _STORAGE: Final = {
-    errno.EFBIG: Reason.TOO_LARGE,  # RLIMIT_FSIZE; Python ignores the signal
-    errno.ENOSPC: Reason.STORAGE_UNAVAILABLE,
-    errno.EDQUOT: Reason.STORAGE_UNAVAILABLE,
-    errno.EIO: Reason.STORAGE_UNAVAILABLE,
+    errno.EFBIG: NoVerdictReason.TOO_LARGE,  # RLIMIT_FSIZE; Python ignores the signal
+    errno.ENOSPC: NoVerdictReason.STORAGE_UNAVAILABLE,
+    errno.EDQUOT: NoVerdictReason.STORAGE_UNAVAILABLE,
+    errno.EIO: NoVerdictReason.STORAGE_UNAVAILABLE,
 }
 _WARM_UP: Final = """
 (module
@@ -91,18 +91,18 @@ def _outcome(
     try:
         return work(channel, descriptors, limits)
     except NotIsolated as error:
-        problem = Problem(Reason.ISOLATION_UNAVAILABLE, str(error))
+        problem = Problem(NoVerdictReason.ISOLATION_UNAVAILABLE, str(error))
     except CannotCompile as error:
-        problem = Problem(Reason.CANNOT_COMPILE, str(error))
+        problem = Problem(NoVerdictReason.CANNOT_COMPILE, str(error))
     except CannotLoad as error:
-        problem = Problem(Reason.CANNOT_LOAD, str(error))
+        problem = Problem(NoVerdictReason.CANNOT_LOAD, str(error))
     except MemoryError:
-        problem = Problem(Reason.OUT_OF_MEMORY, "the child has no memory left")
+        problem = Problem(NoVerdictReason.OUT_OF_MEMORY, "the child has no memory left")
     except OSError as error:
-        problem = Problem(_STORAGE.get(error.errno or 0, Reason.CRASHED), str(error))
+        problem = Problem(_STORAGE.get(error.errno or 0, NoVerdictReason.CRASHED), str(error))
     except Exception as error:  # supervised edge: a bug is not a verdict
         traceback.print_exc(limit=-4, file=sys.stderr)
-        problem = Problem(Reason.CRASHED, repr(error)[:500])
+        problem = Problem(NoVerdictReason.CRASHED, repr(error)[:500])
     return Answer(None, problem=problem)
 
 

@@ -20,7 +20,7 @@ import structlog
 from autowasm.flowcontrol import Backoff
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import wire
-from autowasm.preflight.verdicts import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
 from autowasm.preflight.wire import Ended, Job, Kill, Message, Ready, Started
 from autowasm.telemetry.metrics import Metrics
 
@@ -185,7 +185,9 @@ class ForkServer:
             except OSError as error:
                 del life.jobs[job.number]
                 life.end()
-                raise NoVerdict(Reason.NOT_STARTED, f"the fork server: {error.strerror}") from error
+                raise NoVerdict(
+                    NoVerdictReason.NOT_STARTED, f"the fork server: {error.strerror}"
+                ) from error
             theirs.close()
             return await self._follow(life, job, ended, ours, request)
 
@@ -203,10 +205,12 @@ class ForkServer:
                 return Result(await asyncio.shield(ended), answer)
         except TimeoutError as error:
             life.end()
-            raise NoVerdict(Reason.NOT_STARTED, "the fork server does not answer") from error
+            raise NoVerdict(
+                NoVerdictReason.NOT_STARTED, "the fork server does not answer"
+            ) from error
         except ConnectionAbortedError as error:
             raise NoVerdict(
-                Reason.NOT_STARTED, "the fork server ended while the child ran"
+                NoVerdictReason.NOT_STARTED, "the fork server ended while the child ran"
             ) from error
         finally:
             if not ended.done():
@@ -248,7 +252,7 @@ class ForkServer:
                     await self._ready.wait()
         if self._life is None:
             raise NoVerdict(
-                Reason.NOT_STARTED,
+                NoVerdictReason.NOT_STARTED,
                 "the fork server does not start; the log of wasmer has the reason",
             )
         return self._life

@@ -13,7 +13,7 @@ import msgspec
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.limits import PreflightLimits
 from autowasm.preflight.isolation import Enforced
-from autowasm.preflight.verdicts import Reason
+from autowasm.preflight.verdicts import NoVerdictReason
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Verdict
 from autowasm.text import shown
@@ -51,7 +51,7 @@ class Request:
 class Problem:
     """Why a child has no result. It is not a verdict on the module."""
 
-    reason: Reason
+    reason: NoVerdictReason
     message: str
 
 

@@ -31,7 +31,7 @@ from autowasm.preflight.isolation import Enforced
 from autowasm.preflight.processes import ForkServer, Result
 from autowasm.preflight.request import COMPILE, RUN, Answer, Request
 from autowasm.preflight.slots import Slots
-from autowasm.preflight.verdicts import NoVerdict, Reason, Unknown, VerdictKey, Verdicts
+from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason, Unknown, VerdictKey, Verdicts
 from autowasm.preflight.wire import Ended
 from autowasm.sandbox.engine import ENGINE_VERSION
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
@@ -84,7 +84,7 @@ class Preflight:
             log_bytes=limits.log_bytes,
             log_line_bytes=limits.log_line_bytes,
         )
-        for reason in Reason:  # created now: a series that begins at 1 shows no increase
+        for reason in NoVerdictReason:  # created now: a series that begins at 1 shows no increase
             metrics.preflight_failures.labels(reason)
         self.enforced: Enforced | None = None
         """The isolation of the last child; None before the first."""
@@ -122,7 +122,7 @@ class Preflight:
         try:
             return await self._flights.join(key, work, slot=lambda: self._slots.place(namespace))
         except NoVerdict as error:
-            if error.unknown.reason is Reason.TOO_MANY_REQUESTS:  # it never got a slot
+            if error.unknown.reason is NoVerdictReason.TOO_MANY_REQUESTS:  # it never got a slot
                 self._count_failure(error.unknown.reason)
             return error.unknown
 
@@ -137,11 +137,11 @@ class Preflight:
             verdict = await self._compile_and_run(namespace, key.sha256, module, request)
         except NoVerdict as error:
             self._count_failure(error.unknown.reason)
-            if error.unknown.reason is Reason.CANNOT_COMPILE:
+            if error.unknown.reason is NoVerdictReason.CANNOT_COMPILE:
                 self._verdicts.put(key, error.unknown, size=len(error.unknown.message))
             raise
         except Exception:  # a bug: the caller logs it
-            self._count_failure(Reason.INTERNAL_ERROR)
+            self._count_failure(NoVerdictReason.INTERNAL_ERROR)
             raise
         self._metrics.preflight_judgements.labels(verdict.outcome.value.lower()).inc()
         size = len(verdict.to_json())
@@ -150,7 +150,7 @@ class Preflight:
             self._verdicts.put(shared, verdict, size=size)
         return verdict
 
-    def _count_failure(self, reason: Reason) -> None:
+    def _count_failure(self, reason: NoVerdictReason) -> None:
         self._metrics.preflight_failures.labels(reason).inc()
         self._metrics.preflight_judgements.labels("unknown").inc()
 
@@ -158,7 +158,8 @@ class Preflight:
         most = self._limits.request_bytes
         if len(request) > most:
             raise NoVerdict(
-                Reason.TOO_LARGE, f"the configuration takes {len(request)} bytes, more than {most}"
+                NoVerdictReason.TOO_LARGE,
+                f"the configuration takes {len(request)} bytes, more than {most}",
             )
 
     async def _compile_and_run(
@@ -167,7 +168,7 @@ class Preflight:
         try:
             return await self._run(await self._code(namespace, sha256, module), request)
         except NoVerdict as error:
-            if error.unknown.reason is not Reason.CANNOT_LOAD:
+            if error.unknown.reason is not NoVerdictReason.CANNOT_LOAD:
                 raise
         # The volume was moved to another node, whose processor may lack instructions that the code uses.
         await self._cache.remove(sha256)
@@ -184,7 +185,8 @@ class Preflight:
                     return await self._compile(sha256, module)
         except OSError as error:
             raise NoVerdict(
-                Reason.STORAGE_UNAVAILABLE, f"the directory of compiled modules: {error.strerror}"
+                NoVerdictReason.STORAGE_UNAVAILABLE,
+                f"the directory of compiled modules: {error.strerror}",
             ) from error
 
     async def _compile(self, sha256: Sha256Hex, module: Path) -> Blob:
@@ -200,7 +202,7 @@ class Preflight:
             )
             if answer.compiled is None:
                 raise NoVerdict(
-                    Reason.INVALID_ANSWER,
+                    NoVerdictReason.INVALID_ANSWER,
                     "the child that compiled the module sent an unexpected answer",
                 )
             return await self._cache.commit(sha256, staged)
@@ -216,7 +218,7 @@ class Preflight:
             )
         except (DamagedBlob, OSError) as error:
             raise NoVerdict(
-                Reason.MODULE_UNAVAILABLE, f"the stored module cannot be read: {error}"
+                NoVerdictReason.MODULE_UNAVAILABLE, f"the stored module cannot be read: {error}"
             ) from error
         return Blob.adopt(sha256, fd, signature, closer=self._pools.closer)
 
@@ -229,7 +231,9 @@ class Preflight:
             resident=self._limits.run_memory,
         )
         if answer.verdict is None:
-            raise NoVerdict(Reason.INVALID_ANSWER, "the child that ran the module gave no verdict")
+            raise NoVerdict(
+                NoVerdictReason.INVALID_ANSWER, "the child that ran the module gave no verdict"
+            )
         return answer.verdict
 
     async def _execute(
@@ -271,11 +275,13 @@ def answer_of(result: Result, *, child: str, seconds: float) -> Answer:
     if ended.cause or ended.status:
         raise _failure(ended, child=child, seconds=seconds)
     if result.answer is None:
-        raise NoVerdict(Reason.INVALID_ANSWER, f"{child} gave no answer")
+        raise NoVerdict(NoVerdictReason.INVALID_ANSWER, f"{child} gave no answer")
     try:
         answer = Answer.from_json(result.answer)
     except ValueError as error:
-        raise NoVerdict(Reason.INVALID_ANSWER, f"{child} gave an invalid answer") from error
+        raise NoVerdict(
+            NoVerdictReason.INVALID_ANSWER, f"{child} gave an invalid answer"
+        ) from error
     if answer.problem is not None:
         message = shown(answer.problem.message, most=_MESSAGE)
         raise NoVerdict(answer.problem.reason, f"{child}: {message}")
@@ -286,19 +292,22 @@ def _failure(ended: Ended, *, child: str, seconds: float) -> NoVerdict:
     match ended.cause:
         case wire.DEADLINE:
             text = f"{child} was killed after {seconds:g} s"
-            return NoVerdict(Reason.DEADLINE_EXCEEDED, text)
+            return NoVerdict(NoVerdictReason.DEADLINE_EXCEEDED, text)
         case wire.MEMORY:
             text = f"{child} was killed because it used {format_size(ended.memory)} of memory"
-            return NoVerdict(Reason.OUT_OF_MEMORY, text)
+            return NoVerdict(NoVerdictReason.OUT_OF_MEMORY, text)
         case wire.NOT_FORKED:
-            return NoVerdict(Reason.NOT_STARTED, f"{child} could not be forked: {ended.stderr}")
+            return NoVerdict(
+                NoVerdictReason.NOT_STARTED, f"{child} could not be forked: {ended.stderr}"
+            )
     if not os.WIFSIGNALED(ended.status):
         end = f"ended with status {os.waitstatus_to_exitcode(ended.status)}"
     elif os.WTERMSIG(ended.status) == signal.SIGXCPU:
         return NoVerdict(
-            Reason.DEADLINE_EXCEEDED, f"{child} used more than {seconds:g} s of processor time"
+            NoVerdictReason.DEADLINE_EXCEEDED,
+            f"{child} used more than {seconds:g} s of processor time",
         )
     else:
         end = f"was killed by {signal.Signals(os.WTERMSIG(ended.status)).name}"
     said = f": {shown(ended.stderr.strip(), most=_MESSAGE)}" if ended.stderr.strip() else ""
-    return NoVerdict(Reason.CRASHED, f"{child} {end}{said}")
+    return NoVerdict(NoVerdictReason.CRASHED, f"{child} {end}{said}")

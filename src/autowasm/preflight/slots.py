@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import Gauge
 
 from autowasm.limits import PreflightLimits
-from autowasm.preflight.verdicts import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
 
 
 class Slots:
@@ -74,7 +74,8 @@ class Slots:
             return
         if self._waiting_count >= self._limits.queued:
             raise NoVerdict(
-                Reason.TOO_MANY_REQUESTS, f"{self._waiting_count} modules wait for their pre-flight"
+                NoVerdictReason.TOO_MANY_REQUESTS,
+                f"{self._waiting_count} modules wait for their pre-flight",
             )
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(namespace, deque()).append(granted)

@@ -2,7 +2,7 @@
 
 Unknown means that there is no verdict because of wasmer, its machine or its limits. It is never the module's fault. The cache
 also keeps that the engine cannot compile a module, which does not change either. Invariants: reasons are stable and bounded in
-number, because they are condition reasons and metric labels; verdicts are bounded in number and bytes; the least recently used is
+number, because they are metric labels and begin messages; verdicts are bounded in number and bytes; the least recently used is
 dropped first. Not on disk: records keep the verdicts that matter after a restart.
 """
 
@@ -16,7 +16,7 @@ from autowasm.limits import PreflightLimits
 from autowasm.sandbox.verdict import Verdict
 
 
-class Reason(StrEnum):
+class NoVerdictReason(StrEnum):
     """Why there is no verdict."""
 
     CANNOT_COMPILE = "CannotCompile"
@@ -43,19 +43,19 @@ class Reason(StrEnum):
 class Unknown:
     """`message` is one line for a status, and describes the cause."""
 
-    reason: Reason
+    reason: NoVerdictReason
     message: str
 
     @classmethod
     def internal_error(cls) -> Self:
         """A bug of wasmer. The log has the traceback."""
-        return cls(Reason.INTERNAL_ERROR, "a bug in wasmer; its log has the traceback")
+        return cls(NoVerdictReason.INTERNAL_ERROR, "a bug in wasmer; its log has the traceback")
 
 
 class NoVerdict(Exception):
     """Carries an `Unknown` to `Preflight.judge`, which returns it."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: NoVerdictReason, message: str) -> None:
         super().__init__(message)
         self.unknown = Unknown(reason, message)
 

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import metadata
 
 from autowasm.controller.cluster import ClusterMode
-from autowasm.controller.publishing.service import PublishedService
+from autowasm.controller.publishing.servicecheck import PublishedService
 from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
 from autowasm.kube.leaderelection import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autowasm.controller.interfaces import Mode, RecordEvent, record_no_event
 from autowasm.errors import UsageError
 from autowasm.kube.leaderelection import AlwaysLeading
-from autowasm.runtime.shared import SharedResources
+from autowasm.runtime.context import SharedResources
 from autowasm.settings import Cluster, Standalone
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
@@ -18,7 +18,7 @@ from autowasm.standalone.publisher import StandalonePublisher
 
 if TYPE_CHECKING:
     from autowasm.controller.cluster import ClusterMode
-    from autowasm.controller.publishing.service import PublishedService
+    from autowasm.controller.publishing.servicecheck import PublishedService
     from autowasm.kube.leaderelection import LeaderElector
     from autowasm.kube.recorder import EventRecorder
 

@@ -13,11 +13,11 @@ from typing import Final, Self
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.callouts import Answering, Clusters
-from autowasm.sandbox.calls import HOST_CALLS
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed, UsageError
 from autowasm.sandbox.host import NEWER_LIBRARY, Environment, Host
+from autowasm.sandbox.hostcalls import HOST_CALLS
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel

@@ -18,7 +18,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from autowasm.server.http import text_answer
+from autowasm.server.requestlog import text_answer
 
 _BEAT: Final = 1.0
 _STALE: Final = 10.0

@@ -25,7 +25,7 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 
 from autowasm.limits import ServeLimits
-from autowasm.server.http import text_answer
+from autowasm.server.requestlog import text_answer
 
 _log = structlog.get_logger(__name__)
 

@@ -28,9 +28,9 @@ from autowasm.limits import ServeLimits
 from autowasm.performance.sendfile import SendScheduler, is_about_client
 from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.downloadlog import DownloadLog
-from autowasm.server.http import CACHE_CONTROL, CONTENT_TYPE, SERVER, request_id, text_answer
 from autowasm.server.ondemand import BlobAbsent, OnDemandBlobs
 from autowasm.server.ranges import Conditions, Decision, decide
+from autowasm.server.requestlog import CACHE_CONTROL, CONTENT_TYPE, SERVER, request_id, text_answer
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

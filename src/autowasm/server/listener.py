@@ -24,8 +24,8 @@ from autowasm.errors import UsageError
 from autowasm.limits import ServeLimits
 from autowasm.performance.fastpath import FastConnection, ResponseHeads
 from autowasm.server.aiohttpconnection import Connection
-from autowasm.server.http import CACHE_CONTROL, CONTENT_TYPE, SERVER, RequestLog
 from autowasm.server.ondemand import TaskOwner
+from autowasm.server.requestlog import CACHE_CONTROL, CONTENT_TYPE, SERVER, RequestLog
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

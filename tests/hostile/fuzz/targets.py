@@ -16,7 +16,7 @@ import yaml
 
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
-from autowasm.controller.pods.podindex import pod_codec
+from autowasm.controller.pods.podmatching import pod_codec
 from autowasm.errors import AutoWasmError, ContentRejected, SpecError, UsageError
 from autowasm.kube.codec import DocumentCodec, without_depths
 from autowasm.kube.errors import ApiError

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from autowasm.controller.pods.podindex import pod_codec
+from autowasm.controller.pods.podmatching import pod_codec
 from autowasm.flowcontrol import Backoff
 from autowasm.kube import reflector, writes
 from autowasm.kube.client import KubeClient

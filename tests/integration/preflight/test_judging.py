@@ -16,7 +16,7 @@ from autowasm.limits import PreflightLimits
 from autowasm.preflight import runner
 from autowasm.preflight.processes import Result
 from autowasm.preflight.request import COMPILE
-from autowasm.preflight.verdicts import Reason, Unknown
+from autowasm.preflight.verdicts import NoVerdictReason, Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics
@@ -161,7 +161,7 @@ async def test_a_module_that_is_not_what_its_digest_says_is_not_compiled(judge: 
         namespace="a", module=path, sha256=Sha256Hex("0" * 64), plugin=Plugin()
     )
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.MODULE_UNAVAILABLE
+    assert found.reason is NoVerdictReason.MODULE_UNAVAILABLE
     assert list(judge.code.iterdir()) == []
 
 
@@ -170,13 +170,13 @@ async def test_a_module_that_is_gone_is_reported(judge: Judge) -> None:
     path.unlink()
     found = await judge.preflight.judge(namespace="a", module=path, sha256=sha256, plugin=Plugin())
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.MODULE_UNAVAILABLE
+    assert found.reason is NoVerdictReason.MODULE_UNAVAILABLE
 
 
 async def test_a_configuration_beyond_the_limit_is_reported(judge: Judge) -> None:
     found = await judge(module(), bytes(LIMITS.request_bytes))
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.TOO_LARGE
+    assert found.reason is NoVerdictReason.TOO_LARGE
 
 
 async def test_a_directory_that_cannot_be_written_is_reported(
@@ -186,7 +186,7 @@ async def test_a_directory_that_cannot_be_written_is_reported(
     async with preflights.running(tmp_path, metrics, limits=LIMITS) as judge:
         found = await judge(module(), b"long")
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.STORAGE_UNAVAILABLE
+    assert found.reason is NoVerdictReason.STORAGE_UNAVAILABLE
 
 
 async def test_equal_requests_at_one_time_share_a_run(judge: Judge) -> None:
@@ -297,7 +297,7 @@ async def test_requests_beyond_the_queue_and_bugs_are_counted(
         await until(lambda: lying.runs("compile") == 1 and len(children_of(lying.server.pid)) == 1)
         found = await lying(numbered(1), b"silent")
         assert isinstance(found, Unknown)
-        assert found.reason is Reason.TOO_MANY_REQUESTS
+        assert found.reason is NoVerdictReason.TOO_MANY_REQUESTS
         assert (lying.failures("TooManyRequests"), lying.judgements("unknown")) == (1, 1)
         hanging.cancel()
         await asyncio.gather(hanging, return_exceptions=True)
@@ -337,11 +337,11 @@ async def test_a_fork_server_that_dies_costs_one_verdict(lying: Judge) -> None:
     os.kill(cast(int, lying.server.pid), signal.SIGKILL)
     found = await asking
     assert isinstance(found, Unknown)
-    assert found.reason is Reason.NOT_STARTED
+    assert found.reason is NoVerdictReason.NOT_STARTED
     await until(lambda: not alive(child))
     again = await lying(module(), b"silent")
     assert isinstance(again, Unknown)
-    assert again.reason is Reason.INVALID_ANSWER
+    assert again.reason is NoVerdictReason.INVALID_ANSWER
     assert lying.metrics.preflight_restarts._value.get() == 1
 
 

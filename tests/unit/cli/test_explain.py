@@ -12,6 +12,7 @@ import yaml
 from autowasm.api import parsing
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, explain, findings, sources
+from autowasm.cli.plan import plan_text
 from autowasm.errors import UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.examine import examine
@@ -102,10 +103,10 @@ def test_plan_creates_changes_or_leaves() -> None:
 
 def test_plan_text_colours_the_diff_only_when_asked() -> None:
     given, plan = facts(planned=True), _plan(None)
-    plain = findings.plan_text(given, plan, examine(given), width=80, colour=False)
+    plain = plan_text(given, plan, examine(given), width=80, colour=False)
     assert "\x1b" not in plain
     assert "team/details-1  injected" in plain
-    assert "\x1b[32m+" in findings.plan_text(given, plan, (), width=80, colour=True)
+    assert "\x1b[32m+" in plan_text(given, plan, (), width=80, colour=True)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_plan_text_colours_the_diff_only_when_asked() -> None:
 def test_plan_text_says_which_pods_it_is_for(changes: dict[str, object], says: str) -> None:
     given = facts(planned=True, **changes)
     same = _plan(_plan(None).after)
-    text = findings.plan_text(given, same, (), width=80, colour=False)
+    text = plan_text(given, same, (), width=80, colour=False)
     assert says in text
     assert "---" not in text, "there is no diff"
     shown = text.count("  injected") + text.count("  not injected")

@@ -23,8 +23,7 @@ from autowasm.controller.startcheck import (
 from autowasm.digest import Sha256Hex
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
-from autowasm.preflight.verdicts import Reason as UnknownReason
-from autowasm.preflight.verdicts import Unknown
+from autowasm.preflight.verdicts import NoVerdictReason, Unknown
 from autowasm.reasons import Reason
 from autowasm.sandbox.errors import FailureKind
 from autowasm.sandbox.plugin import Plugin
@@ -48,7 +47,7 @@ REFUSED = Verdict(
 )
 TRAPPED = Verdict(Outcome.REFUSED, "unreachable", phase=StartPhase.VM_START, kind=FailureKind.TRAP)
 DOUBTFUL = Verdict(Outcome.DOUBTFUL, "the first request: unreachable", doubt=Doubt.REQUEST_FAILED)
-NO_VERDICT = Unknown(UnknownReason.CRASHED, "the child that ran the module was killed by SIGSEGV")
+NO_VERDICT = Unknown(NoVerdictReason.CRASHED, "the child that ran the module was killed by SIGSEGV")
 
 
 class Judge:

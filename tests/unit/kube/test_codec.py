@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.pods.podindex import pod_codec
+from autowasm.controller.pods.podmatching import pod_codec
 from autowasm.kube.codec import Bookmark, DocumentCodec, Page, WatchEvent
 from autowasm.kube.errors import Expired, UnexpectedAnswer
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from autowasm.controller.pods.podindex import Pod, pod_codec
+from autowasm.controller.pods.podmatching import Pod, pod_codec
 from autowasm.kube.codec import WatchEvent
 
 UID = "0b6f2f0e-6d0b-4a8e-9d0e-0f5d3f6a7b8c"

@@ -9,7 +9,7 @@ import pytest
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.preflight.isolation import Enforced
 from autowasm.preflight.request import Answer, Problem, Request
-from autowasm.preflight.verdicts import Reason
+from autowasm.preflight.verdicts import NoVerdictReason
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Outcome, Verdict
 
@@ -62,7 +62,7 @@ def test_whatever_a_module_can_notice_makes_another_request(changed: dict[str, o
 
 def test_an_answer_arrives_as_it_was_sent() -> None:
     assert Answer.from_json(ANSWER.to_json()) == ANSWER
-    problem = Answer(None, problem=Problem(Reason.CANNOT_LOAD, "old"))
+    problem = Answer(None, problem=Problem(NoVerdictReason.CANNOT_LOAD, "old"))
     assert Answer.from_json(problem.to_json()) == problem
 
 
@@ -106,5 +106,5 @@ def test_texts_of_an_answer_are_printable_and_short() -> None:
     assert all(text.isprintable() for text in texts)
     assert max(map(len, texts)) <= 4096
     assert len(verdict.log) == len(verdict.frames) == 200
-    message = Answer(None, problem=Problem(Reason.CRASHED, "a\nb")).to_json()
-    assert Answer.from_json(message).problem == Problem(Reason.CRASHED, "a\\nb")
+    message = Answer(None, problem=Problem(NoVerdictReason.CRASHED, "a\nb")).to_json()
+    assert Answer.from_json(message).problem == Problem(NoVerdictReason.CRASHED, "a\\nb")

@@ -9,7 +9,7 @@ from prometheus_client import Gauge
 
 from autowasm.limits import PreflightLimits
 from autowasm.preflight.slots import Slots
-from autowasm.preflight.verdicts import NoVerdict, Reason
+from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
 from autowasm.telemetry.metrics import Metrics
 
 
@@ -181,5 +181,5 @@ async def test_more_waiting_callers_than_the_limit_are_turned_away(metrics: Metr
         with pytest.raises(NoVerdict) as caught:
             async with them.slots.place("a"):
                 pass
-        assert caught.value.unknown.reason is Reason.TOO_MANY_REQUESTS
+        assert caught.value.unknown.reason is NoVerdictReason.TOO_MANY_REQUESTS
         assert value(metrics.preflight_waiting) == 1

@@ -8,10 +8,10 @@ import pytest
 
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
-from autowasm.sandbox.calls import HOST_CALLS
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.headers import pack, unpack
 from autowasm.sandbox.host import Phase
+from autowasm.sandbox.hostcalls import HOST_CALLS
 from autowasm.sandbox.http import exchange
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import Plugin

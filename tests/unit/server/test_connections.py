@@ -7,7 +7,7 @@ import structlog
 from aiohttp import web
 
 from autowasm.limits import ServeLimits
-from autowasm.server.http import text_answer
+from autowasm.server.requestlog import text_answer
 from tests.unit.server.ports import REQUEST, opened
 
 

@@ -6,14 +6,14 @@ import pytest
 import structlog
 from aiohttp.test_utils import make_mocked_request
 
-from autowasm.server import http
+from autowasm.server import requestlog
 
 ENVOYS = "0f5c3c7e-6d0f-9d3b-8a55-0d2f6f1f2a11"
 
 
 def test_envoys_id_is_taken() -> None:
     request = make_mocked_request("GET", "/wasm/x", headers={"x-request-id": ENVOYS})
-    assert http.request_id(request) == ENVOYS
+    assert requestlog.request_id(request) == ENVOYS
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ def test_envoys_id_is_taken() -> None:
 )
 def test_an_id_that_is_not_well_formed_is_replaced_once(given: str) -> None:
     request = make_mocked_request("GET", "/wasm/x", headers={"x-request-id": given})
-    first = http.request_id(request)
+    first = requestlog.request_id(request)
     assert re.fullmatch("[0-9a-f]{32}", first)
-    assert http.request_id(request) == first
+    assert requestlog.request_id(request) == first
 
 
 def test_only_answers_other_than_200_and_304_are_reported_and_never_with_a_query() -> None:
-    log = http.RequestLog()
+    log = requestlog.RequestLog()
     request = make_mocked_request("GET", "/wasm/x?token=secret", headers={"x-request-id": ENVOYS})
     with structlog.testing.capture_logs() as events:
         for status in (200, 304, 404):
@@ -39,12 +39,12 @@ def test_only_answers_other_than_200_and_304_are_reported_and_never_with_a_query
 
 def test_a_flood_is_reported_at_a_bounded_pace_and_counted() -> None:
     now = 0.0
-    log = http.RequestLog(now=lambda: now)
+    log = requestlog.RequestLog(now=lambda: now)
     request = make_mocked_request("GET", "/wasm/x")
     with structlog.testing.capture_logs() as events:
         for _ in range(1_000):
             log.answered(request, 404)
         now = 1.0
         log.answered(request, 404)
-    assert len(events) == http.LINES + 1
-    assert events[-1]["suppressed"] == 1_000 - http.LINES
+    assert len(events) == requestlog.LINES + 1
+    assert events[-1]["suppressed"] == 1_000 - requestlog.LINES

@@ -31,7 +31,7 @@ from autowasm.controller.pods.loadreport import (
     report,
 )
 from autowasm.controller.pods.peerquery import PeerQuery
-from autowasm.controller.pods.podindex import Pod, in_steps
+from autowasm.controller.pods.podmatching import Pod, in_steps
 from autowasm.controller.pods.resend import changed_at
 from autowasm.controller.pods.stagedpods import everyone, has_target
 from autowasm.kube.leaderelection import Leadership, while_leading

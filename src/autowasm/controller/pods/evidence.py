@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from autowasm.api.status import Status
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 
 NEVER = float("inf")
 _LARGEST: Final = 2**53

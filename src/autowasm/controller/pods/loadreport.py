@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autowasm.api.status import Condition, ConditionType, MissingPod, Pods
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.reasons import Reason
 
 

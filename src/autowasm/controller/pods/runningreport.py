@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autowasm.api.status import Condition, ConditionType, NotRunningPod
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.runstate import RunFigures, RunReport, RunState
 from autowasm.reasons import Reason
 

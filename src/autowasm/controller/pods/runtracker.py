@@ -28,7 +28,7 @@ from autowasm.controller.interfaces import RecordEvent
 from autowasm.controller.pods import runningreport
 from autowasm.controller.pods.envoystats import Reading, SidecarStats
 from autowasm.controller.pods.evidence import epoch
-from autowasm.controller.pods.podindex import Pod, has_ended, in_steps
+from autowasm.controller.pods.podmatching import Pod, has_ended, in_steps
 from autowasm.controller.pods.resend import changed_at
 from autowasm.controller.pods.runningreport import RunningReport
 from autowasm.controller.pods.runstate import RunReport, RunState

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from autowasm.controller.pods.envoystats import Reading, SidecarStats
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.runstate import Acceptance, RunReport, RunState, judge
 from autowasm.controller.pods.statsreader import StatsReader
 

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from autowasm.api import status as statuses
 from autowasm.api.staged import Overridden
 from autowasm.api.status import RolloutPhase, StepUnit
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 
 _IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
 

@@ -20,7 +20,7 @@ from yarl import URL
 
 from autowasm.controller.pods import envoystats
 from autowasm.controller.pods.envoystats import ReadFailure, Reading, UnreadStats
-from autowasm.controller.pods.podindex import Pod, has_ended, in_steps
+from autowasm.controller.pods.podmatching import Pod, has_ended, in_steps
 from autowasm.flowcontrol import TokenBucket
 from autowasm.limits import StatsLimits
 from autowasm.telemetry.metrics import Metrics

@@ -29,10 +29,10 @@ from autowasm.api.status import (
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, ROLLOUT_ANNOTATION, AutoWasm, Rollout
 from autowasm.api.variant import Variant, plugin_name_of
 from autowasm.controller.pods.envoystats import Reading
-from autowasm.controller.pods.podindex import Pod, has_ended
+from autowasm.controller.pods.podmatching import Pod, has_ended
 from autowasm.controller.publishing.ownership import replacement
 from autowasm.controller.rollout.effects import Action, BeginCounts, LookAgain, RecordEvent
-from autowasm.controller.rollout.facts import choice_of, is_same
+from autowasm.controller.rollout.guards import choice_of, is_same
 from autowasm.controller.rollout.observation import Observation, PodObservation, StepReadings
 from autowasm.controller.rollout.placement import placement
 from autowasm.controller.rollout.placement import render as render_placement

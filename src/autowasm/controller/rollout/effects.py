@@ -22,7 +22,7 @@ from autowasm.api.status import (
     RolloutVerdict,
     StepUnit,
 )
-from autowasm.controller.rollout.facts import Facts, choice_of, is_same
+from autowasm.controller.rollout.guards import Facts, choice_of, is_same
 from autowasm.controller.rollout.judgement import Finding, RolloutReason
 from autowasm.controller.rollout.observation import Command
 from autowasm.controller.rollout.selection import Choice, choose

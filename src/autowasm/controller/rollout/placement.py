@@ -16,7 +16,7 @@ from autowasm.api.patches import Metadata
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.api.variant import Variant
-from autowasm.controller.rollout.facts import choice_of
+from autowasm.controller.rollout.guards import choice_of
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.settings import EnvoyFetch
 

@@ -1,6 +1,6 @@
 """The state machine of a staged rollout (ADR 39): `advance(state, observation, spec, now) -> (state, actions)`. Pure.
 
-`EVENTS` gives each event its guard (`facts.py`), and the first guard that holds determines the event; for each phase, `TABLE` gives the
+`EVENTS` gives each event its guard (`guards.py`), and the first guard that holds determines the event; for each phase, `TABLE` gives the
 next phase and the effect (`effects.py`). The state is `status.rollout`: only that survives a crash. Invariants: one call makes one
 transition; a step begins only after the previous one has passed; a Pod is added only within the step's size; an aborted rollout starts
 again only on request; only watched time counts, so setting a clock neither passes nor ends a step.
@@ -16,9 +16,9 @@ from msgspec import UNSET
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import Rollout
 from autowasm.controller.pods.evidence import epoch
-from autowasm.controller.rollout import effects, facts
+from autowasm.controller.rollout import effects, guards
 from autowasm.controller.rollout.effects import Action, Result
-from autowasm.controller.rollout.facts import Facts, State, is_same
+from autowasm.controller.rollout.guards import Facts, State, is_same
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.controller.rollout.observation import Observation
 
@@ -53,28 +53,28 @@ class Event(enum.Enum):
 
 
 EVENTS: Final[tuple[tuple[Event, Callable[[Facts], bool]], ...]] = (
-    (Event.PODS_UNKNOWN, facts.pods_are_unknown),
+    (Event.PODS_UNKNOWN, guards.pods_are_unknown),
     # The user's events: a new target before a command, because the command may be meant for it.
-    (Event.TARGET_IN_PLACE, facts.target_is_in_place),
-    (Event.TARGET_ABORTED, facts.target_was_aborted),
-    (Event.NEW_TARGET, facts.target_is_new),
-    (Event.ABORT, facts.commanded("abort")),
-    (Event.PROMOTE, facts.promotion_is_wanted),
-    (Event.PAUSE, facts.pause_is_wanted),
-    (Event.RESUME, facts.commanded("resume")),
-    (Event.RETRY, facts.retry_is_wanted),
-    (Event.OTHER_COMMAND, facts.has_another_command),
+    (Event.TARGET_IN_PLACE, guards.target_is_in_place),
+    (Event.TARGET_ABORTED, guards.target_was_aborted),
+    (Event.NEW_TARGET, guards.target_is_new),
+    (Event.ABORT, guards.commanded("abort")),
+    (Event.PROMOTE, guards.promotion_is_wanted),
+    (Event.PAUSE, guards.pause_is_wanted),
+    (Event.RESUME, guards.commanded("resume")),
+    (Event.RETRY, guards.retry_is_wanted),
+    (Event.OTHER_COMMAND, guards.has_another_command),
     # Without the stable variant, nothing can be reverted.
-    (Event.STABLE_LOST, facts.stable_is_lost),
+    (Event.STABLE_LOST, guards.stable_is_lost),
     # The Pods' events: failures first.
-    (Event.POD_FAILED, facts.pod_has_failed),
-    (Event.MEMBERS_CHANGED, facts.members_have_changed),
-    (Event.OVERDUE, facts.is_overdue),
-    (Event.NOT_HEALTHY, facts.is_not_healthy),
-    (Event.TARGET_PENDING, facts.target_is_pending),
-    (Event.HEALTHY, facts.is_healthy),
-    (Event.LAST_STEP_PASSED, facts.last_step_has_passed),
-    (Event.STEP_PASSED, facts.step_has_passed),
+    (Event.POD_FAILED, guards.pod_has_failed),
+    (Event.MEMBERS_CHANGED, guards.members_have_changed),
+    (Event.OVERDUE, guards.is_overdue),
+    (Event.NOT_HEALTHY, guards.is_not_healthy),
+    (Event.TARGET_PENDING, guards.target_is_pending),
+    (Event.HEALTHY, guards.is_healthy),
+    (Event.LAST_STEP_PASSED, guards.last_step_has_passed),
+    (Event.STEP_PASSED, guards.step_has_passed),
 )
 """In the order of evaluation. None: nothing happens."""
 

@@ -10,7 +10,7 @@ import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.controller.pods.peerquery import PeerQuery
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.kube.leaderelection import Tenure
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch

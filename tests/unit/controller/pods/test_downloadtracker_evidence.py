@@ -9,7 +9,7 @@ import pytest
 
 from autowasm.controller.pods.loadreport import STEP
 from autowasm.controller.pods.peerquery import PeerQuery
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.kube.leaderelection import Tenure
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.controller.pods.trackedpods import (

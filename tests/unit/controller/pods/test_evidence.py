@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from autowasm.api.status import MissingPod, Module, Pods, Status
 from autowasm.controller.pods.evidence import NEVER, DownloadEvidence
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from tests.fakes.autowasms import digest, record
 
 NOW = 1_800_000_000.0

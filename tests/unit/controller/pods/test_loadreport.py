@@ -11,7 +11,7 @@ from autowasm.controller.pods.loadreport import (
     report,
     why_missing,
 )
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from tests.fakes.generators import finished
 
 NOW, GRACE = 10_000.0, 60.0

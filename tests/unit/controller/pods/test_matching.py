@@ -2,7 +2,7 @@
 
 import pytest
 
-from autowasm.controller.pods.podindex import (
+from autowasm.controller.pods.podmatching import (
     LabelSet,
     Pod,
     PodCounts,

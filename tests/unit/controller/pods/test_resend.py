@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.resend import Outage, Resender
 from autowasm.kube.leaderelection import AlwaysLeading, Tenure
 from autowasm.kube.resources import ObjectKey

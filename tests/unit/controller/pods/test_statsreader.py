@@ -11,7 +11,7 @@ from yarl import URL
 
 from autowasm.controller.pods import envoystats
 from autowasm.controller.pods.envoystats import ReadFailure, Reading, SidecarStats, UnreadStats
-from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.limits import StatsLimits
 from autowasm.telemetry.metrics import Metrics

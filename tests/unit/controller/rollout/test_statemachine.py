@@ -18,7 +18,7 @@ from autowasm.api.status import (
 )
 from autowasm.controller.pods.runstate import RunState
 from autowasm.controller.rollout.effects import Action, BeginCounts, LookAgain, RecordEvent
-from autowasm.controller.rollout.facts import Facts
+from autowasm.controller.rollout.guards import Facts
 from autowasm.controller.rollout.observation import (
     Command,
     Figures,

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from autowasm.sandbox.calls import callout, general, http, shared, wasi
 from autowasm.sandbox.host import Call
+from autowasm.sandbox.hostcalls import callout, general, http, shareddata, wasi
 from autowasm.wasm import abi
 
 HOST_CALLS: Final[Mapping[str, Call]] = MappingProxyType(
     {
         f"env.{name}": call
-        for table in (general.CALLS, http.CALLS, shared.CALLS, callout.CALLS)
+        for table in (general.CALLS, http.CALLS, shareddata.CALLS, callout.CALLS)
         for name, call in table.items()
     }
     | {f"{module}.{name}": call for module in abi.WASI_MODULES for name, call in wasi.CALLS.items()}

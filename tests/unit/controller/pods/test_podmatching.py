@@ -1,6 +1,6 @@
 from msgspec.structs import replace
 
-from autowasm.controller.pods.podindex import Pod, PodAddressIndex
+from autowasm.controller.pods.podmatching import Pod, PodAddressIndex
 from autowasm.kube.resources import ObjectKey
 
 A = Pod("team", "a", b"a" * 16, (), "10.0.0.1", "Running", 1, True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from autowasm.controller.publishing.service import (
+from autowasm.controller.publishing.servicecheck import (
     CHECK_INTERVAL,
     RECHECK_INTERVAL,
     STARTING,

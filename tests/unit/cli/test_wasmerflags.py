@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.cli import flags, wasmer
+from autowasm.cli import wasmer, wasmerflags
 from autowasm.errors import UsageError
 from autowasm.settings import Outgoing, Settings
 
@@ -13,7 +13,7 @@ NEEDED = ["standalone", "--config", "c", "--envoy-dir", "e"]
 
 def read(*arguments: str, environment: Mapping[str, str] | None = None) -> Settings:
     parsed = wasmer.build_parser().parse_args(arguments)
-    return flags.settings_from(parsed, environment=environment or {})
+    return wasmerflags.settings_from(parsed, environment=environment or {})
 
 
 def test_defaults_are_those_of_settings() -> None:
@@ -266,7 +266,7 @@ def test_the_service_is_in_the_pods_namespace_unless_a_flag_says_otherwise(
     arguments: list[str], pod: str, namespace: str
 ) -> None:
     parsed = wasmer.build_parser().parse_args(arguments)
-    settings = flags.settings_from(parsed, environment={}, pod_namespace=lambda: pod)
+    settings = wasmerflags.settings_from(parsed, environment={}, pod_namespace=lambda: pod)
     assert settings.envoy.service_namespace == namespace
     assert settings.envoy.authority == f"wasmer.{namespace}:8081"
     peers = settings.peers.host
@@ -277,8 +277,8 @@ def test_the_namespace_is_read_from_the_mounted_service_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "namespace"
-    monkeypatch.setattr(flags, "FILE", file)
-    assert flags.pod_namespace() == ""
+    monkeypatch.setattr(wasmerflags, "FILE", file)
+    assert wasmerflags.pod_namespace() == ""
     file.write_text("mesh-blue\n")
-    assert flags.pod_namespace() == "mesh-blue"
+    assert wasmerflags.pod_namespace() == "mesh-blue"
     assert read("controller").envoy.service_namespace == "mesh-blue"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from autowasm.cli import engine, modules, registries
+from autowasm.cli import engineoption, modules, registries
 from autowasm.cli.stdio import fitted, is_coloured, is_piped, standard_input, width_of
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.errors import AutoWasmError, ContentRejected, UsageError
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         selects = selection.parse(arguments.expression or "")
     except ValueError as error:
         raise UsageError(f"-k: {error}") from error
-    program = engine.find(arguments.engine)
-    envoy = engine.identify(program) if program is not None else None
+    program = engineoption.find(arguments.engine)
+    envoy = engineoption.identify(program) if program is not None else None
     if envoy is not None:
         arguments.envoy_version = envoy.release
     suites = [_prepared(path, arguments) for path in arguments.suites]
@@ -83,7 +83,7 @@ def _run(
     suite: PreparedSuite,
     cases: Sequence[PreparedCase],
     report: "_Report",
-    envoy: engine.Engine | None,
+    envoy: engineoption.Engine | None,
 ) -> list[CaseResult]:
     loader = _Loader(suite.envoy, suite.allow_imports)
     report.begin(suite.name)

@@ -184,7 +184,7 @@ def test_a_module_is_compiled_once_for_all_cases(
         compiled.append(len(wasm))
         return engine.compile_module(used, wasm)
 
-    monkeypatch.setattr("autowasm.cli.suites.compile_module", counted)
+    monkeypatch.setattr("autowasm.cli.test.compile_module", counted)
     suites("suite.yaml", "suite.yaml", status=1)
     assert len(compiled) == 2, "once for each suite"
 
