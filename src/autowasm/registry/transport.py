@@ -100,8 +100,8 @@ class UploadReader:
 
 
 _MAX_RECEIVED: Final = 256 * 1024
-"""Bytes of one read: a buffer is allocated for each, and one of 1 MiB comes from the kernel page by page, for half of the bytes that
-then arrive."""
+"""Bytes of one read. Each read allocates a buffer, and the kernel provides a buffer of 1 MiB page by page, although a read rarely
+fills more than half of it."""
 _DISCARD_LIMIT: Final = 64 * 1024
 """An unwanted body up to this size is read, to keep the connection; for a longer one the connection is closed."""
 
