@@ -12,6 +12,7 @@ from typing import Any
 from tests.bench import measure, pods
 from tests.bench.plan import Plan
 from tests.bench.table import Figure, Result, at_most, ratio_at_most
+from tests.parts import goruntime
 from tests.parts.kubernetes import Cluster, kubernetes
 
 _RIVALS = "rivals"
@@ -23,7 +24,10 @@ async def run(plan: Plan) -> Result:
     few = count // 10
     found: dict[str, list[dict[str, Any]]] = {}
     async with kubernetes(
-        plan.directory / "kubernetes", controller_manager=False, audit_level="None"
+        plan.directory / "kubernetes",
+        controller_manager=False,
+        audit_level="None",
+        go=goruntime.DEFAULT,
     ) as cluster:
         await _create(cluster, count, few)
         for _ in range(plan.repeats):

@@ -18,7 +18,7 @@ from statistics import median, quantiles
 from tests.bench import measure
 from tests.bench.plan import Plan
 from tests.bench.table import Chart, Figure, Result, at_most, ratio_at_most
-from tests.parts import provision, wat, wire
+from tests.parts import goruntime, provision, wat, wire
 from tests.parts.installation import (
     Document,
     Installation,
@@ -118,7 +118,7 @@ async def installation_for(
     """
     flags = (f"--workers={WORKERS}", "--peers-service=", "--log-format=json", *arguments)
     async with (
-        kubernetes(directory / "kubernetes") as cluster,
+        kubernetes(directory / "kubernetes", go=goruntime.DEFAULT) as cluster,
         installed_without_istiod(cluster, directory, arguments=flags, fork=False) as found,
     ):
         yield found

@@ -153,13 +153,14 @@ async def kubernetes(
     controller_manager: bool = True,
     audit_level: AuditLevel = "Metadata",
     extra: Sequence[str] = (),
+    go: Mapping[str, str] = goruntime.LARGE,
     release: releases.Kubernetes = releases.KUBERNETES,
 ) -> AsyncIterator[Cluster]:
     """Run a control plane with all its files in `directory`; ready in some seconds, uses up to 900 MB of memory.
 
     `users` are users besides the administrator: name to groups (RBAC decides their permissions). Without the
     `controller_manager` nothing is garbage-collected, namespaces are never removed, and Pods need no ServiceAccount.
-    `extra` are more flags of kube-apiserver. Raises ProcessError with the log of what failed.
+    `extra` are more flags of kube-apiserver, and `go` is its environment for Go's runtime. Raises ProcessError with the log of what failed.
     """
     groups = {**(users or {}), ADMIN: ("system:masters",)}
     tokens = {name: secrets.token_hex(16) for name in groups}
@@ -177,6 +178,7 @@ async def kubernetes(
                 *extra,
             ],
             audit_level=audit_level,
+            go=go,
             release=release,
         )
         if controller_manager:
@@ -230,6 +232,7 @@ async def _start_api(
     groups: Mapping[str, Sequence[str]],
     flags: Sequence[str],
     audit_level: AuditLevel,
+    go: Mapping[str, str],
     release: releases.Kubernetes,
 ) -> Cluster:
     program = await asyncio.to_thread(provision.kube_apiserver, release)
@@ -245,7 +248,7 @@ async def _start_api(
             "kube-apiserver",
             command,
             log=directory / "kube-apiserver.log",
-            env={**os.environ, **goruntime.LARGE},
+            env={**os.environ, **go},
         )
         url = f"https://{ports.LOOPBACK}:{port}"
         client = KubeApi(url, tokens=tokens, tls=context)
