@@ -331,7 +331,7 @@ class PreflightLimits:
     run_fuel: int = 200_000_000
     """Instructions of the start and, again, of the first request. Real filters use up to 4 million to start."""
     compile_seconds: float = 45.0
-    """Wall time of a compilation. A module of 2.5 MB takes 2 s of one core, one of 9.4 MB 7 s."""
+    """Wall time of a compilation. A module of 1.9 MB takes 1 s of one core, one of 9.4 MB at most 7 s."""
     run_memory: int = 256 * MIB
     """Resident memory of a child that runs a module. The interpreter takes 27 MiB of it, the start of a Go filter 6."""
     compile_memory: int = 256 * MIB
