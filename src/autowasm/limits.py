@@ -232,6 +232,8 @@ class FetchLimits:
     """Doubles up to `not_found_retry`. An AutoWasm is often applied shortly before the push of its image is complete."""
     not_found_retry: float = 300.0
     denied_retry: float = 300.0
+    """Seconds after a refused login or an unusable pull Secret until the fetch is tried again, because Secrets are not watched. After
+    repeated refusals, `login_pause` and `breaker_open` apply, too."""
     secret_recheck: float = 300.0
     """Seconds until the Secret of a published module is read again: the longest time until a revoked Secret is detected."""
     storage_retry: float = 30.0

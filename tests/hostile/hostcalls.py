@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from wasmtime import wat2wasm
 
 from autowasm.envoyversion import envoy_version
-from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
+from autowasm.sandbox.clusteranswers import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.engine import Engine, compile_module
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import Plugin

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from autowasm.envoyversion import envoy_version
 from autowasm.sandbox import attributes
-from autowasm.sandbox.callouts import Answering, HttpAnswer
+from autowasm.sandbox.clusteranswers import Answering, HttpAnswer
 from autowasm.sandbox.engine import Compiled, make_engine
 from autowasm.sandbox.engine import compile_module as compile_bytes
 from autowasm.sandbox.http import Exchange, exchange

@@ -29,7 +29,7 @@ from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.preflight.condition import consequence_of, described
 from autowasm.registry.credentials import Credential
-from autowasm.sandbox.callouts import Answering
+from autowasm.sandbox.clusteranswers import Answering
 from autowasm.sandbox.engine import compile_module, make_engine
 from autowasm.sandbox.errors import CannotCompile
 from autowasm.sandbox.message import Request, Response

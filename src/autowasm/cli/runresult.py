@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autowasm.cli.modules import Module
-from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
+from autowasm.sandbox.clusteranswers import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.message import Message, decoded
 from autowasm.sandbox.plugin import Plugin

@@ -10,7 +10,7 @@ from typing import Final
 
 from autowasm.cli.runresult import EnvoyResult, RunResult, StartResult
 from autowasm.cli.stdio import UNWRAPPED, fitted
-from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
+from autowasm.sandbox.clusteranswers import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.message import Message
 from autowasm.sandbox.protocol import LogLevel, MetricType

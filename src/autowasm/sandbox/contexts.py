@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from autowasm.sandbox.callouts import Callout
+from autowasm.sandbox.clusteranswers import Callout
 from autowasm.sandbox.headers import HeaderMap, Pairs
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.properties import Value

@@ -17,7 +17,7 @@ from itertools import count
 from typing import Final
 
 from autowasm.envoyversion import EnvoyVersion
-from autowasm.sandbox.callouts import Callout, Clusters
+from autowasm.sandbox.clusteranswers import Callout, Clusters
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from autowasm.sandbox.callouts import Callout
+from autowasm.sandbox.clusteranswers import Callout
 from autowasm.sandbox.httpstream import HttpStream
 from autowasm.sandbox.message import Message, Request, Response
 from autowasm.sandbox.properties import Value

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from autowasm.sandbox.callouts import Headers
+from autowasm.sandbox.clusteranswers import Headers
 from autowasm.sandbox.headers import HeaderMap, MapKind
 
 _ESCAPES: Final = "surrogateescape"

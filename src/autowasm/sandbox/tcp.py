@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from autowasm.sandbox import attributes
-from autowasm.sandbox.callouts import Callout
+from autowasm.sandbox.clusteranswers import Callout
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import ModuleFailed
 from autowasm.sandbox.headers import HeaderMap, Pairs

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, Self
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
-from autowasm.sandbox.callouts import Answering, Clusters
+from autowasm.sandbox.clusteranswers import Answering, Clusters
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed, UsageError

@@ -34,7 +34,10 @@ class Check:
 
 
 class Health:
-    """Named checks; ready if there is at least one and all are good."""
+    """Named checks; ready if there is at least one and all are good.
+
+    `runtime/` sets them; `controller/startupgate.py` has the condition of the start.
+    """
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}

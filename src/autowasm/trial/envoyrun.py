@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from autowasm.errors import AutoWasmError
-from autowasm.sandbox.callouts import Answer, Answering, GrpcAnswer, HttpAnswer
+from autowasm.sandbox.clusteranswers import Answer, Answering, GrpcAnswer, HttpAnswer
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.protocol import LogLevel

@@ -17,8 +17,8 @@ from msgspec import UNSET
 
 from autowasm.api import pluginconfig
 from autowasm.errors import UsageError
-from autowasm.sandbox import callouts, message
-from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
+from autowasm.sandbox import clusteranswers, message
+from autowasm.sandbox.clusteranswers import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.properties import Value
 from autowasm.trial import strictfile, suite
 from autowasm.trial.suite import AnyBody
@@ -79,14 +79,14 @@ def response_of(given: suite.Response, *, folder: Path) -> message.Response:
     return with_length(made)
 
 
-def answers_of(given: suite.Answers, *, folder: Path) -> callouts.Answering:
+def answers_of(given: suite.Answers, *, folder: Path) -> clusteranswers.Answering:
     """The answers of a cluster. Raises UsageError."""
     if isinstance(given, list):
         return [answer_of(each, folder=folder) for each in given]
     return answer_of(given, folder=folder)
 
 
-def answer_of(given: suite.Answer, *, folder: Path) -> callouts.Answer:
+def answer_of(given: suite.Answer, *, folder: Path) -> clusteranswers.Answer:
     """One answer of a cluster. Raises UsageError."""
     delay = parse_duration(given.delay)
     if given.broken:
@@ -205,7 +205,7 @@ def given_property(text: str, found: dict[str, Value]) -> None:
     place[parts[-1]] = value
 
 
-def answer_file(path: Path, *, flag: str) -> callouts.Answering:
+def answer_file(path: Path, *, flag: str) -> clusteranswers.Answering:
     """The answers of a cluster in a file. Raises UsageError.
 
     `.yaml`, `.yml` and `.json`: one `Answer` or a list of them, as in a suite. Any other file is an HTTP response as text, as

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
 
-from autowasm.sandbox.callouts import Callout
+from autowasm.sandbox.clusteranswers import Callout
 from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.message import Message, decoded
 from autowasm.sandbox.protocol import MetricType

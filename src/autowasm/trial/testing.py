@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from autowasm.api.v1alpha1 import FailStrategy
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion, envoy_version
 from autowasm.errors import UsageError
-from autowasm.sandbox.callouts import Answering
+from autowasm.sandbox.clusteranswers import Answering
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.message import Request, Response

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
-from autowasm.sandbox.callouts import Answering
+from autowasm.sandbox.clusteranswers import Answering
 from autowasm.sandbox.engine import Compiled, Engine, compile_module
 from autowasm.sandbox.errors import FailureKind
 from autowasm.sandbox.http import Exchange, exchange

@@ -6,7 +6,7 @@ Each case is a script of the filter `probe`. Its answers, logs, forwarded messag
 from collections.abc import Iterator
 from typing import Any
 
-from autowasm.sandbox.callouts import HttpAnswer
+from autowasm.sandbox.clusteranswers import HttpAnswer
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import FailurePolicy
 from tests.e2e.sandboxcases.probing import (

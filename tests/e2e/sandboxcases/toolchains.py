@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from autowasm.sandbox.callouts import HttpAnswer
+from autowasm.sandbox.clusteranswers import HttpAnswer
 from autowasm.sandbox.message import Request, Response
 from tests.parts import filters
 from tests.parts.comparison import Case

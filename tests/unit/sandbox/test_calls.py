@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autowasm.envoyversion import EnvoyVersion
-from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
+from autowasm.sandbox.clusteranswers import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.headers import pack, unpack
 from autowasm.sandbox.host import Phase

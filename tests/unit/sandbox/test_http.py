@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.sandbox.callouts import Answer, Broken, Callout, HttpAnswer
+from autowasm.sandbox.clusteranswers import Answer, Broken, Callout, HttpAnswer
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, UsageError
 from autowasm.sandbox.headers import pack

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from autowasm.sandbox.callouts import HttpAnswer
+from autowasm.sandbox.clusteranswers import HttpAnswer
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.headers import pack
 from autowasm.sandbox.plugin import FailurePolicy, Plugin

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autowasm.errors import UsageError
-from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
+from autowasm.sandbox.clusteranswers import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.properties import merged
 from autowasm.trial import inputs, suite

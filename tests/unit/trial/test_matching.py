@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from autowasm.sandbox.callouts import Callout, CalloutKind
+from autowasm.sandbox.clusteranswers import Callout, CalloutKind
 from autowasm.sandbox.errors import FailureKind
 from autowasm.sandbox.http import Exchange, Failure
 from autowasm.sandbox.message import Message

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from autowasm.sandbox import attributes, protobuf
-from autowasm.sandbox.callouts import (
+from autowasm.sandbox.clusteranswers import (
     Answer,
     Broken,
     Callout,
