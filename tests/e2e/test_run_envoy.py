@@ -141,11 +141,11 @@ async def test_envoy_that_cannot_run_is_not_the_filters_fault(tmp_path: Path) ->
     setup = Setup(b"", Plugin(), [(Request(), Response())], {}, LogLevel.INFO)
     with pytest.raises(EnvoyFailed, match="Envoy does not start: no more memory"):
         await envoyrun.run(program, "1.36.4", setup)
-    with pytest.raises(EnvoyFailed, match=r"does not report a release of Envoy$"):
+    with pytest.raises(EnvoyFailed, match=r"did not report a release of Envoy$"):
         await envoyrun.version_of(program)
     program.write_text("#!/bin/sh\necho Trace >&2\necho 'a library is missing' >&2\nexit 1\n")
     with pytest.raises(
-        EnvoyFailed, match="does not report a release of Envoy: a library is missing"
+        EnvoyFailed, match="did not report a release of Envoy: a library is missing"
     ):
         await envoyrun.version_of(program)
 
