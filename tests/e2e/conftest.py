@@ -1,4 +1,4 @@
-"""The shared standalone: registry → `wasmer standalone` → Envoy → a service."""
+"""What the tests of `wasmer standalone` share: registry → `wasmer standalone` → Envoy → a service."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -85,8 +85,8 @@ StandaloneStarter = Callable[..., Awaitable[Standalone]]
 
 
 @pytest.fixture
-async def make_scene(tmp_path: Path) -> AsyncIterator[StandaloneStarter]:
-    """Builds a standalone; `version` of Envoy, more `arguments` for wasmer."""
+async def start_standalone(tmp_path: Path) -> AsyncIterator[StandaloneStarter]:
+    """Starts the parts of a Standalone; `version` of Envoy, more `arguments` for wasmer."""
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -119,6 +119,6 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[StandaloneStarter]:
 
 
 @pytest.fixture
-async def standalone(make_scene: StandaloneStarter) -> Standalone:
+async def standalone(start_standalone: StandaloneStarter) -> Standalone:
     """The standalone with default settings."""
-    return await make_scene()
+    return await start_standalone()

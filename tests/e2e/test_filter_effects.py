@@ -60,8 +60,10 @@ async def received(standalone: Standalone, plugin: str = "test", **wanted: Any) 
         raise TimeoutError(f"echo does not receive {wanted}; its last answer: {last}") from error
 
 
-async def echo_scene(make_scene: StandaloneStarter, version: str) -> tuple[Standalone, str]:
-    standalone = await make_scene(version=version)
+async def echo_standalone(
+    start_standalone: StandaloneStarter, version: str
+) -> tuple[Standalone, str]:
+    standalone = await start_standalone(version=version)
     module = await asyncio.to_thread(lambda: filters.build("echo").read_bytes())
     return standalone, await standalone.push("echo", module)
 
@@ -72,9 +74,9 @@ def env(**variables: str) -> list[Mapping[str, str]]:
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_receives_its_configuration_and_each_change_of_it(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
-    standalone, image = await echo_scene(make_scene, version)
+    standalone, image = await echo_standalone(start_standalone, version)
     standalone.wasmer.apply(
         standalone.autowasm(image, pluginConfig=json.loads(CONFIG), rootID="root")
     )
@@ -90,9 +92,9 @@ async def test_filter_receives_its_configuration_and_each_change_of_it(
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_receives_a_changed_environment_and_never_that_of_another(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
-    standalone, image = await echo_scene(make_scene, version)
+    standalone, image = await echo_standalone(start_standalone, version)
     standalone.wasmer.apply(standalone.autowasm(image, vmID="shared", env=env(A="one")))
     await received(standalone, environment={"A": "one"})
     standalone.wasmer.apply(
@@ -140,10 +142,10 @@ async def after_a_trap(standalone: Standalone) -> int:
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_changed_fail_strategy_takes_effect(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
     """Found on 1.36: after FAIL_OPEN → FAIL_CLOSE a crashed filter still let requests pass."""
-    standalone = await make_scene(version=version)
+    standalone = await start_standalone(version=version)
     image = await standalone.push("trap", await asyncio.to_thread(wat.compile_text, TRAP))
     before = "FAIL_CLOSE"
     for strategy, status in (("FAIL_OPEN", 200), ("FAIL_CLOSE", 503), ("FAIL_OPEN", 200)):
@@ -158,9 +160,9 @@ async def test_changed_fail_strategy_takes_effect(
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_that_is_first_is_before_those_of_a_lower_priority(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
-    standalone = await make_scene(version=version)
+    standalone = await start_standalone(version=version)
     for name, fields in (("first", {"position": "First"}), ("lowest", {"priority": -5})):
         image = await standalone.push_header(name)
         standalone.wasmer.apply(standalone.autowasm(image, name=name, **fields))
@@ -171,9 +173,9 @@ async def test_filter_that_is_first_is_before_those_of_a_lower_priority(
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_filter_gets_the_body_of_headers_that_it_holds_where_it_is_allowed(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
-    standalone = await make_scene(version=version)
+    standalone = await start_standalone(version=version)
     module = await asyncio.to_thread(lambda: filters.build("probe").read_bytes())
     image = await standalone.push("probe", module)
     host = f"{ports.LOOPBACK}:{standalone.port}"

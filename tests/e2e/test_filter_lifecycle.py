@@ -11,9 +11,9 @@ from tests.parts.faults.proxy import Pass, Refuse
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_adding_changing_and_removing_a_filter_loses_no_request(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
-    standalone = await make_scene(version=version)
+    standalone = await start_standalone(version=version)
     world, earth = await standalone.push_header("world"), await standalone.push_header("earth")
 
     async with standalone.plain_load.steady() as adding:

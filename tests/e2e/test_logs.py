@@ -42,9 +42,9 @@ def object_(standalone: Standalone, name: str, url: str) -> dict[str, Any]:
     return document
 
 
-async def test_the_log_of_a_run(make_scene: StandaloneStarter) -> None:
+async def test_the_log_of_a_run(start_standalone: StandaloneStarter) -> None:
     talkative = ("--log-level", "debug", "--log-format", "json")
-    standalone = await make_scene(arguments=talkative, users={"alice": PASSWORD})
+    standalone = await start_standalone(arguments=talkative, users={"alice": PASSWORD})
     docker = standalone.directory / ".docker"
     await asyncio.to_thread(_write_login, docker, login(standalone, PASSWORD))
     await standalone.push_header("v1")

@@ -98,9 +98,9 @@ async def test_registry_that_is_down_degrades_a_change_and_heals_by_itself(
 
 
 async def test_private_image_is_pulled_with_the_secret_of_the_directory(
-    make_scene: StandaloneStarter,
+    start_standalone: StandaloneStarter,
 ) -> None:
-    standalone = await make_scene(users={"alice": "s3cret"})
+    standalone = await start_standalone(users={"alice": "s3cret"})
     file = standalone.directory / "hello.wasm"
     file.write_bytes(wat.header_filter("world"))
     from tests.parts import wasmer  # noqa: PLC0415

@@ -49,10 +49,10 @@ async def header(port: int, name: str) -> str | None:
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 async def test_envoy_takes_every_text_that_an_autowasm_may_hold(
-    make_scene: StandaloneStarter, version: str
+    start_standalone: StandaloneStarter, version: str
 ) -> None:
     """The same for an Envoy that starts: it has no older listeners to fall back on."""
-    standalone = await make_scene(version=version)
+    standalone = await start_standalone(version=version)
     image = await standalone.push_header("world")
     env = [{"name": f"N{number}", "value": text} for number, text in enumerate(ODD)]
     env += [{"name": name, "value": name} for name in ("y", "n", "NULL")]

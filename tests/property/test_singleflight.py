@@ -48,7 +48,7 @@ class Work:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[tuple[SingleFlight, FetchLimiter]]:
+async def single_flight_and_limiter() -> AsyncIterator[tuple[SingleFlight, FetchLimiter]]:
     limits = FetchLimits(per_host=1, per_namespace=1, per_namespace_host=1)
     async with asyncio.TaskGroup() as tasks:
         yield SingleFlight(tasks), FetchLimiter(limits, metrics=Metrics())
@@ -61,7 +61,7 @@ async def settle() -> None:
 
 async def play(steps: list[tuple[str, object]]) -> None:
     work = Work()
-    async with scene() as (single_flight, fetch_limiter):
+    async with single_flight_and_limiter() as (single_flight, fetch_limiter):
         waiters: list[asyncio.Task[str]] = []
         for step, value in steps:
             if step == "join":

@@ -59,7 +59,9 @@ ENTRIES = [
 ]
 
 
-def scene(event: Event, phase: RolloutPhase | None) -> tuple[RolloutStatus | None, Observation]:
+def state_and_observation(
+    event: Event, phase: RolloutPhase | None
+) -> tuple[RolloutStatus | None, Observation]:
     """A state in this phase, and an observation that means the event to it."""
     known = state(phase) if phase is not None else None
     if known is not None and phase is SUCCEEDED:
@@ -114,7 +116,7 @@ def change(known: RolloutStatus | None, **fields: Any) -> RolloutStatus:
 def test_each_event_leads_to_the_phase_of_the_table(
     event: Event, phase: RolloutPhase | None
 ) -> None:
-    known, seen = scene(event, phase)
+    known, seen = state_and_observation(event, phase)
     look = Facts(known, seen, SPEC, NOW, 2.0)
     assert event_of(look) is event
     transition = TABLE[event][PHASES.index(phase)]
