@@ -12,7 +12,7 @@ from typing import Final
 MIB: Final = 1024 * 1024
 
 ENVOY_MODULE_LIMIT: Final = 33_554_432
-"""Bytes. Envoy buffers a fetched module whole; one byte more fails the fetch permanently (research: 32 MiB hard limit)."""
+"""Bytes. Envoy buffers a fetched module whole; one byte more fails the fetch permanently (its limit is 32 MiB)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ SMALL: Mapping[str, str] = {"GOGC": "400"}
 """For a server that uses some tens of megabytes, such as etcd or a registry."""
 
 LARGE: Mapping[str, str] = {"GOGC": "off", "GOMEMLIMIT": "700MiB"}
-"""For kube-apiserver, which uses about 150 MB. With thousands of objects it would collect all the time near the limit: such tests
-use DEFAULT."""
+"""For kube-apiserver, which uses about 150 MB. With thousands of objects it collects all the time near the limit: such
+measurements use DEFAULT."""
 
 DEFAULT: Mapping[str, str] = {"GOGC": "100"}
 """As in a cluster, for measurements."""
