@@ -51,6 +51,9 @@ class StartJudge(Protocol):
     ) -> Verdict | Unknown:
         """The verdict on the stored module with this configuration."""
 
+    def known(self, sha256: Sha256Hex, plugin: Plugin) -> Verdict | Unknown | None:
+        """The verdict, if it is in memory."""
+
     def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
         """Everything that the verdict depends on, as a short text."""
 
@@ -192,6 +195,10 @@ class StartCheck:
         job = self._jobs.get(context.key)
         now = asyncio.get_running_loop().time()
         if job is None or job.key != key or (job.retry_at is not None and now >= job.retry_at):
+            # Another object has the same module and configuration: no second pass of the reconciler.
+            if (known := self._judge.known(sha256, plugin)) is not None:
+                self.forget(context.key)
+                return self._of_result(known, key, plugin, autowasm, mode)
             job = self._begin(context.key, key, sha256, plugin)
         if job.result is None:
             return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)

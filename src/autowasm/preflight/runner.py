@@ -100,6 +100,16 @@ class Preflight:
             b"\0".join((sha256.encode(), ENGINE_VERSION.encode(), request))
         ).hexdigest()[:32]
 
+    def known(self, sha256: Sha256Hex, plugin: Plugin) -> Verdict | Unknown | None:
+        """The verdict, if it is in memory.
+
+        A thousand objects with one module and configuration share one run. Only a good verdict is shared: a module may read its
+        plugin's name.
+        """
+        return self._verdicts.get(_key(sha256, self._request(plugin))) or self._verdicts.get(
+            _key(sha256, self._request(_anonymous(plugin)))
+        )
+
     def _request(self, plugin: Plugin) -> bytes:
         return Request(plugin, self._sandbox, self._envoy, self._extra_imports).to_json()
 
@@ -110,14 +120,11 @@ class Preflight:
 
         `module` is read only if the code of `sha256` is not cached. Waits for a slot without its own deadline.
         """
+        if (known := self.known(sha256, plugin)) is not None:
+            return known
         request = self._request(plugin)
         key = _key(sha256, request)
-        # A thousand objects with one module and configuration share one run. Only a good verdict is shared: a module may read
-        # its plugin's name.
         shared = _key(sha256, self._request(_anonymous(plugin)))
-        known = self._verdicts.get(key) or self._verdicts.get(shared)
-        if known is not None:
-            return known
         work = functools.partial(self._judge, namespace, key, shared, module, request)
         try:
             return await self._flights.join(key, work, slot=lambda: self._slots.place(namespace))

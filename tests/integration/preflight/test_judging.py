@@ -95,6 +95,19 @@ async def test_a_verdict_is_remembered(judge: Judge) -> None:
     assert judge.runs("run") == 2
 
 
+async def test_only_a_good_verdict_is_known_for_another_name_of_the_plugin(judge: Judge) -> None:
+    path, sha256 = judge.store(module())
+    for configuration, is_shared in ((b"long", True), (b"abc", False)):
+        plugin = Plugin(name="one", configuration=configuration)
+        assert judge.preflight.known(sha256, plugin) is None
+        found = await judge.preflight.judge(
+            namespace="a", module=path, sha256=sha256, plugin=plugin
+        )
+        assert judge.preflight.known(sha256, plugin) == found
+        other = judge.preflight.known(sha256, replace(plugin, name="other"))
+        assert other == (found if is_shared else None)
+
+
 async def test_compiled_code_serves_the_next_process(tmp_path: Path, metrics: Metrics) -> None:
     async with preflights.running(tmp_path, metrics, limits=LIMITS) as judge:
         await judge(module(), b"long")

@@ -59,6 +59,10 @@ class Judge:
         self.released = asyncio.Event()
         self.released.set()
         self.engine = "1"
+        self.memory: Verdict | Unknown | None = None
+
+    def known(self, sha256: Sha256Hex, plugin: Plugin) -> Verdict | Unknown | None:
+        return self.memory
 
     def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
         return f"{self.engine} {sha256[:8]} {plugin}"
@@ -132,6 +136,20 @@ async def checked() -> AsyncIterator[CheckedAutoWasm]:
         checked = CheckedAutoWasm(tasks)
         yield checked
         checked.check.forget(KEY)
+
+
+@pytest.mark.parametrize("verdict", [STARTS, NO_VERDICT])
+async def test_verdict_in_memory_is_used_in_the_same_reconcile(
+    checked: CheckedAutoWasm, verdict: Verdict | Unknown
+) -> None:
+    checked.judge.result = verdict
+    expected = await checked.decided()
+    checked.check.forget(KEY)
+    checked.judge.judged.clear()
+    checked.queued.clear()
+    checked.judge.memory = verdict
+    assert checked.decide(object_of()) == expected
+    assert (checked.judge.judged, checked.queued) == ([], [])
 
 
 async def test_module_is_judged_once_outside_the_reconcile_and_the_end_queues_the_key(

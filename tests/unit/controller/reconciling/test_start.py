@@ -36,6 +36,9 @@ class Judge:
         self.released.set()
         self.judged = 0
 
+    def known(self, sha256: Sha256Hex, plugin: Plugin) -> Verdict | Unknown | None:
+        return None
+
     def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
         return f"{sha256} {plugin.configuration!r}"
 
