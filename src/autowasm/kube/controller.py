@@ -30,7 +30,7 @@ CONFLICT_BACKOFF: Final = Backoff(base=0.005, maximum=10.0, jitter=0.5)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The next step for the key: nothing, or another reconcile in `requeue_after` seconds."""
+    """The next step for the key: nothing, or another reconcile in `requeue_after` seconds. It replaces that of the previous result."""
 
     requeue_after: float | None = None
 
@@ -125,6 +125,8 @@ class Controller(Generic[K]):
 
     def _succeeded(self, key: K, result: Result) -> str:
         self._queue.forget(key)
+        # An earlier result said when to look again; this reconcile has looked, and its own result is newer.
+        self._queue.forget_delayed(key)
         if result.requeue_after is None:
             return "success"
         self._queue.add_after(key, result.requeue_after)

@@ -211,6 +211,9 @@ class _Delayed(Generic[K]):
             heapq.heapify(self._heap)
         self._arm()
 
+    def remove(self, key: K) -> None:
+        self._times.pop(key, None)  # its entry of the heap is skipped
+
     def clear(self) -> None:
         self._times.clear()
         self._heap.clear()
@@ -302,6 +305,10 @@ class WorkQueue(Generic[K]):
     def forget(self, key: K) -> None:
         """The key succeeded: reset its backoff. Does not cancel a delayed add."""
         self._failures.pop(key, None)
+
+    def forget_delayed(self, key: K) -> None:
+        """Drop the delayed add of the key, if it is not due yet. client-go has no such call; see `Controller`."""
+        self._delayed.remove(key)
 
     def num_requeues(self, key: K) -> int:
         """Rate-limited adds since the last `forget`."""

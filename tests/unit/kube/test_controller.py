@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import ANY
 
 import pytest
 
@@ -98,6 +99,44 @@ async def test_requeue_after_calls_again_and_forgets_failures() -> None:
         await asyncio.sleep(60)
         assert reconciler.times == [0, 1, 31]
         assert it.outcomes.results == ["panic", "requeue", "success"]
+
+
+@pytest.mark.parametrize(("later", "expected"), [(None, [0, 5]), (30.0, [0, 5, 35])])
+async def test_result_replaces_the_requeue_of_the_previous_one(
+    later: float | None, expected: list[int]
+) -> None:
+    reconciler = Scripted(Result(requeue_after=10), Result(requeue_after=later))
+    async with running(reconciler) as it:
+        it.queue.add(KEY)
+        await asyncio.sleep(5)
+        it.queue.add(KEY)
+        await asyncio.sleep(100)
+        assert reconciler.times == expected
+
+
+async def test_success_keeps_what_is_queued_meanwhile_and_the_requeue_of_other_keys() -> None:
+    async def changed_meanwhile(key: ObjectKey) -> Result:
+        it.queue.add(key)
+        return Result()
+
+    reconciler = Scripted(Result(requeue_after=10), changed_meanwhile)
+    async with running(reconciler) as it:
+        it.queue.add(OTHER)
+        await asyncio.sleep(1)
+        it.queue.add(KEY)
+        await asyncio.sleep(100)
+        assert reconciler.calls[1:] == [(KEY, ANY), (KEY, ANY), (OTHER, ANY)]
+        assert reconciler.times == [0, 1, 1, 10]
+
+
+async def test_failure_keeps_an_earlier_requeue() -> None:
+    reconciler = Scripted(Result(requeue_after=1.5), ValueError("once"))
+    async with running(reconciler) as it:
+        it.queue.add(KEY)
+        await asyncio.sleep(1)
+        it.queue.add(KEY)
+        await asyncio.sleep(100)
+        assert reconciler.times == [0, 1, 1.5]
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,30 @@ async def test_the_earliest_time_of_a_delayed_key_holds(delays: tuple[int, int])
 
 
 @pytest.mark.looptime
+async def test_forgotten_delay_adds_nothing_and_a_later_one_counts() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.forget_delayed("a")
+    queue.add_after("a", 5)
+    queue.add_after("b", 5)
+    queue.forget_delayed("a")
+    queue.add_after("a", 30)
+    started = now()
+    assert await queue.get() == "b"
+    assert await queue.get() == "a"
+    assert now() - started == pytest.approx(30, abs=0.01)
+
+
+@pytest.mark.looptime
+async def test_forgotten_delays_do_not_pile_up() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for delay in range(1, 10_000):
+        queue.add_after("a", delay)
+        queue.forget_delayed("a")
+    assert queue.delayed == 0
+    assert len(queue._delayed._heap) < 200
+
+
+@pytest.mark.looptime
 async def test_replaced_times_do_not_pile_up() -> None:
     queue: WorkQueue[str] = WorkQueue()
     for delay in range(10_000, 0, -1):
