@@ -268,8 +268,14 @@ class ClusterMode:
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
         autowasms, envoyfilters = self._informers.autowasms, self._informers.envoyfilters
-        self._autowasm_view = MutationCache(autowasms.get, autowasms.position)
-        self._envoyfilter_view = MutationCache(envoyfilters.get, envoyfilters.position)
+
+        def changed(key: ObjectKey) -> None:
+            self._changed(key)
+
+        self._autowasm_view = MutationCache(autowasms.get, autowasms.position, changed=changed)
+        self._envoyfilter_view = MutationCache(
+            envoyfilters.get, envoyfilters.position, changed=changed
+        )
         self.publisher = ClusterPublisher(
             client,
             autowasms=self._autowasm_view,

@@ -1,10 +1,10 @@
 """MutationCache: our own writes, until the informer shows them.
 
 An informer lags milliseconds behind our writes; a reconcile that reads only the informer would write again, or run into a
-conflict. Reads are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has
+conflict. It may also show a write before the API server's answer arrives: such an event waits for the answer. Reads are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has
 not caught up for `KEPT` seconds; never one newer than the API server has stored; once the informer has passed our version, only
 its store counts, even if it never showed the object: a list after a lost watch shows only objects that exist, not those that were created and deleted
-in between.
+in between; an event that is not the echo of our write is reported, at the latest at the end of the calls in flight.
 """
 
 import asyncio
@@ -37,14 +37,22 @@ class MutationCache:
         self,
         stored: Callable[[ObjectKey], Document | None],
         position: Callable[[], str | None] = lambda: None,
+        *,
+        changed: Callable[[ObjectKey], None] = lambda _: None,
     ) -> None:
+        """`changed`: `observed` returned True for a version that is not our write after all."""
         self._stored = stored
         self._position = position
+        self._changed = changed
         self._written: dict[ObjectKey, _Written] = {}
         self._in_flight: Counter[ObjectKey] = Counter()
         """Objects with a call to the API server in flight, and how many: a status has two writers."""
+        self._generation: dict[ObjectKey, object] = {}
+        """The generation of objects in `_in_flight`; None: unknown, or the call changes it."""
         self._gone: set[ObjectKey] = set()
         """Objects in `_in_flight` that were deleted meanwhile."""
+        self._undecided: dict[ObjectKey, str] = {}
+        """The last version of objects in `_in_flight` that the informer has shown meanwhile, unless it is known to be our write."""
 
     def get(self, key: ObjectKey) -> Document | None:
         """The object as last written by us or shown by the informer."""
@@ -57,19 +65,27 @@ class MutationCache:
         return written.document
 
     @contextmanager
-    def in_flight(self, key: ObjectKey) -> Iterator[None]:
-        """Encloses a call whose answer goes to `wrote`. A deletion that the informer shows meanwhile is newer than the answer."""
+    def in_flight(self, key: ObjectKey, *, generation: object = None) -> Iterator[None]:
+        """Encloses a call whose answer goes to `wrote`. A deletion that the informer shows meanwhile is newer than the answer.
+
+        `generation`: the object's, if the call does not change it; a version with another one cannot be the echo.
+        """
         self._in_flight[key] += 1
+        self._generation[key] = generation
         try:
             yield
         finally:
             self._in_flight[key] -= 1
             if not self._in_flight[key]:
-                del self._in_flight[key]
+                del self._in_flight[key], self._generation[key]
                 self._gone.discard(key)
+                if self._undecided.pop(key, None) is not None:
+                    self._changed(key)
 
     def wrote(self, key: ObjectKey, document: Document) -> None:
         """Store the answer of an accepted write. The watch may have shown this or a later version already."""
+        if self._undecided.get(key) == _version(document):
+            del self._undecided[key]
         stored = self._stored(key)
         reached = stored is not None and _reached(stored, document)
         if key in self._gone or reached or self._is_passed(document):
@@ -81,20 +97,27 @@ class MutationCache:
     def observed(self, key: ObjectKey, document: Document | None) -> bool:
         """The informer shows a version of the object (None: deleted).
 
-        True if it is our write or an older version: no reconcile is needed. Drops our write once the informer has passed it.
+        True if no reconcile is needed now: it is our write or an older version, or the answer of a call in flight decides whether it
+        is. Drops our write once the informer has passed it.
         """
-        if document is None and key in self._in_flight:
-            self._gone.add(key)
-        written = self._written.get(key)
-        if written is None:
-            return False
         if document is None:
-            del self._written[key]
+            if key in self._in_flight:
+                self._gone.add(key)
+            self._undecided.pop(key, None)
+            self._written.pop(key, None)
             return False
-        if _reached(document, written.document):
+        written = self._written.get(key)
+        if written is not None:
+            if not _reached(document, written.document):
+                return True
             del self._written[key]
-            return _version(document) == _version(written.document)
-        return True
+            if _version(document) == _version(written.document):
+                return True
+        if key in self._in_flight and self._generation[key] in {None, _generation(document)}:
+            self._undecided[key] = _version(document)
+            return True
+        self._undecided.pop(key, None)  # reported now
+        return False
 
     def _is_passed(self, document: Document) -> bool:
         """Whether the informer shows this version, a later one, or the deletion of the object."""
@@ -109,6 +132,10 @@ class MutationCache:
 
 def _version(document: Document) -> str:
     return str((document.get("metadata") or {}).get("resourceVersion", ""))
+
+
+def _generation(document: Document) -> object:
+    return (document.get("metadata") or {}).get("generation")
 
 
 def _reached(observed: Document, written: Document) -> bool:

@@ -234,7 +234,8 @@ class ClusterPublisher:
         if document.get("status") == status:
             return False
         self._fence()
-        with self._autowasms.in_flight(key):
+        generation = (document.get("metadata") or {}).get("generation")
+        with self._autowasms.in_flight(key, generation=generation):
             try:
                 written = await writes.update_status(self._client, AUTOWASMS, status, read=document)
             except NotFound:

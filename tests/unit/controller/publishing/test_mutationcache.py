@@ -13,8 +13,8 @@ pytestmark = pytest.mark.looptime
 KEY = ObjectKey("default", "test")
 
 
-def version(number: int) -> dict[str, Any]:
-    return {"metadata": {"uid": "u", "resourceVersion": str(number)}}
+def version(number: int, *, generation: int = 1) -> dict[str, Any]:
+    return {"metadata": {"uid": "u", "resourceVersion": str(number), "generation": generation}}
 
 
 async def test_shows_what_was_written_until_the_informer_does() -> None:
@@ -49,6 +49,81 @@ async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
     assert overlay.get(KEY) == version(5)
     assert not overlay.observed(KEY, None)
     assert overlay.get(KEY) is None
+
+
+async def test_event_before_the_answer_of_its_write_is_an_echo() -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY):
+        assert overlay.observed(KEY, version(2))
+        overlay.wrote(KEY, version(2))
+    assert changed == []
+    assert not overlay.observed(KEY, version(3)), "nothing is in flight now"
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_change_of_another_client_during_a_write_is_reported_after_it(
+    *, answered: bool
+) -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY):
+        overlay.observed(KEY, version(2))
+        overlay.observed(KEY, version(3))
+        if answered:
+            overlay.wrote(KEY, version(2))
+        assert changed == [], "the answer may still come"
+    assert changed == [KEY]
+
+
+async def test_change_before_our_write_is_reported() -> None:
+    """The reconcile that writes may have read an older version."""
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY):
+        overlay.observed(KEY, version(2))
+        overlay.wrote(KEY, version(3))
+    assert changed == [KEY]
+
+
+async def test_failed_write_reports_what_was_shown_meanwhile() -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with pytest.raises(OSError), overlay.in_flight(KEY):  # noqa: PT011 any error
+        overlay.observed(KEY, version(2))
+        raise OSError
+    assert changed == [KEY]
+
+
+async def test_edited_spec_does_not_wait_for_the_answer_of_a_status_write() -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY, generation=1):
+        assert overlay.observed(KEY, version(2))
+        assert not overlay.observed(KEY, version(3, generation=2))
+    assert changed == [], "reported at once"
+
+
+async def test_deletion_during_a_write_is_reported_at_once_and_once() -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY):
+        assert overlay.observed(KEY, version(2))
+        assert not overlay.observed(KEY, None)
+    assert changed == []
+
+
+async def test_echoes_of_two_writers_of_one_object_are_recognised() -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY):
+        with overlay.in_flight(KEY):
+            overlay.observed(KEY, version(2))
+            overlay.observed(KEY, version(3))
+            overlay.wrote(KEY, version(2))
+        assert changed == [], "the other call is in flight"
+        overlay.wrote(KEY, version(3))
+    assert changed == []
 
 
 async def test_two_may_ask_about_one_object() -> None:
