@@ -41,6 +41,16 @@ class _Authorization:
     fingerprint: str = ""
     """Of the last authorized login."""
     running: bool = False
+    published: bool = False
+    answered: str | bool = False
+    """The last verdict that the reconciler has read, an error as its text."""
+
+    @property
+    def verdict(self) -> AutoWasmError | bool:
+        """See `PullAuthorizer.verdict`."""
+        if self.published and not self.decided:
+            return True
+        return self.error if self.error is not None else self.decided
 
 
 class PullAuthorizer:
@@ -74,10 +84,12 @@ class PullAuthorizer:
         authorization = self._authorizations.get(key)
         if authorization is None or authorization.request != request:
             authorization = self._authorizations[key] = _Authorization(request, self._now())
-            self._due.set()
-        if published and not authorization.decided:
-            return True
-        return authorization.error if authorization.error is not None else authorization.decided
+            if not published:  # nothing waits for the others, and checks that run together share reads of the Secret
+                self._due.set()
+        authorization.published = published
+        verdict = authorization.verdict
+        authorization.answered = _comparable(verdict)
+        return verdict
 
     def recheck(self, key: ObjectKey) -> None:
         """The Secret has changed."""
@@ -149,7 +161,8 @@ class PullAuthorizer:
                 _log.warning(
                     "pull authorization failed", key=str(key), reason=authorization.error.reason
                 )
-            self._on_change(key)
+            if _comparable(authorization.verdict) != authorization.answered:
+                self._on_change(key)
 
     async def _allowed(self, authorization: _Authorization) -> str:
         """Returns the fingerprint of the login. Raises the refusal."""
@@ -164,6 +177,10 @@ class PullAuthorizer:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _comparable(verdict: AutoWasmError | bool) -> str | bool:
+    return str(verdict) if isinstance(verdict, AutoWasmError) else verdict
 
 
 def authorization_of(

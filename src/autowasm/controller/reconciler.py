@@ -379,7 +379,7 @@ class AutoWasmReconciler:
             await self._reporter.write(context, with_start(status, start, now=self._now()))
         else:  # the module in place stays, and the status has the error (ADR 7)
             await self._failed(context, refused, start=start)
-        self._taken(context.key)
+        self._taken(context.key, autowasm, record)
         return Result()
 
     async def _roll_out(
@@ -409,13 +409,16 @@ class AutoWasmReconciler:
             if found is not None:
                 context = self._context(context.key, found.document)
             return await self._not_written(context, error)
-        if staged_result.is_taken:
-            self._taken(context.key)
+        if staged_result.is_taken and record is not None:
+            self._taken(context.key, autowasm, record)
         return result.within(staged_result.look_again)
 
-    def _taken(self, key: ObjectKey) -> None:
+    def _taken(self, key: ObjectKey, autowasm: AutoWasm, record: Record) -> None:
         """The module is published, or its rollout is in the status."""
         self._jobs.forget(key)
+        if self._checks.pull_authorizer is not None:  # the rechecks of the Secret begin
+            request = fetch_request(autowasm, record=record)
+            self._checks.pull_authorizer.verdict(key, request, published=True)
         if self._checks.start is not None:
             self._checks.start.published(key)
         self._lost.forget(key)

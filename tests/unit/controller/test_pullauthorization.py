@@ -88,6 +88,24 @@ async def test_a_record_made_with_the_same_secret_needs_no_registry(desk: Desk) 
     assert desk.replica.registry.count("pin") == 0
 
 
+async def test_confirmed_published_module_queues_nothing_and_a_refused_one_does(
+    desk: Desk,
+) -> None:
+    """A published module counts as authorized, so the reconcile that read this needs no other."""
+    assert desk.verdict() is True
+    reads = desk.replica.secrets.reads.total()
+    await desk.until(lambda: desk.replica.secrets.reads.total() > reads + 1)
+    assert desk.told == []
+    desk.replica.secrets.secrets.pop(("default", "pull"))
+    await desk.until(lambda: desk.told)
+    assert isinstance(desk.verdict(), SourceDenied)
+
+
+async def test_verdict_that_an_unpublished_module_waits_for_queues_the_key(desk: Desk) -> None:
+    assert desk.pull_authorizer.verdict(KEY, desk.request, published=False) is False
+    await desk.until(lambda: desk.told == [KEY])
+
+
 async def test_a_public_module_needs_nothing(desk: Desk) -> None:
     assert desk.request.record is not None
     public = msgspec.structs.replace(desk.request.record, secret_uid="")
