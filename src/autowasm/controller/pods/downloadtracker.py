@@ -120,10 +120,11 @@ class DownloadTracker:
 
     def _report(self, key: ObjectKey) -> Generator[None, None, LoadReport | None]:
         live, document = self._workloads.envoyfilter(key), self._workloads.document(key)
-        record = envoyfilters.record_of(dict(live)) if live is not None else None
-        if live is None or document is None or record is None:
+        records = envoyfilters.records_of(live) if live is not None else ()
+        if live is None or document is None or not records:
             self._forget(key)
             return None
+        record = records[0]
         pods = yield from _listed(self._workloads.matched(key))
         now, previous = self._wall(), statuses.read(document.get("status"))
         generation = (document.get("metadata") or {}).get("generation")
@@ -133,7 +134,7 @@ class DownloadTracker:
         # A status of another generation may be about other Pods: the selector may have changed.
         fits = reported is not None and reported.observed_generation == generation
         # Of Pods that keep the older module in this step of a staged rollout, no download is expected.
-        is_new = has_target(document) if len(envoyfilters.records_of(live)) > 1 else everyone
+        is_new = has_target(document) if len(records) > 1 else everyone
         others = {pod.uid for pod in pods if not is_new(pod)} if is_new is not everyone else set()
         fits = fits and is_new is everyone
         if fits and (known is None or known.sha256 != record.sha256):

@@ -121,13 +121,13 @@ class PodStatusWriter:
                 await asyncio.sleep(0)  # yields: counting a large mesh takes long
 
     async def _write(self, key: ObjectKey) -> bool:
+        if _written_status(self._document(key)) is None:
+            return False  # no status yet: the reconciler writes it with counts
         report = await self._report(key)
         document = self._document(key)
-        if document is None:
+        status = _written_status(document)
+        if report is None or document is None or status is None:
             return False
-        status = document.get("status")
-        if report is None or status is None or not statuses.is_written(status):
-            return False  # no status yet: the reconciler writes it with counts
         if _is_reported(status, report) or self._was_sent(key, status, report):
             return False
         self._last_write[key] = asyncio.get_running_loop().time()
@@ -139,6 +139,11 @@ class PodStatusWriter:
     def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], report: PodReport) -> bool:
         sent = self._stored_as.get(key)
         return sent is not None and _same(sent[0], report) and sent[1] == _about_pods(status)
+
+
+def _written_status(document: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    status = document.get("status") if document is not None else None
+    return status if status is not None and statuses.is_written(status) else None
 
 
 def with_report(status: Mapping[str, Any], report: PodReport) -> dict[str, Any]:

@@ -81,6 +81,26 @@ async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize("status", [{}, {"status": {"conditions": []}}])
+async def test_pods_of_an_object_without_a_status_are_not_counted(status: dict[str, Any]) -> None:
+    server = StatusServer()
+    server.stored = status
+    counted = 0
+
+    async def count(_key: ObjectKey) -> PodReport:
+        nonlocal counted
+        counted += 1
+        return server.report
+
+    server.pods._report = count
+    await server.touched()
+    assert (counted, server.writes) == (0, [])
+    server.stored = {"status": {"phase": "Synced"}}
+    await server.touched()
+    assert (counted, len(server.writes)) == (1, 1)
+
+
+@pytest.mark.looptime
 async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
     server, odd = StatusServer(), ObjectKey("team", "odd")
 
