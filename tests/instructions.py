@@ -89,7 +89,7 @@ def parse() -> float:
 
 def get() -> float:
     """One plain GET of a module over a kept connection, from the loop's call to the protocol."""
-    from autowasm.blobs.blob import Blob  # noqa: PLC0415
+    from autowasm.blobs.files import Blob  # noqa: PLC0415
     from autowasm.digest import Sha256Hex, Signature  # noqa: PLC0415
     from autowasm.limits import ServeLimits  # noqa: PLC0415
     from autowasm.performance.fastpath import FastConnection  # noqa: PLC0415
@@ -180,12 +180,7 @@ def pod_event() -> float:
 
 
 async def _pod_event() -> float:
-    from autowasm.controller.pods.podmatching import (  # noqa: PLC0415
-        Pod,
-        PodMatcher,
-        PodSelector,
-        pod_codec,
-    )
+    from autowasm.controller.pods.podmatching import Pod, PodMatcher, PodSelector, pod_codec  # noqa: PLC0415
     from autowasm.kube.informer import Informer  # noqa: PLC0415
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415
     from autowasm.kube.resources import PODS, ObjectKey  # noqa: PLC0415

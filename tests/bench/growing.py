@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.envoyfilter import render
 from autowasm.controller.cluster import ClusterMode
 from autowasm.kube.errors import BadRequest
@@ -75,7 +75,7 @@ class ApiServer:
         autowasm = self.autowasm(number)
         if kind == "autowasms":
             return json.dumps(autowasm)
-        envoyfilter = render(parsing.parse(autowasm), record(), EnvoyFetch())
+        envoyfilter = render(validation.parse(autowasm), record(), EnvoyFetch())
         envoyfilter["metadata"] |= {"uid": f"e{number}", "resourceVersion": "1"}
         return json.dumps(envoyfilter)
 

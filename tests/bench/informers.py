@@ -48,11 +48,7 @@ def resident() -> int:
 
 async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """Watch Pods like the controller."""
-    from autowasm.controller.pods.podmatching import (  # noqa: PLC0415
-        Pod,
-        PodMatcher,
-        pod_codec,
-    )
+    from autowasm.controller.pods.podmatching import Pod, PodMatcher, pod_codec  # noqa: PLC0415
     from autowasm.kube.client import KubeClient  # noqa: PLC0415
     from autowasm.kube.informer import Informer  # noqa: PLC0415
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from autowasm.api.envoyfilter import render
-from autowasm.api.parsing import parse
 from autowasm.api.patches import ROUTER
+from autowasm.api.validation import parse
 from autowasm.convert.conversion import Batch
 from autowasm.convert.dispatch import converter_of
 from autowasm.settings import EnvoyFetch

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from autowasm.api import patches
+from autowasm.api.envoyfilter import Variant, staged_plugin_name, variant_of
 from autowasm.api.patches import Metadata
 from autowasm.api.staged import render
-from autowasm.api.variant import Variant, staged_plugin_name, variant_of
 from autowasm.settings import EnvoyFetch
 from tests.e2e import test_rendered_listeners as scenes
 from tests.fakes.autowasms import autowasm, record

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.digest import Sha256Hex
@@ -55,7 +55,7 @@ def document(
 
 def autowasm(**fields: Any) -> AutoWasm:
     """The same, parsed."""
-    return parsing.parse(document(**fields))
+    return validation.parse(document(**fields))
 
 
 def digest(character: str) -> Sha256Hex:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autowasm.blobs.admission import DiskSpace
+from autowasm.blobs.eviction import DiskSpace, Retention
 from autowasm.blobs.pins import Pins
-from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.limits import Limits, StoreLimits

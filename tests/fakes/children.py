@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from autowasm.preflight import forkserver, isolation, wire
+from autowasm.preflight import forkserver, isolation, messages
 
 MISBEHAVE = "misbehave"
 """Isolated."""
@@ -41,7 +41,7 @@ UNREAD = "unread"
 
 def answer(channel: int, values: object) -> None:
     """Answer in order."""
-    wire.write_all(channel, wire.frame(json.dumps(values).encode()))
+    messages.write_all(channel, messages.frame(json.dumps(values).encode()))
 
 
 def report(channel: int, descriptors: Sequence[int]) -> None:
@@ -168,22 +168,22 @@ def fill_memory(_channel: int, _descriptors: Sequence[int]) -> None:
 
 def garbage(channel: int, _descriptors: Sequence[int]) -> None:
     """A frame that is not JSON."""
-    wire.write_all(channel, wire.frame(b"\xff\0garbage"))
+    messages.write_all(channel, messages.frame(b"\xff\0garbage"))
 
 
 def nested(channel: int, _descriptors: Sequence[int]) -> None:
     """A frame of very deeply nested JSON."""
-    wire.write_all(channel, wire.frame(b"[" * 200_000))
+    messages.write_all(channel, messages.frame(b"[" * 200_000))
 
 
 def half(channel: int, _descriptors: Sequence[int]) -> None:
     """Half a frame."""
-    wire.write_all(channel, wire.frame(b"x" * 100)[:50])
+    messages.write_all(channel, messages.frame(b"x" * 100)[:50])
 
 
 def endless(channel: int, _descriptors: Sequence[int]) -> None:
     """A frame of 4 GiB, until the reader closes."""
-    wire.write_all(channel, b"\xff\xff\xff\xff")
+    messages.write_all(channel, b"\xff\xff\xff\xff")
     while True:
         os.write(channel, bytes(1 << 16))
 
@@ -244,7 +244,7 @@ def _leave_unread(channel: int, descriptors: Sequence[int], _limits: isolation.R
 
 
 def _run_named(channel: int, descriptors: Sequence[int]) -> None:
-    name = wire.read_frame(channel, most=_REQUEST).decode()
+    name = messages.read_frame(channel, most=_REQUEST).decode()
     globals()[name](channel, descriptors)
 
 

@@ -6,14 +6,14 @@
 from collections.abc import Sequence
 
 from autowasm.limits import PreflightLimits
-from autowasm.preflight import child, forkserver, isolation, wire
-from autowasm.preflight.request import COMPILE, RUN, Request
+from autowasm.preflight import child, forkserver, isolation, messages
+from autowasm.preflight.messages import COMPILE, RUN, Request
 from tests.fakes import children
 
 
 def _lie(channel: int, descriptors: Sequence[int], limits: isolation.Rlimits) -> None:
     isolation.isolate(limits)
-    request = wire.read_frame(channel, most=PreflightLimits().request_bytes)
+    request = messages.read_frame(channel, most=PreflightLimits().request_bytes)
     name = Request.from_json(request).plugin.configuration or b""
     getattr(children, name.decode())(channel, descriptors)
 

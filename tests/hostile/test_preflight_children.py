@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from autowasm.limits import MIB, PreflightLimits
-from autowasm.preflight import wire
+from autowasm.preflight import messages
 from autowasm.preflight.processes import ForkServer, Result
 from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
 from autowasm.telemetry.metrics import Metrics
@@ -53,7 +53,7 @@ async def test_an_answer_comes_with_the_end_of_the_child(server: ForkServer) -> 
 @pytest.mark.parametrize("what", ["wait_forever", "burn", "say_and_wait", "hang_up_and_wait"])
 async def test_a_child_that_hangs_is_killed_at_its_deadline(server: ForkServer, what: str) -> None:
     result = await ask(server, what, seconds=0.3)
-    assert result.ended.cause == wire.DEADLINE
+    assert result.ended.cause == messages.DEADLINE
     assert os.WTERMSIG(result.ended.status) == signal.SIGKILL
     assert not children_of(server.pid)
 
@@ -62,7 +62,7 @@ async def test_a_child_that_fills_memory_is_killed_before_it_has_much_more(
     server: ForkServer,
 ) -> None:
     result = await ask(server, "fill_memory", resident=64 * MIB)
-    assert result.ended.cause == wire.MEMORY
+    assert result.ended.cause == messages.MEMORY
     assert result.ended.memory < 256 * MIB
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from wasmtime import _bindings, _ffi
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.envoyfilter import render
 from autowasm.errors import AutoWasmError
 from autowasm.limits import Limits, LoopLimits
@@ -188,14 +188,14 @@ async def test_an_autowasm_of_the_largest_size_is_read_or_refused_at_once(kind: 
     given = SPECS[kind]()
 
     async def read() -> object:
-        return outcome(lambda: parsing.parse(given))
+        return outcome(lambda: validation.parse(given))
 
     assert await longest_iteration(read, below=MOST) < MOST
 
 
 @pytest.mark.parametrize("kind", ["9 900 values", "a long string"])
 async def test_what_is_accepted_is_rendered_at_once(kind: str) -> None:
-    autowasm = parsing.parse(SPECS[kind]())
+    autowasm = validation.parse(SPECS[kind]())
 
     async def made() -> object:
         return render(autowasm, record(), EnvoyFetch())

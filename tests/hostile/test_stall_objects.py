@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.errors import SpecError
 from autowasm.kube.codec import DocumentCodec, WatchEvent, decode_document
 from autowasm.performance import eventloop
@@ -98,7 +98,7 @@ async def test_an_event_of_the_largest_size_holds_the_loop_for_no_turn(kind: str
         assert isinstance(read, WatchEvent)
         assert read.key.name == "test"
         with pytest.raises(SpecError):
-            parsing.parse(read.object)
+            validation.parse(read.object)
 
     assert await is_short(await longest_iteration(follow, below=MOST))
 
@@ -116,7 +116,7 @@ async def test_a_page_of_objects_of_the_largest_size_holds_the_loop_for_no_turn(
     async def read() -> None:
         page = await DocumentCodec().page(body)
         assert len(page.items) == 3
-        parsing.parse(page.items[1][1])
+        validation.parse(page.items[1][1])
 
     assert await is_short(await longest_iteration(read, below=MOST))
 
@@ -131,6 +131,6 @@ async def test_hundreds_of_thousands_of_labels_are_left_out() -> None:
         assert isinstance(read, WatchEvent)
         assert read.object["metadata"]["uid"] == "u"
         assert "labels" not in read.object["metadata"]
-        parsing.parse(read.object)  # the rest is as it was
+        validation.parse(read.object)  # the rest is as it was
 
     assert await is_short(await longest_iteration(follow, below=MOST))

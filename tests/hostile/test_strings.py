@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.envoyfilter import render
 from autowasm.errors import SpecError
 from autowasm.settings import EnvoyFetch
@@ -74,7 +74,7 @@ def test_a_string_is_refused_in_one_line_or_stays_in_its_place(field: str) -> No
 def outcome(given: dict[str, Any]) -> tuple[str, SpecError | None]:
     """The EnvoyFilter as JSON, or the reason why there is none."""
     try:
-        return json.dumps(render(parsing.parse(given), record(), EnvoyFetch())), None
+        return json.dumps(render(validation.parse(given), record(), EnvoyFetch())), None
     except SpecError as error:
         return "", error
 

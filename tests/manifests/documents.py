@@ -1,6 +1,6 @@
 """The shipped manifests as documents, and AutoWasms to change.
 
-Not a templating tool. Invariant: `valid()` is accepted by the schema and by `parsing.parse`; every caller gets its own copy.
+Not a templating tool. Invariant: `valid()` is accepted by the schema and by `validation.parse`; every caller gets its own copy.
 """
 
 import copy

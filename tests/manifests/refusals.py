@@ -1,7 +1,7 @@
 """Invalid AutoWasms: one row for each error, and the part that reports it.
 
-Not the texts of `parsing` alone: the API server validates first. Invariant: each row is refused by the API server with
-`sentence`, or, where that is None, is let through by it; and each is refused by `parsing.parse` at `field`, or, where that
+Not the texts of `validation` alone: the API server validates first. Invariant: each row is refused by the API server with
+`sentence`, or, where that is None, is let through by it; and each is refused by `validation.parse` at `field`, or, where that
 is None, the limit is the cluster's alone.
 """
 
@@ -26,7 +26,7 @@ class Refusal:
     name: str
     document: Document
     field: str | None
-    """The path that `parsing.parse` names."""
+    """The path that `validation.parse` names."""
     sentence: str | None
     """A part of the API server's message."""
 

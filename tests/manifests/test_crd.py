@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from autowasm.api import parsing
 from autowasm.api import status as statuses
+from autowasm.api import validation
 from autowasm.api.status import (
     Condition,
     MissingPod,
@@ -220,7 +220,7 @@ async def test_plugin_config_is_stored_as_it_is(cluster: Cluster, namespace: str
         document["metadata"] = {"generateName": "config-", "namespace": namespace}
         stored = await cluster.request("POST", collection, body=document)
         assert stored["spec"]["filter"]["pluginConfig"] == config
-        assert parsing.parse(stored).spec.filter.plugin_config == config
+        assert validation.parse(stored).spec.filter.plugin_config == config
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_plugin_config_is_stored_as_it_is(cluster: Cluster, namespace: str
 )
 async def test_samples_are_valid(path: Path, cluster: Cluster, namespace: str) -> None:
     (document,) = documents.documents(path)
-    parsing.parse(document)
+    validation.parse(document)
     document["metadata"]["namespace"] = namespace
     document["metadata"]["name"] += "-sample"
     body = document
@@ -241,7 +241,7 @@ async def test_samples_are_valid(path: Path, cluster: Cluster, namespace: str) -
 async def test_examples_of_the_reference_are_valid(
     document: Document, cluster: Cluster, namespace: str
 ) -> None:
-    parsing.parse(document)
+    validation.parse(document)
     name = f"{document['metadata']['name']}-reference"
     status = document.get("status", {})
     body = {**document, "metadata": {"name": name, "namespace": namespace}}

@@ -1,10 +1,10 @@
-"""Refusals of the API server and their messages; `parsing.parse` refuses the rest."""
+"""Refusals of the API server and their messages; `validation.parse` refuses the rest."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.errors import SpecError
 from tests.manifests.api import Judge
 from tests.manifests.documents import Document, changed, image, labels, url, valid, with_filter
@@ -80,11 +80,11 @@ def test_the_schema_lets_through_what_it_cannot_say(case: Refusal, judge: Judge)
 @pytest.mark.parametrize("case", [r for r in REFUSALS if r.field], ids=lambda r: r.name)
 def test_parsing_refuses_the_same_at_the_field(case: Refusal) -> None:
     with pytest.raises(SpecError) as refused:
-        parsing.parse(case.document)
+        validation.parse(case.document)
     assert refused.value.field == case.field
 
 
 @pytest.mark.parametrize("document", ACCEPTED.values(), ids=ACCEPTED)
 def test_both_accept(document: Document, judge: Judge) -> None:
-    parsing.parse(document)
+    validation.parse(document)
     assert judge.refusal(document) is None

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import UnsetType
 
-from autowasm.api import parsing, rolloutsteps
+from autowasm.api import rolloutsteps, validation
 from autowasm.api.status import MAX_ABORTED, MAX_STAGED, Status
 from autowasm.api.v1alpha1 import (
     API_VERSION,
@@ -134,13 +134,13 @@ def test_every_rule_has_a_message_and_every_list_says_how_it_merges() -> None:
 @pytest.mark.parametrize(
     ("path", "limit", "value"),
     [
-        ("applyPorts", "maxItems", parsing._MAX_PORTS),
-        ("rootID", "maxLength", parsing._MAX_ID_LENGTH),
-        ("vmID", "maxLength", parsing._MAX_ID_LENGTH),
-        ("source.object.url", "maxLength", parsing._MAX_URL_LENGTH),
-        ("env", "maxItems", parsing._MAX_ENV),
-        ("env[].name", "maxLength", parsing._MAX_ENV_NAME_LENGTH),
-        ("env[].value", "maxLength", parsing._MAX_ENV_VALUE_LENGTH),
+        ("applyPorts", "maxItems", validation._MAX_PORTS),
+        ("rootID", "maxLength", validation._MAX_ID_LENGTH),
+        ("vmID", "maxLength", validation._MAX_ID_LENGTH),
+        ("source.object.url", "maxLength", validation._MAX_URL_LENGTH),
+        ("env", "maxItems", validation._MAX_ENV),
+        ("env[].name", "maxLength", validation._MAX_ENV_NAME_LENGTH),
+        ("env[].value", "maxLength", validation._MAX_ENV_VALUE_LENGTH),
         ("failStrategy", "enum", [member.value for member in FailStrategy]),
         ("context", "enum", [member.value for member in PatchContext]),
         ("position", "enum", [member.value for member in Position]),

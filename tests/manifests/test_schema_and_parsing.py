@@ -1,4 +1,4 @@
-"""Property: the API server accepts every object that `parsing.parse` accepts, and parse reports every error that the API server accepts.
+"""Property: the API server accepts every object that `validation.parse` accepts, and parse reports every error that the API server accepts.
 
 The API server itself is the oracle for the schema, so patterns mean what Go's regular expressions mean.
 """
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.errors import SpecError
 from tests.manifests import documents
 from tests.manifests.api import Judge
@@ -179,7 +179,7 @@ def test_what_parsing_accepts_the_schema_accepts(
 
 def _refusal_by_parsing(document: documents.Document) -> SpecError | None:
     try:
-        parsing.parse(document)
+        validation.parse(document)
     except SpecError as error:
         return error
     return None

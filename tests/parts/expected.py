@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from autowasm.api import envoyfilter as expected
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.settings import EnvoyFetch
 from tests.parts import wat
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters
@@ -162,7 +162,7 @@ class ExpectedObjects:
         record = expected.record_of(live)
         if record is None or record.sha256 != self._digest(found["metadata"]["name"]):
             return "another module in the EnvoyFilter"
-        wanted = expected.render(parsing.parse(found), record, EnvoyFetch())
+        wanted = expected.render(validation.parse(found), record, EnvoyFetch())
         if live["spec"] != wanted["spec"]:
             return "another EnvoyFilter"
         owners = live["metadata"]["ownerReferences"]

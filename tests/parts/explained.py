@@ -9,8 +9,8 @@ import msgspec
 
 from autowasm.api import status
 from autowasm.api.envoyfilter import render
-from autowasm.api.parsing import parse
 from autowasm.api.record import Record
+from autowasm.api.validation import parse
 from autowasm.digest import sha256_hex
 from autowasm.explain.facts import Facts, ServerFact
 from autowasm.explain.finding import Check, Finding

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autowasm.api import envoyfilter as expected
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.settings import EnvoyFetch
 from tests.parts import istio, ports, wat
 from tests.parts.controlplane import ControlPlane
@@ -345,7 +345,10 @@ def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch
     if record is None or not record.sha256 == digest == status["module"]["sha256"]:
         return [f"{name}: another module than {digest[:12]}"]
     resend = expected.resend_count_of(live, digest)
-    if live["spec"] != expected.render(parsing.parse(found), record, envoy, resend=resend)["spec"]:
+    if (
+        live["spec"]
+        != expected.render(validation.parse(found), record, envoy, resend=resend)["spec"]
+    ):
         return [f"{name}: another EnvoyFilter"]
     return []
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.api.parsing import parse
+from autowasm.api.validation import parse
 from autowasm.convert.conversion import Batch
 from autowasm.convert.dispatch import converter_of
 from autowasm.errors import SpecError

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.api import parsing, patches, pluginconfig
+from autowasm.api import patches, pluginconfig, validation
 from autowasm.api.envoyfilter import render
 from autowasm.errors import SpecError
 from autowasm.settings import EnvoyFetch
@@ -61,7 +61,7 @@ FILTERS = st.fixed_dictionaries(
 @given(ANYTHING)
 def test_any_spec_is_read_or_refused_with_a_path(spec: Any) -> None:
     try:
-        parsing.parse({**document(), "spec": spec})
+        validation.parse({**document(), "spec": spec})
     except SpecError as error:
         refusal = error
     else:
@@ -86,7 +86,7 @@ def test_equal_input_renders_equal_bytes(filter_: dict[str, Any], random: Any) -
 
     one = document(**filter_)
     texts = [
-        json.dumps(render(parsing.parse(each), record(), EnvoyFetch()))
+        json.dumps(render(validation.parse(each), record(), EnvoyFetch()))
         for each in (one, shuffled(one))
     ]
     assert texts[0] == texts[1]
@@ -95,7 +95,7 @@ def test_equal_input_renders_equal_bytes(filter_: dict[str, Any], random: Any) -
 
 @given(st.dictionaries(TEXTS, JSON, max_size=3))
 def test_filter_gets_json_that_means_the_object_with_its_keys_in_order(config: Any) -> None:
-    autowasm = parsing.parse(document(pluginConfig=config))
+    autowasm = validation.parse(document(pluginConfig=config))
     rendered = render(autowasm, record(), EnvoyFetch())
     texts = {
         filter_["typedConfig"]["value"]["config"]["configuration"]["value"]

@@ -6,11 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.api.envoyfilter import digests_of, records_of
+from autowasm.api.envoyfilter import Variant, digests_of, records_of
 from autowasm.api.patches import Metadata
 from autowasm.api.staged import Variants, render, variants_of
 from autowasm.api.v1alpha1 import FailStrategy, PatchContext, Position
-from autowasm.api.variant import Variant
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import autowasm, record
 

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import UNSET
 
 from autowasm.api import rolloutsteps
+from autowasm.api.envoyfilter import Variant, variant_of
 from autowasm.api.staged import Variants, render, variants_of
 from autowasm.api.status import MAX_STAGED, Module, RolloutPhase, RolloutStatus, RolloutVariant
 from autowasm.api.v1alpha1 import AutoWasm, OnUnknown, Rollout
-from autowasm.api.variant import Variant, variant_of
 from autowasm.controller.pods.runstate import RunState
 from autowasm.controller.rollout.observation import (
     Figures,

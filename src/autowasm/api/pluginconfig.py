@@ -2,7 +2,7 @@
 
 Invariants: the check ends at the first value over the limit, so its time is bounded; a path is built only for a refusal; an
 accepted value fits into the EnvoyFilter that etcd stores, which has a copy for each patch.
-Not Envoy's PluginConfig message (see `wasmfilter.py`).
+Not Envoy's PluginConfig message (see `envoyfilter.py`).
 """
 
 import json

@@ -13,12 +13,18 @@ import msgspec
 
 from autowasm.api import patches
 from autowasm.api import record as records
-from autowasm.api.envoyfilter import envoyfilter, plugin_config, records_of
+from autowasm.api.envoyfilter import (
+    Variant,
+    envoyfilter,
+    http_filter,
+    plugin_config,
+    read_filter,
+    records_of,
+    staged_plugin_name,
+)
 from autowasm.api.patches import Metadata, Patch, Placed
 from autowasm.api.status import MAX_STAGED
 from autowasm.api.v1alpha1 import AutoWasm, PatchContext, Position
-from autowasm.api.variant import Variant, staged_plugin_name
-from autowasm.api.wasmfilter import http_filter, read_filter
 from autowasm.digest import Sha256Hex
 from autowasm.settings import EnvoyFetch
 

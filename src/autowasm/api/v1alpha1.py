@@ -1,6 +1,6 @@
 """AutoWasm v1alpha1 (`wasm.tcm.io/v1alpha1`): the spec as frozen Structs, and its defaults.
 
-Invariant: only `parsing.parse` makes an `AutoWasm`, and it is valid, so no other code checks a field again.
+Invariant: only `validation.parse` makes an `AutoWasm`, and it is valid, so no other code checks a field again.
 """
 
 import enum

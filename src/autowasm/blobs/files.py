@@ -1,10 +1,12 @@
-"""File operations of the store: blocking functions for the disk pool, staging folders, and the errors of the disk.
+"""File operations of the store: Blob, blocking functions for the disk pool, staging folders, and the errors of the disk.
 
-No state of the store is here (see `store.py`), and nothing in staging is ever served. Invariants: a name in `blobs/` appears
-only by rename of a file whose bytes were hashed and fsynced; every descriptor that is opened here is passed on or closed; the
-result of a job goes to the caller or, if the caller was cancelled, to `abandoned`; a full disk and a broken disk have
-different errors, because operators react differently; a staging folder is removed when its work ends, at the latest by
-`tidy` or at the next start. Errors of content are `autowasm.errors.ContentRejected`.
+A Blob is an open file whose bytes have been verified against its digest. It is not a path: the verified file is served, regardless of
+the current content of the directory. No state of the store is here (see `store.py`), and nothing in staging is ever served.
+Invariants: a Blob's descriptor is open as long as a reference to the Blob exists, and is closed afterwards, so it is never the number
+of another file; a name in `blobs/` appears only by rename of a file whose bytes were hashed and fsynced; every descriptor that is
+opened here is passed on or closed; the result of a job goes to the caller or, if the caller was cancelled, to `abandoned`; a full
+disk and a broken disk have different errors, because operators react differently; a staging folder is removed when its work ends, at
+the latest by `tidy` or at the next start. Errors of content are `autowasm.errors.ContentRejected`.
 """
 
 import asyncio
@@ -17,19 +19,58 @@ import shutil
 import stat
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 from autowasm import atomicfile
-from autowasm.blobs.blob import SyncedFile
 from autowasm.digest import HashedFile, Sha256Hex, Signature, sha256_hex
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import MIB, StoreLimits
-from autowasm.net.pools import Pool
+from autowasm.net.pools import Closer, Pool
 from autowasm.reasons import Reason
+
+
+class SyncedFile(NamedTuple):
+    """A staged file that is synced to disk. Its digest is valid while the signature is the same."""
+
+    sha256: Sha256Hex
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Blob:
+    """A module's bytes, ready to send: `size` bytes from the start of descriptor `fd`."""
+
+    sha256: Sha256Hex
+    fd: int
+    signature: Signature
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.signature.size
+
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the one that was verified."""
+        return Signature.of(self.fd) == self.signature
+
+    def was_written(self) -> bool:
+        """Whether the open file was written since it was verified. Its links do not count: it may be evicted while it is sent."""
+        found = os.fstat(self.fd)
+        known = self.signature
+        return (found.st_size, found.st_mtime_ns) != (known.size, known.modified_ns)
+
+    @classmethod
+    def adopt(cls, sha256: Sha256Hex, fd: int, signature: Signature, *, closer: Closer) -> Self:
+        """Take over `fd`. `closer` closes it: closing a removed file frees its pages, which takes milliseconds for a large file."""
+        blob = cls(sha256, fd, signature)
+        weakref.finalize(blob, closer.submit, fd)
+        return blob
+
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OURS: Final = _FULL | {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}

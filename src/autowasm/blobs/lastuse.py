@@ -93,7 +93,7 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 class LastUse:
-    """Last uses by digest, on the clock `clock`. `admission.py` and `retention.py` decide which blobs are evicted."""
+    """Last uses by digest, on the clock `clock`. `eviction.py` decides which blobs are evicted."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Pins: which owners need which blobs, updated one owner at a time.
 
-Eviction is in `retention.py`. There are two strengths. A *published* digest is in an EnvoyFilter, or is about to be, and its
+Eviction is in `eviction.py`. There are two strengths. A *published* digest is in an EnvoyFilter, or is about to be, and its
 blob is never evicted. A *kept* digest is in a history: its blob outlives every grace period, but is evicted, last of all, if
 the disk budget needs its place. Invariant: until every owner of the start has reported (`expect`), no blob counts as unneeded.
 """

@@ -19,7 +19,7 @@ from msgspec import UNSET
 
 from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType
-from autowasm.controller.publishing.publisher import AUTOWASMS
+from autowasm.controller.publisher import AUTOWASMS
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import decode_bounded
 from autowasm.kube.errors import ApiError, NotFound, ServerError, TooManyRequests, Unreachable

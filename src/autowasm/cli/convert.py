@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from autowasm.api.parsing import parse
+from autowasm.api.validation import parse
 from autowasm.cli import stdio
 from autowasm.convert.conversion import Batch, Conversion, Loss
 from autowasm.convert.dispatch import CONVERTERS, converter_of

@@ -14,8 +14,8 @@ from typing import Final, TypedDict
 import msgspec
 
 from autowasm.api import status
-from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.validation import parse
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from autowasm.api import envoyfilter, pluginconfig
-from autowasm.api.parsing import parse
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import KIND, AutoWasm
+from autowasm.api.validation import parse
 from autowasm.cli import registries
 from autowasm.cli.modules import Module
 from autowasm.cli.stdio import STDIN, standard_input
@@ -20,7 +20,7 @@ from autowasm.errors import SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.manifests import reader
 from autowasm.manifests.nodes import Unreadable
-from autowasm.preflight.condition import plugin_of
+from autowasm.preflight.verdicts import plugin_of
 from autowasm.sandbox.plugin import Plugin
 from autowasm.settings import EnvoyFetch
 from autowasm.trial.inputs import MAX_FILE_BYTES, read_file

@@ -6,7 +6,7 @@ Invariant: the verdict and its wording are those of wasmer's pre-flight; the mod
 import time
 
 from autowasm.cli.options import EnvoyOffer
-from autowasm.preflight.condition import described
+from autowasm.preflight.verdicts import described
 from autowasm.reasons import Reason
 from autowasm.sandbox.engine import compile_module, make_engine
 from autowasm.sandbox.errors import CannotCompile

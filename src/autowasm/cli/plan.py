@@ -19,9 +19,9 @@ from msgspec import UNSET
 
 from autowasm.api import pluginconfig, status
 from autowasm.api.envoyfilter import render
-from autowasm.api.parsing import parse
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.validation import parse
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources, stdio
 from autowasm.cli.clusters import server_of
@@ -41,7 +41,7 @@ from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.preflight.condition import plugin_of
+from autowasm.preflight.verdicts import plugin_of
 from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
 from autowasm.sandbox.plugin import Plugin

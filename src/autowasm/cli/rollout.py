@@ -20,7 +20,7 @@ from autowasm.api.v1alpha1 import ROLLOUT_ANNOTATION
 from autowasm.cli import clusters, registries, rollouttext, rolloutview
 from autowasm.cli.rolloutview import Outcome, RolloutView, view_of
 from autowasm.cli.stdio import LiveBlock, is_coloured, width_of
-from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
+from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.errors import AutoWasmError, UsageError
 from autowasm.flowcontrol import Backoff
 from autowasm.kube.client import KubeClient

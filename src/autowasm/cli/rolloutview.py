@@ -15,9 +15,9 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from autowasm.api import status as statuses
-from autowasm.api.parsing import parse
 from autowasm.api.status import RolloutPhase, RolloutStatus, Status
 from autowasm.api.v1alpha1 import ROLLOUT_ANNOTATION, Rollout
+from autowasm.api.validation import parse
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.errors import AutoWasmError, SpecError, UsageError
 from autowasm.kube.resources import ObjectKey

@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.cli import (
-    engineoption,
-    fetching,
-    givenplugin,
-    modules,
-    registries,
-    runresult,
-    runtext,
-)
+from autowasm.cli import engineoption, fetching, givenplugin, modules, registries, runresult
 from autowasm.cli.modules import Module
 from autowasm.cli.options import offered
 from autowasm.cli.runresult import EnvoyResult, RunResult, StartResult
@@ -27,7 +19,7 @@ from autowasm.cli.stdio import is_coloured, is_stdin, width_of
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.preflight.condition import consequence_of, described
+from autowasm.preflight.verdicts import consequence_of, described
 from autowasm.registry.credentials import Credential
 from autowasm.sandbox.clusteranswers import Answering
 from autowasm.sandbox.engine import compile_module, make_engine
@@ -67,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(runresult.as_json(result), flush=True)
     else:
         width = width_of(sys.stdout)
-        text = runtext.as_text(result, width=width, colour=is_coloured(sys.stdout))
+        text = runresult.as_text(result, width=width, colour=is_coloured(sys.stdout))
         print(text, flush=True)
     return result.exit_status
 

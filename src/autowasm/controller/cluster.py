@@ -1,7 +1,7 @@
 """ClusterMode: the reconciler's access to the API server through informers (`AutoWasmLookup`, `SecretReader`).
 
 The informers of AutoWasm and EnvoyFilter always run, those of Pod only on the leader. Observers update the indexes and queue the
-keys of changed objects. Writes are in `publishing/publisher.py`. Invariants: only EnvoyFilters with our label are requested;
+keys of changed objects. Writes are in `publisher.py`. Invariants: only EnvoyFilters with our label are requested;
 handlers never wait; the echo of our own write queues no key; a read returns our last write or a newer version.
 """
 
@@ -17,6 +17,7 @@ from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Lookup, RecordEvent
+from autowasm.controller.mutationcache import MutationCache
 from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podmatching import (
     Pod,
@@ -28,8 +29,7 @@ from autowasm.controller.pods.podmatching import (
 )
 from autowasm.controller.pods.podstatuswriter import PodReport, PodStatusWriter, pod_report
 from autowasm.controller.pods.runningreport import RunningReport
-from autowasm.controller.publishing.mutationcache import MutationCache
-from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
+from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
 from autowasm.controller.secretreader import ClusterSecrets
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import DocumentCodec, StoredDocument

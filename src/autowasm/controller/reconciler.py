@@ -4,17 +4,23 @@ It follows the flow in docs/architecture.md. `fetchjobs.py` fetches, outside the
 directory) is hidden behind `interfaces.py`. Invariants: an EnvoyFilter is published only while its checked module is in the
 store (ADR 5); a failure never touches a running filter (ADR 7); a follower writes and resolves nothing, and fetches only
 records that belong to the spec's source; without a change nothing is written.
+
+StartupGate determines when a new replica becomes ready (ADR 15): each module that an Envoy must fetch is stored or one fetch of it
+was tried, or the start-up deadline has passed. It is not a health check. Invariant: an open gate stays open, so a registry that
+fails later never makes a replica unready.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import ConditionType, Phase, Status, utc_now
 from autowasm.api.v1alpha1 import AutoWasm, Rollout
@@ -32,9 +38,8 @@ from autowasm.controller.reconcilecontext import (
     remember_orphan,
 )
 from autowasm.controller.replication import Prefetcher, ReplicationState, ReplicaWaiter
-from autowasm.controller.stagedpublisher import StagedPublisher
+from autowasm.controller.rollout.publisher import StagedPublisher
 from autowasm.controller.startcheck import StartCheck, StartDecision, StartPending
-from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import (
     UNMANAGED_REASONS,
     WRITE_REASONS,
@@ -54,6 +59,53 @@ from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.reasons import Reason
 from autowasm.settings import EnvoyFetch
+
+
+class StartupGate:
+    """Calls `report` with the readiness of this replica, and with the reason."""
+
+    def __init__(self, report: Callable[[bool, str], None] = lambda _ok, _why: None) -> None:
+        self._pending: dict[ObjectKey, None] | None = None
+        """In order: the report names the first ones."""
+        self._report = report
+        self._opened = asyncio.Event()
+
+    def expect(self, keys: Iterable[ObjectKey]) -> None:
+        """Everything was read: wait for these keys."""
+        if self._opened.is_set():  # after the deadline, nothing makes the replica unready
+            return
+        self._pending = dict.fromkeys(sorted(keys))
+        self._update()
+
+    def is_pending(self, key: ObjectKey) -> bool:
+        """Whether the gate waits for this key."""
+        return self._pending is not None and key in self._pending
+
+    def settled(self, key: ObjectKey) -> None:
+        """The modules that the key has published are stored, or one fetch of each was tried."""
+        if self._pending and key in self._pending:
+            del self._pending[key]
+            self._update()
+
+    async def run(self, deadline: float) -> None:
+        """Open after `deadline` seconds at the latest, then return."""
+        try:
+            async with asyncio.timeout(deadline):
+                await self._opened.wait()
+        except TimeoutError:
+            self._pending = {}
+            self._update(f"start-up deadline of {deadline:g} s passed")
+
+    def _update(self, why: str = "") -> None:
+        if self._pending:
+            count = len(self._pending)
+            subject = "1 AutoWasm is" if count == 1 else f"{count} AutoWasms are"
+            examples = ", ".join(str(key) for key in islice(self._pending, 3))
+            self._report(False, f"{subject} not reconciled yet ({examples})")
+        elif not self._opened.is_set():
+            self._opened.set()
+            self._report(True, why)
+
 
 _log = structlog.get_logger(__name__)
 
@@ -192,7 +244,7 @@ class AutoWasmReconciler:
         context = self._context(key, found.document)
         self._reporter.observe(key, context.previous)
         try:
-            autowasm = parsing.parse(found.document)
+            autowasm = validation.parse(found.document)
         except SpecError:
             remember_origins(self._published, context, None)
             self._jobs.forget(key)
@@ -258,7 +310,7 @@ class AutoWasmReconciler:
         """Raises SpecError."""
         if found.problem is not None:
             raise found.problem
-        autowasm = self._checks.with_rollout(parsing.parse(found.document))
+        autowasm = self._checks.with_rollout(validation.parse(found.document))
         self._checks.spec(autowasm)
         if self._staged is None and autowasm.spec.rollout is not None:
             spec = msgspec.structs.replace(autowasm.spec, rollout=None)

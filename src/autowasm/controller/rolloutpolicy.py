@@ -6,7 +6,7 @@ Invariant: with a minimum, no AutoWasm of the namespace changes all its Pods at 
 import msgspec
 from msgspec import Struct
 
-from autowasm.api import parsing, rolloutsteps
+from autowasm.api import rolloutsteps, validation
 from autowasm.api.v1alpha1 import AutoWasm, OnUnknown, Rollout
 from autowasm.errors import SpecError, UsageError
 from autowasm.reasons import Reason
@@ -31,11 +31,11 @@ def check_rule(name: str, default: Rollout | None, minimum: MinimumRollout | Non
     where = f"--policy-file: namespaces[{name!r}]"
     try:
         if default is not None:
-            parsing.check_rollout(default)
+            validation.check_rollout(default)
         if minimum is not None:
             if minimum.first_step is not None:
                 rolloutsteps.check((minimum.first_step,))
-            parsing.check_rollout(
+            validation.check_rollout(
                 Rollout(
                     pause=minimum.pause if minimum.pause is not None else Rollout().pause,
                     max_failure_ratio=minimum.max_failure_ratio or 0.0,

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm, Rollout
-from autowasm.api.vocabulary import AUTOWASM
+from autowasm.api.validation import AUTOWASM
 from autowasm.controller import rolloutpolicy
 from autowasm.controller.rolloutpolicy import MinimumRollout
 from autowasm.errors import AddressBlocked, SpecError, UsageError

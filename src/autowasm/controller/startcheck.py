@@ -24,8 +24,7 @@ from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube.resources import ObjectKey
-from autowasm.preflight.condition import described, plugin_of
-from autowasm.preflight.verdicts import Unknown
+from autowasm.preflight.verdicts import Unknown, described, plugin_of
 from autowasm.reasons import Reason
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Verdict

@@ -1,6 +1,6 @@
 """Plan: the EnvoyFilter that an AutoWasm will have, at once or in a step of a staged rollout, and its difference from the live one. Pure.
 
-`controller/decision.py` selects the record, `controller/publishing/ownership.py` checks the ownership. Invariants: with wasmer's
+`controller/decision.py` selects the record, `controller/ownership.py` checks the ownership. Invariants: with wasmer's
 settings, the EnvoyFilter is what wasmer writes, or None where that cannot be known here; the planned EnvoyFilter is the output of
 `render` for the record, so an apply writes those bytes, with a staged rollout at its end.
 """
@@ -14,13 +14,12 @@ from msgspec import UNSET, Struct
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import staged
-from autowasm.api.envoyfilter import record_of, resend_count_of
+from autowasm.api.envoyfilter import record_of, resend_count_of, variant_of
 from autowasm.api.record import Record
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm, Rollout
-from autowasm.api.variant import variant_of
 from autowasm.controller.decision import UseRecord, decide
-from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
+from autowasm.controller.ownership import Ownership, ownership, replacement
 from autowasm.controller.rollout.placement import placement
 from autowasm.controller.rollout.placement import render as render_placement
 from autowasm.manifests import writer

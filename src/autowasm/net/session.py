@@ -33,8 +33,17 @@ from autowasm.errors import AddressBlocked, Advice, ContentRejected, SourceUnava
 from autowasm.limits import Limits
 from autowasm.net import tls
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
-from autowasm.net.failures import certificate_failure, chain, may_be_tls, tls_failure
-from autowasm.net.httperrors import BODY_LIMIT, Responder, ServerMessage, error_for, parse
+from autowasm.net.errors import (
+    BODY_LIMIT,
+    Responder,
+    ServerMessage,
+    certificate_failure,
+    chain,
+    error_for,
+    may_be_tls,
+    parse,
+    tls_failure,
+)
 from autowasm.net.pools import Pool, Pools
 from autowasm.net.proxy import DIRECT, Proxies
 from autowasm.net.transfer import RateWatch, too_slow

@@ -18,9 +18,8 @@ from typing import Final
 import certifi
 
 from autowasm.errors import UsageError
-from autowasm.net.failures import TLS_PROBLEMS
+from autowasm.net.errors import SPEAKS_TLS, TLS_PROBLEMS
 from autowasm.net.hosts import names_host, split_port
-from autowasm.net.httperrors import SPEAKS_TLS
 from autowasm.settings import Outgoing
 
 _Stamp = tuple[int, int, int]

@@ -22,8 +22,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from autowasm.blobs.blob import Blob
-from autowasm.blobs.files import DamagedBlob, finish, is_storage_failure, open_verified
+from autowasm.blobs.files import Blob, DamagedBlob, finish, is_storage_failure, open_verified
 from autowasm.digest import Sha256Hex, Signature, sha256_hex
 from autowasm.net.pools import Pools
 from autowasm.sandbox.engine import ENGINE_VERSION

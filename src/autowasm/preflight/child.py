@@ -19,10 +19,10 @@ import wasmtime
 
 from autowasm.envoyversion import OLDEST_ENVOY
 from autowasm.limits import PreflightLimits
-from autowasm.preflight import isolation, wire
+from autowasm.preflight import isolation, messages
 from autowasm.preflight.forkserver import Work
 from autowasm.preflight.isolation import NotIsolated, Rlimits
-from autowasm.preflight.request import COMPILE, RUN, Answer, Problem, Request
+from autowasm.preflight.messages import COMPILE, RUN, Answer, Problem, Request
 from autowasm.preflight.verdicts import NoVerdictReason
 from autowasm.sandbox.engine import (
     Engine,
@@ -79,7 +79,7 @@ def _answer(
     limits: Rlimits,
 ) -> None:
     answer = _outcome(work, channel, descriptors, limits)
-    wire.write_all(channel, wire.frame(answer.to_json()))
+    messages.write_all(channel, messages.frame(answer.to_json()))
 
 
 def _outcome(
@@ -110,7 +110,7 @@ def _compile(engine: Engine, _channel: int, descriptors: Sequence[int], limits: 
     module, target = descriptors
     enforced = isolation.isolate(limits)
     code = compile_module(engine, _content(module)).serialize()
-    wire.write_all(target, code)
+    messages.write_all(target, code)
     return Answer(enforced, compiled=len(code))
 
 
@@ -120,7 +120,7 @@ def _run(engine: Engine, channel: int, descriptors: Sequence[int], limits: Rlimi
     # By name, so that wasmtime maps the file. From bytes, it would make a file in memory, which no rlimit would bound.
     compiled = load_file(engine, f"/proc/self/fd/{code}")
     isolation.seal()
-    request = Request.from_json(wire.read_frame(channel, most=PreflightLimits().request_bytes))
+    request = Request.from_json(messages.read_frame(channel, most=PreflightLimits().request_bytes))
     verdict = judge(
         compiled,
         request.plugin,

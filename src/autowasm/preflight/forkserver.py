@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from autowasm.preflight import isolation, wire
-from autowasm.preflight.wire import (
+from autowasm.preflight import isolation, messages
+from autowasm.preflight.messages import (
     DEADLINE,
     MEMORY,
     NOT_FORKED,
@@ -80,7 +80,7 @@ class Server:
             while True:
                 ready = {fd for fd, _ in poll.poll(self._patience())}
                 if woken in ready:
-                    os.read(woken, wire.MAX_PACKET)
+                    os.read(woken, messages.MAX_PACKET)
                 self._enforce()
                 self._reap()
                 if self._control.fileno() in ready and not self._receive():
@@ -101,12 +101,12 @@ class Server:
     def _receive(self) -> bool:
         """Whether the other end is still there."""
         packet, descriptors, _flags, _address = socket.recv_fds(
-            self._control, wire.MAX_PACKET, wire.MAX_DESCRIPTORS
+            self._control, messages.MAX_PACKET, messages.MAX_DESCRIPTORS
         )
         if not packet:
             return False
         try:
-            match wire.unpack(packet):
+            match messages.unpack(packet):
                 case Job() as job:
                     self._start(job, descriptors)
                 case Kill(number):
@@ -192,7 +192,7 @@ class Server:
             )
 
     def _send(self, message: Ready | Started | Ended) -> None:
-        self._control.send(wire.pack(message))
+        self._control.send(messages.pack(message))
 
 
 def _resident(pid: int) -> int:

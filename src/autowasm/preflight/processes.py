@@ -19,9 +19,9 @@ import structlog
 
 from autowasm.flowcontrol import Backoff
 from autowasm.limits import PreflightLimits
-from autowasm.preflight import wire
+from autowasm.preflight import messages
+from autowasm.preflight.messages import Ended, Job, Kill, Message, Ready, Started
 from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
-from autowasm.preflight.wire import Ended, Job, Kill, Message, Ready, Started
 from autowasm.telemetry.metrics import Metrics
 
 _STDERR_BYTES: Final = 4096
@@ -57,7 +57,7 @@ class _Life:
 
     def send(self, message: Job | Kill, descriptors: Sequence[int] = ()) -> None:
         """Send a packet. Raises OSError. Packets are few and small: a fork server that leaves them unread hangs."""
-        socket.send_fds(self._control, [wire.pack(message)], descriptors)
+        socket.send_fds(self._control, [messages.pack(message)], descriptors)
 
     def end(self) -> None:
         """The process has ended, or does not work."""
@@ -67,8 +67,8 @@ class _Life:
     def receive(self) -> None:
         """Handle all packets that have arrived."""
         try:
-            while packet := self._control.recv(wire.MAX_PACKET):
-                self._handle(wire.unpack(packet))
+            while packet := self._control.recv(messages.MAX_PACKET):
+                self._handle(messages.unpack(packet))
         except BlockingIOError:
             return
         except (OSError, ValueError) as error:
@@ -234,9 +234,9 @@ class ForkServer:
         """
         if request is not None:
             with contextlib.suppress(ConnectionError):
-                await asyncio.get_running_loop().sock_sendall(channel, wire.frame(request))
+                await asyncio.get_running_loop().sock_sendall(channel, messages.frame(request))
         try:
-            (length,) = wire.LENGTH.unpack(await _receive(channel, wire.LENGTH.size))
+            (length,) = messages.LENGTH.unpack(await _receive(channel, messages.LENGTH.size))
             if length > self._limits.answer_bytes:
                 return None
             return await _receive(channel, length)

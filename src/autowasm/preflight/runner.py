@@ -1,8 +1,10 @@
 """Preflight: the verdict on a module with its configuration, from a child process.
 
-Invariants: code of a module runs only in a child that `isolation.py` restricted; a child that dies, hangs or cannot be started
-results in `Unknown`, never in a refusal; at most one child runs for each namespace and two in total, one of which may compile;
-equal requests share one run; the same module and request get the same verdict from memory.
+Slots limit the concurrent children to one for each namespace and two in total, one of which may compile. Invariants: code of a module
+runs only in a child that `isolation.py` restricted; a child that dies, hangs or cannot be started results in `Unknown`, never in a
+refusal; equal requests share one run; the same module and request get the same verdict from memory; no limit is ever exceeded;
+waiting namespaces take turns, so a namespace with a hundred requests delays another's request by at most one; a caller that waits for
+a lock holds no slot meanwhile.
 """
 
 import asyncio
@@ -11,34 +13,151 @@ import hashlib
 import os
 import signal
 import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import structlog
+from prometheus_client import Gauge
 
 from autowasm.artifacts.singleflight import SingleFlight
-from autowasm.blobs.blob import Blob
-from autowasm.blobs.files import DamagedBlob, finish, open_verified
-from autowasm.blobs.reading import KeyedLock
+from autowasm.blobs.files import Blob, DamagedBlob, finish, open_verified
+from autowasm.blobs.store import KeyedLock
 from autowasm.digest import Sha256Hex
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.limits import PreflightLimits
 from autowasm.net.pools import Pools
-from autowasm.preflight import wire
+from autowasm.preflight import messages
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.isolation import Enforced
+from autowasm.preflight.messages import COMPILE, RUN, Answer, Ended, Request
 from autowasm.preflight.processes import ForkServer, Result
-from autowasm.preflight.request import COMPILE, RUN, Answer, Request
-from autowasm.preflight.slots import Slots
 from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason, Unknown, VerdictKey, Verdicts
-from autowasm.preflight.wire import Ended
 from autowasm.sandbox.engine import ENGINE_VERSION
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics
 from autowasm.text import shown
 from autowasm.units import format_size
+
+
+class Slots:
+    """Grants slots. Use it on one event loop only. `running` and `waiting` are set to the numbers of callers."""
+
+    def __init__(self, limits: PreflightLimits, *, running: Gauge, waiting: Gauge) -> None:
+        self._limits = limits
+        self._running_gauge = running
+        self._waiting_gauge = waiting
+        self._running: set[str] = set()
+        """The namespaces that have a slot, or wait for a lock in between."""
+        self._without: set[str] = set()
+        """Namespaces in `_running` that have no slot at the moment."""
+        self._back: deque[tuple[str, asyncio.Future[None]]] = deque()
+        """Namespaces that have their lock and wait for a slot: they come before all that wait for their first slot."""
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting_count = 0
+
+    @asynccontextmanager
+    async def place(self, namespace: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it. Raises NoVerdict if too many wait already."""
+        await self._enter(namespace)
+        try:
+            yield
+        finally:
+            self._running.discard(namespace)
+            self._grant()
+
+    @asynccontextmanager
+    async def turn(self, namespace: str, lock: asyncio.Lock) -> AsyncIterator[None]:
+        """Within `place`: wait for `lock` without the slot, and hold both."""
+        self._without.add(namespace)
+        if lock.locked():
+            self._grant()
+        try:
+            async with lock:
+                await self._return(namespace)
+                yield
+        finally:
+            self._without.discard(namespace)
+            self._show()
+
+    async def _return(self, namespace: str) -> None:
+        if self._has_room() and not self._back:
+            self._without.discard(namespace)
+            self._show()
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._back.append((namespace, granted))
+        await granted
+
+    def _has_room(self) -> bool:
+        return len(self._running) - len(self._without) < self._limits.total
+
+    async def _enter(self, namespace: str) -> None:
+        if self._fits(namespace) and namespace not in self._waiting:
+            self._running.add(namespace)
+            self._show()
+            return
+        if self._waiting_count >= self._limits.queued:
+            raise NoVerdict(
+                NoVerdictReason.TOO_MANY_REQUESTS,
+                f"{self._waiting_count} modules wait for their pre-flight",
+            )
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(namespace, deque()).append(granted)
+        self._waiting_count += 1
+        self._show()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.cancelled():
+                self._forget(namespace, granted)
+            else:  # granted at the same moment
+                self._running.discard(namespace)
+                self._grant()
+            raise
+
+    def _fits(self, namespace: str) -> bool:
+        return self._has_room() and namespace not in self._running
+
+    def _forget(self, namespace: str, granted: asyncio.Future[None]) -> None:
+        line = self._waiting.get(namespace)
+        if line is None or granted not in line:
+            return
+        line.remove(granted)
+        self._waiting_count -= 1
+        if not line:
+            del self._waiting[namespace]
+        self._show()
+
+    def _grant(self) -> None:
+        while self._back and self._has_room():
+            namespace, returning = self._back.popleft()
+            if not returning.done():  # else cancelled
+                self._without.discard(namespace)
+                returning.set_result(None)
+        for namespace in list(self._waiting):
+            if not self._fits(namespace):
+                continue
+            line = self._waiting.pop(namespace)
+            while line:
+                granted = line.popleft()
+                self._waiting_count -= 1
+                if not granted.done():  # else cancelled; its caller has not run since
+                    self._running.add(namespace)
+                    granted.set_result(None)
+                    break
+            if line:
+                self._waiting[namespace] = line  # now last
+        self._show()
+
+    def _show(self) -> None:
+        self._running_gauge.set(len(self._running) - len(self._without))
+        self._waiting_gauge.set(self._waiting_count + len(self._without))
+
 
 _MESSAGE: Final = 300
 """Characters of a child's output in the message of an Unknown."""
@@ -297,13 +416,13 @@ def answer_of(result: Result, *, child: str, seconds: float) -> Answer:
 
 def _failure(ended: Ended, *, child: str, seconds: float) -> NoVerdict:
     match ended.cause:
-        case wire.DEADLINE:
+        case messages.DEADLINE:
             text = f"{child} was killed after {seconds:g} s"
             return NoVerdict(NoVerdictReason.DEADLINE_EXCEEDED, text)
-        case wire.MEMORY:
+        case messages.MEMORY:
             text = f"{child} was killed because it used {format_size(ended.memory)} of memory"
             return NoVerdict(NoVerdictReason.OUT_OF_MEMORY, text)
-        case wire.NOT_FORKED:
+        case messages.NOT_FORKED:
             return NoVerdict(
                 NoVerdictReason.NOT_STARTED, f"{child} could not be forked: {ended.stderr}"
             )

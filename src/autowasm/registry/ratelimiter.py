@@ -18,7 +18,7 @@ from cachetools import FIFOCache, LRUCache
 from autowasm.errors import SourceUnavailable
 from autowasm.flowcontrol import Backoff, TokenBucket
 from autowasm.limits import Limits
-from autowasm.net.httperrors import retry_after
+from autowasm.net.errors import retry_after
 from autowasm.reasons import Reason
 
 _MAX_KEPT: Final = 10_000

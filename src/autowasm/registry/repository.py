@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from autowasm.digest import Digest, DigestVerifier, HashedFile, Sha256Hex, Signature
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
 from autowasm.limits import Limits
-from autowasm.net.httperrors import LATER, Operation, Responder, error_for
+from autowasm.net.errors import LATER, Operation, Responder, error_for
 from autowasm.net.urls import next_hop, redact
 from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
@@ -35,7 +35,7 @@ class ManifestAnswer:
 
 
 class Repository:
-    """Reads and writes through one transport. Every method may raise the errors of `net/httperrors.py` and of a transfer."""
+    """Reads and writes through one transport. Every method may raise the errors of `net/errors.py` and of a transfer."""
 
     def __init__(
         self,

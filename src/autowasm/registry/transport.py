@@ -31,13 +31,13 @@ from autowasm.digest import Digest
 from autowasm.errors import WASMER, AddressBlocked, Advice, ContentRejected
 from autowasm.limits import Limits
 from autowasm.net.dialer import NETWORK_ERRORS, DialedAdapter, Dialer
-from autowasm.net.failures import connection_failure
-from autowasm.net.httperrors import (
+from autowasm.net.errors import (
     BODY_LIMIT,
     LATER,
     NO_MESSAGE,
     Responder,
     ServerMessage,
+    connection_failure,
     error_for,
     parse,
 )

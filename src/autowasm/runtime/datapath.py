@@ -14,15 +14,14 @@ from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.peers import PeerList, Peers
 from autowasm.artifacts.published import PublishedModules
 from autowasm.artifacts.pullsecrets import ServiceAccounts
+from autowasm.blobs.eviction import Retention
 from autowasm.blobs.pins import Pins
-from autowasm.blobs.retention import Retention
 from autowasm.controller.sourcepolicy import PolicyFile, SourcePolicy
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
-from autowasm.runtime.context import SharedResources
-from autowasm.runtime.modes import ChosenMode
+from autowasm.runtime.modes import ChosenMode, SharedResources
 from autowasm.server.app import BlobServer
 from autowasm.server.downloadlog import DownloadLog
 from autowasm.settings import Cluster, Outgoing

@@ -17,20 +17,18 @@ from autowasm.api.status import utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import Publisher
-from autowasm.controller.pods.downloadtracker import DownloadTracker
-from autowasm.controller.pods.peerquery import PeerQuery
+from autowasm.controller.pods.downloadtracker import DownloadTracker, PeerQuery
 from autowasm.controller.pods.resend import Outage, Resender
 from autowasm.controller.pods.runtracker import RunTracker
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.controller.polling import Poller
 from autowasm.controller.pullauthorization import PullAuthorizer
-from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
+from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, StartupGate, Updates
 from autowasm.controller.replication import Prefetcher, ReplicaWaiter
 from autowasm.controller.rollout.driver import RolloutDriver
+from autowasm.controller.rollout.publisher import StagedPublisher
 from autowasm.controller.sourcepolicy import PolicyFile, check_mesh_scope, warn_of_refused
-from autowasm.controller.stagedpublisher import StagedPublisher
 from autowasm.controller.startcheck import StartCheck
-from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import StatusReporter
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
@@ -39,9 +37,8 @@ from autowasm.performance.eventloop import start_up_complete
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.processes import ForkServer
 from autowasm.preflight.runner import Preflight
-from autowasm.runtime.context import SharedResources
 from autowasm.runtime.datapath import DataPath
-from autowasm.runtime.modes import ChosenMode
+from autowasm.runtime.modes import ChosenMode, SharedResources
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster, ResendSettings

@@ -36,7 +36,7 @@ class Check:
 class Health:
     """Named checks; ready if there is at least one and all are good.
 
-    `runtime/` sets them; `controller/startupgate.py` has the condition of the start.
+    `runtime/` sets them; `controller/reconciler.py` has the condition of the start.
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from autowasm.artifacts.peers import PEER_HEADER
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.performance.sendfile import SendScheduler, is_about_client

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError

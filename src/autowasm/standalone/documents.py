@@ -1,6 +1,6 @@
 """Documents of config files: from the bytes of one file to the AutoWasms and Secrets in it. Pure.
 
-YAML is read by `autowasm.manifests`, a spec is checked by `api/parsing.py`. `wasmc plan` and `wasmer standalone` both use `parse`,
+YAML is read by `autowasm.manifests`, a spec is checked by `api/validation.py`. `wasmc plan` and `wasmer standalone` both use `parse`,
 so they agree on every file. Invariants: any bytes result in objects and problems, never in an exception; names and namespaces are
 DNS names, so they are safe as file names; no problem quotes a value of a Secret.
 """

@@ -36,7 +36,7 @@ POLICIES: Final = {
     FailStrategy.FAIL_OPEN: FailurePolicy.DEPRECATED_OPEN,
     FailStrategy.FAIL_RELOAD: FailurePolicy.RELOAD,
 }
-"""As `api/wasmfilter.py` renders them and `preflight/condition.py` reads them."""
+"""As `api/envoyfilter.py` renders them and `preflight/verdicts.py` reads them."""
 MODULE: Final = "defaults.module"
 
 Load = Callable[[Path], Compiled]

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.envoyfilter import render
 from autowasm.controller.pods.podmatching import pod_codec
 from autowasm.errors import AutoWasmError, ContentRejected, SpecError, UsageError
@@ -131,7 +131,7 @@ def _spec(data: bytes) -> object:
         return None
     if not isinstance(value, dict):
         return None
-    autowasm = parsing.parse(document(spec=value))
+    autowasm = validation.parse(document(spec=value))
     made = render(autowasm, record(), EnvoyFetch())
     return msgspec.json.encode(made)
 

@@ -14,8 +14,8 @@ import pytest
 from autowasm.digest import Sha256Hex
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import runner
+from autowasm.preflight.messages import COMPILE
 from autowasm.preflight.processes import Result
-from autowasm.preflight.request import COMPILE
 from autowasm.preflight.verdicts import NoVerdictReason, Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Outcome, Verdict

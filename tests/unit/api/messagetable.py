@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import yaml
 from msgspec import inspect
 
-from autowasm.api import parsing
-from autowasm.api.vocabulary import AUTOWASM
+from autowasm.api import validation
+from autowasm.api.validation import AUTOWASM
 from autowasm.errors import SpecError
 
 MISSING: Any = object()
@@ -153,7 +153,7 @@ def fields() -> dict[str, inspect.Type]:
     """The fields that an author writes."""
     return {
         path: kind
-        for path, kind in parsing.FIELDS.items()
+        for path, kind in validation.FIELDS.items()
         if not any(
             path == each or path.startswith((f"{each}.", f"{each}[")) for each in _NOT_WRITTEN
         )
@@ -358,7 +358,7 @@ def _several() -> Iterator[Row]:
 def messages(document: Any) -> list[str]:
     """The messages of a document, empty if it is valid."""
     try:
-        parsing.parse(document)
+        validation.parse(document)
     except SpecError as error:
         return [str(part) for part in error.parts]
     return []

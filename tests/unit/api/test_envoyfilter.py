@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.api import envoyfilter, parsing
+from autowasm.api import envoyfilter, validation
 from autowasm.api.envoyfilter import REFERENCED_SERVICES, record_of, render, resend_count_of
 from autowasm.api.patches import FILTER, copies, filters_of
 from autowasm.api.record import Record
@@ -25,7 +25,9 @@ def golden_record() -> Record:
 
 def golden(document_: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return render(
-        parsing.parse(document_ or sample("autowasm-registry.yaml")), golden_record(), EnvoyFetch()
+        validation.parse(document_ or sample("autowasm-registry.yaml")),
+        golden_record(),
+        EnvoyFetch(),
     )
 
 
@@ -108,7 +110,7 @@ def test_object_source_differs_only_in_the_record() -> None:
         etag='"x"',
         last_modified="Mon",
     )
-    result = render(parsing.parse(sample("autowasm-object.yaml")), of_object, EnvoyFetch())
+    result = render(validation.parse(sample("autowasm-object.yaml")), of_object, EnvoyFetch())
     assert [path for path, *_ in differences(golden(), result)] == [
         ".metadata.annotations.wasm.tcm.io/record"
     ]
@@ -396,11 +398,11 @@ def test_same_bytes_whatever_the_order_of_keys() -> None:
     other = reversed_everywhere(one)
     assert list(one) != list(other)
     texts = {
-        json.dumps(render(parsing.parse(each), record(), EnvoyFetch())) for each in (one, other)
+        json.dumps(render(validation.parse(each), record(), EnvoyFetch())) for each in (one, other)
     }
     assert len(texts) == 1
     assert json.dumps(json.loads(texts.pop()), sort_keys=True) == json.dumps(
-        render(parsing.parse(one), record(), EnvoyFetch())
+        render(validation.parse(one), record(), EnvoyFetch())
     )
 
 

@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 
-from autowasm.api.envoyfilter import digests_of, record_of, records_of, render, resend_count_of
+from autowasm.api.envoyfilter import (
+    Variant,
+    digests_of,
+    record_of,
+    records_of,
+    render,
+    resend_count_of,
+    variant_of,
+)
 from autowasm.api.patches import FILTER, filters_of
 from autowasm.api.record import ANNOTATION, STABLE_ANNOTATION
 from autowasm.api.staged import Variants, capacity, filter_name, variants_of
 from autowasm.api.staged import render as render_staged
-from autowasm.api.variant import Variant, variant_of
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import autowasm, record
 

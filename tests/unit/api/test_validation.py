@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.envoyfilter import render
 from autowasm.api.v1alpha1 import OnUnknown, Rollout
 from autowasm.errors import SpecError
@@ -214,19 +214,19 @@ def test_wrong_rollout_field_is_named(rollout: Any, field: str, says: str) -> No
     ],
 )
 def test_rollout_at_the_border_is_taken(rollout: Any) -> None:
-    parsing.parse(document(spec={"rollout": rollout}))
+    validation.parse(document(spec={"rollout": rollout}))
 
 
 def test_default_steps_and_times_are_those_of_the_documentation() -> None:
-    rollout = parsing.parse(document(spec={"rollout": {}})).spec.rollout
+    rollout = validation.parse(document(spec={"rollout": {}})).spec.rollout
     assert rollout == Rollout((1, "10%", "50%"), "30s", "10m", 0.01, OnUnknown.WAIT)
-    assert parsing.parse(document()).spec.rollout is None
+    assert validation.parse(document()).spec.rollout is None
 
 
 def test_with_a_rollout_there_is_room_for_half_the_configuration() -> None:
     half = "x" * (2**19 - 100)
-    parsing.parse(document(pluginConfig=half, spec={"rollout": {}}))
-    parsing.parse(document(pluginConfig=half + "x" * 200))
+    validation.parse(document(pluginConfig=half, spec={"rollout": {}}))
+    validation.parse(document(pluginConfig=half + "x" * 200))
     assert_refused(
         document(pluginConfig=half + "x" * 200, spec={"rollout": {}}),
         CONFIG,
@@ -266,7 +266,7 @@ def test_wrong_envelope_is_named(whole: dict[str, Any], field: str, says: str) -
 
 def assert_refused(whole: dict[str, Any], field: str, says: str) -> None:
     with pytest.raises(SpecError) as caught:
-        parsing.parse(whole)
+        validation.parse(whole)
     assert caught.value.field == field
     assert says in caught.value.problem
     assert str(caught.value) == f"{field}: {caught.value.problem}"
@@ -275,13 +275,13 @@ def assert_refused(whole: dict[str, Any], field: str, says: str) -> None:
 
 def test_nesting_is_bounded() -> None:
     with pytest.raises(SpecError, match="nested deeper than 64 levels") as caught:
-        parsing.parse(document(pluginConfig=DEEP))
+        validation.parse(document(pluginConfig=DEEP))
     assert caught.value.field.startswith("spec.filter.pluginConfig.a.a")
 
 
 def test_message_never_shows_the_query_of_a_url() -> None:
     with pytest.raises(SpecError) as caught:
-        parsing.parse(document(**url("https://host:x/path?signature=secret")))
+        validation.parse(document(**url("https://host:x/path?signature=secret")))
     assert "secret" not in str(caught.value)
 
 
@@ -302,47 +302,47 @@ def test_message_never_shows_the_query_of_a_url() -> None:
     ],
 )
 def test_what_is_at_the_border_is_taken(fields: dict[str, Any]) -> None:
-    parsing.parse(document(**fields))
+    validation.parse(document(**fields))
 
 
 @pytest.mark.parametrize(
     "labels", [{}, {"a": ""}, {"app.kubernetes.io/name": "x" * 63}, {"a-b_c.d": "A1"}]
 )
 def test_any_labels_that_kubernetes_takes_are_taken(labels: dict[str, str]) -> None:
-    result = parsing.parse(document(spec={"selector": {"matchLabels": labels}}))
+    result = validation.parse(document(spec={"selector": {"matchLabels": labels}}))
     assert result.spec.selector.match_labels == labels
 
 
 @pytest.mark.parametrize("name", ["autowasm-registry.yaml", "autowasm-object.yaml"])
 def test_reference_objects_are_valid(name: str) -> None:
-    assert parsing.parse(sample(name)).metadata.name == "test"
+    assert validation.parse(sample(name)).metadata.name == "test"
 
 
 def test_unknown_fields_of_metadata_and_around_are_kubernetes_business() -> None:
-    parsing.parse({**document(metadata={"managedFields": []}), "status": {"phase": "x"}})
+    validation.parse({**document(metadata={"managedFields": []}), "status": {"phase": "x"}})
 
 
 def test_a_field_whose_name_is_no_text_is_refused() -> None:
     with pytest.raises(SpecError, match="surrogate"):
-        parsing.parse(document(**{"\ud800": 1}))
+        validation.parse(document(**{"\ud800": 1}))
 
 
 def test_a_config_of_too_many_values_is_refused_and_one_string_is_not() -> None:
     values = {f"k{number}": number for number in range(10_000)}
     with pytest.raises(SpecError, match="more than 10000 values"):
-        parsing.parse(document(pluginConfig=values))
-    parsing.parse(document(pluginConfig="x" * 1_000_000))
+        validation.parse(document(pluginConfig=values))
+    validation.parse(document(pluginConfig="x" * 1_000_000))
 
 
 def test_what_would_fill_the_envoyfilter_once_for_each_port_is_refused() -> None:
     config, ports = "x" * 20_000, list(range(1, 101))
-    parsing.parse(document(pluginConfig=config))
+    validation.parse(document(pluginConfig=config))
     with pytest.raises(SpecError, match="twice for each of 100 ports") as caught:
-        parsing.parse(document(pluginConfig=config, applyPorts=ports))
+        validation.parse(document(pluginConfig=config, applyPorts=ports))
     assert caught.value.field == CONFIG
     env = [{"name": f"N{number}", "value": "v" * 2048} for number in range(256)]
     with pytest.raises(SpecError, match="twice for each of 100 ports") as caught:
-        parsing.parse(document(env=env, applyPorts=ports))
+        validation.parse(document(env=env, applyPorts=ports))
     assert caught.value.field == "spec.filter.env"
 
 
@@ -350,10 +350,10 @@ def test_what_is_accepted_makes_an_envoyfilter_that_etcd_takes() -> None:
     """etcd's limit is 1.5 MiB for a request (`--max-request-bytes`), of which the object is nearly all."""
     ports = list(range(1, 101))
     longest = "x" * (2**20 // 200 - 100)
-    accepted = parsing.parse(document(pluginConfig=longest, applyPorts=ports))
+    accepted = validation.parse(document(pluginConfig=longest, applyPorts=ports))
     text = json.dumps(render(accepted, record(), EnvoyFetch(), resend=999))
     assert 2**20 < len(text) < 1.4 * 2**20
     with pytest.raises(SpecError, match="twice for each of 100 ports"):
-        parsing.parse(document(pluginConfig=longest + "x" * 200, applyPorts=ports))
+        validation.parse(document(pluginConfig=longest + "x" * 200, applyPorts=ports))
     # Gateways have one patch for each port, so room for twice as much.
-    parsing.parse(document(pluginConfig=longest * 2, applyPorts=ports, context="GATEWAY"))
+    validation.parse(document(pluginConfig=longest * 2, applyPorts=ports, context="GATEWAY"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from autowasm.blobs.eviction import Retention
 from autowasm.blobs.pins import Pins
-from autowasm.blobs.retention import Retention
 from autowasm.errors import StorageError
 from autowasm.net.pools import Pools
 from autowasm.settings import Settings

@@ -1,6 +1,6 @@
 import asyncio
 
-from autowasm.blobs.reading import BlobEntry, BlobIndex
+from autowasm.blobs.store import BlobEntry, BlobIndex
 from autowasm.digest import Sha256Hex
 from autowasm.telemetry.metrics import Metrics
 

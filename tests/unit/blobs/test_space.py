@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.blobs.admission import space_of
+from autowasm.blobs.eviction import space_of
 
 
 def test_a_removed_directory_is_measured_by_the_nearest_parent_there_is(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from autowasm.api.parsing import parse
+from autowasm.api.validation import parse
 from tests.parts.clients import Client, Completed
 
 Document = dict[str, Any]

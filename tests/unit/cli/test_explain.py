@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, explain, findings, sources
 from autowasm.cli.plan import plan_text
@@ -254,7 +254,7 @@ async def test_object_is_downloaded_and_judged_with_fetch(
         await exchange.send(body=module)
 
     async with ScriptedServer(serve) as server:
-        given = parsing.parse(autowasm(source={"object": {"url": f"{server.url}/x.wasm"}}))
+        given = validation.parse(autowasm(source={"object": {"url": f"{server.url}/x.wasm"}}))
         arguments = _arguments(
             ca_file=None, quiet=False, allow_import=[], envoy_version=None, fetch=True
         )

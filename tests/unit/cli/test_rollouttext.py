@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
+from autowasm.api.envoyfilter import Variant
 from autowasm.api.staged import Variants
 from autowasm.api.status import (
     Module,
@@ -15,7 +16,6 @@ from autowasm.api.status import (
     RolloutVariant,
     StagedPod,
 )
-from autowasm.api.variant import Variant
 from autowasm.cli import rollouttext
 from autowasm.cli.stdio import UNWRAPPED
 from tests.fakes import rollouts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.source import FetchRequest
@@ -49,7 +49,7 @@ def autowasm(
     spec: dict[str, Any] = {"filter": filter_, "selector": {"matchLabels": {"app": "a"}}}
     if secret is not None:
         spec["secret"] = secret
-    return parsing.parse(
+    return validation.parse(
         {
             "apiVersion": "wasm.tcm.io/v1alpha1",
             "kind": "AutoWasm",

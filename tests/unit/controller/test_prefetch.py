@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.record import Record
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.replication import Prefetcher
@@ -63,7 +63,7 @@ class PrefetchingReplica:
 
     def publish(self, key: ObjectKey = KEY) -> None:
         record = Record(source=IMAGE, sha256=sha256_of(MODULE), size=len(MODULE), abi="0.2.1")
-        autowasm = parsing.parse(document())
+        autowasm = validation.parse(document())
         self.publisher.envoyfilters[key] = envoyfilters.render(autowasm, record, EnvoyFetch())
 
     async def notified(self, key: ObjectKey = KEY) -> None:

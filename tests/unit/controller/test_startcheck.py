@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.record import Record
 from autowasm.api.status import ConditionType, Preflight, Status, with_condition
 from autowasm.api.v1alpha1 import PREFLIGHT_ANNOTATION, AutoWasm
@@ -127,7 +127,7 @@ def object_of(annotation: str = "", **fields: Any) -> AutoWasm:
     described["spec"]["filter"] |= fields
     if annotation:
         described["metadata"].setdefault("annotations", {})[PREFLIGHT_ANNOTATION] = annotation
-    return parsing.parse(described)
+    return validation.parse(described)
 
 
 @pytest.fixture

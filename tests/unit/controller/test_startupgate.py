@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from autowasm.controller.startupgate import StartupGate
+from autowasm.controller.reconciler import StartupGate
 from autowasm.kube.resources import ObjectKey
 
 ONE, TWO = ObjectKey("default", "one"), ObjectKey("default", "two")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from autowasm.api.parsing import parse
+from autowasm.api.validation import parse
 from autowasm.convert.conversion import Batch, Conversion
 from autowasm.convert.dispatch import converter_of
 from autowasm.errors import SpecError

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.api.parsing import parse
+from autowasm.api.validation import parse
 from autowasm.convert.conversion import Batch, Conversion
 from autowasm.convert.dispatch import converter_of
 

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from autowasm.api import staged
+from autowasm.api.envoyfilter import Variant, variant_of
 from autowasm.api.status import RolloutPhase, RolloutStatus, RolloutVariant, StagedPod, Status
-from autowasm.api.variant import Variant, variant_of
 from autowasm.explain import plan
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import autowasm, record

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from autowasm.controller.pods import envoystats
-from autowasm.explain.statistics import MAX_READ, StatisticsReader
+from autowasm.explain.gather import MAX_READ, StatisticsReader
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import Forbidden
 from autowasm.limits import StatsLimits

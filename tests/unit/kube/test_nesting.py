@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.errors import SpecError
 from autowasm.kube.codec import (
     DEEPEST,
@@ -48,7 +48,7 @@ async def test_a_watch_event_with_such_an_object_is_refused_by_parsing_and_nothi
     event = await decode_any_depth(DocumentCodec().decode_event, line)
     assert isinstance(event, WatchEvent)
     with pytest.raises(SpecError, match="nested deeper") as caught:
-        parsing.parse(event.object)
+        validation.parse(event.object)
     assert len(str(caught.value)) < 1000
 
 

@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from autowasm.net.failures import connection_failure
+from autowasm.net.errors import connection_failure
 
 URL = "https://r.example/v2/x?sig=secret"
 

@@ -6,7 +6,7 @@ import datetime
 import pytest
 
 from autowasm.errors import SourceDenied, SourceNotFound, SourceUnavailable
-from autowasm.net.httperrors import (
+from autowasm.net.errors import (
     MAX_RETRY_AFTER,
     Operation,
     Responder,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.net.httperrors import BODY_LIMIT, parse
+from autowasm.net.errors import BODY_LIMIT, parse
 
 S3 = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message>'

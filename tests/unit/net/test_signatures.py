@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.net.httperrors import NO_MESSAGE, ServerMessage
+from autowasm.net.errors import NO_MESSAGE, ServerMessage
 from autowasm.net.session import is_signed, query_secrets, signature_hint, signed_until
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)

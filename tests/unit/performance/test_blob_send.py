@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex, Signature
 from autowasm.performance.sendfile import BlobSend
 

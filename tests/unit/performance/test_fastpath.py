@@ -6,7 +6,7 @@ import socket
 import pytest
 import structlog
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits

@@ -13,7 +13,7 @@ import pytest
 from blockbuster import BlockBuster
 from structlog.testing import capture_logs
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex, Signature
 from autowasm.limits import ServeLimits
 from autowasm.performance.fastpath import FastConnection

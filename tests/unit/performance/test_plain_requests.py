@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex, Signature
 from autowasm.performance.fastpath import ResponseHeads, plain_request
 

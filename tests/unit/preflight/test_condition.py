@@ -3,9 +3,9 @@
 import pytest
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.record import Record
-from autowasm.preflight.condition import plugin_of
+from autowasm.preflight.verdicts import plugin_of
 from autowasm.sandbox.plugin import FailurePolicy
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import IMAGE, document
@@ -24,7 +24,7 @@ RECORD = Record(source=f"registry:{IMAGE}", sha256=SHA256, size=8, abi="0.2.1")
     ],
 )
 def test_plugin_is_what_envoy_gets(strategy: str, policy: FailurePolicy) -> None:
-    autowasm = parsing.parse(document(pluginConfig={"b": 1.0, "a": "ü"}, failStrategy=strategy))
+    autowasm = validation.parse(document(pluginConfig={"b": 1.0, "a": "ü"}, failStrategy=strategy))
     plugin = plugin_of(envoyfilters.render(autowasm, RECORD, EnvoyFetch()))
     assert plugin.configuration == '{"b":1,"a":"ü"}'.encode()
     assert plugin.failure_policy is policy
@@ -34,6 +34,6 @@ def test_plugin_is_what_envoy_gets(strategy: str, policy: FailurePolicy) -> None
 
 
 def test_plugin_may_stop_at_headers_alone_where_envoy_lets_it() -> None:
-    autowasm = parsing.parse(document(allowOnHeadersStopIteration=True))
+    autowasm = validation.parse(document(allowOnHeadersStopIteration=True))
     plugin = plugin_of(envoyfilters.render(autowasm, RECORD, EnvoyFetch()))
     assert plugin.allow_on_headers_stop_iteration

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import Gauge
 
 from autowasm.limits import PreflightLimits
-from autowasm.preflight.slots import Slots
+from autowasm.preflight.runner import Slots
 from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
 from autowasm.telemetry.metrics import Metrics
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["credentials", "client", "repositorypool"])
+@pytest.mark.parametrize("module", ["credentials", "client"])
 def test_oras_is_not_imported_before_it_is_used(module: str) -> None:
     program = (
         f"import sys, autowasm.registry.{module}\n"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.server.listener import Connections, listening_socket
+from autowasm.server.app import Connections, listening_socket
 from autowasm.telemetry.metrics import Metrics
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

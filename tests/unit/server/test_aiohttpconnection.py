@@ -8,7 +8,7 @@ import pytest
 
 from autowasm.limits import ServeLimits
 from autowasm.server.aiohttpconnection import Connection
-from autowasm.server.listener import Connections
+from autowasm.server.app import Connections
 
 
 def failed(error: Exception, *, sent: int) -> Any:

@@ -8,7 +8,7 @@ import socket
 
 import structlog
 
-from autowasm.server.listener import Listener, listening_socket
+from autowasm.server.app import Listener, listening_socket
 
 
 def _listener(accepted: list[socket.socket], *, accepts: int = 64) -> tuple[Listener, int]:

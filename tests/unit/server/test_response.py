@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from blockbuster import BlockBuster
 
-from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import Blob
 from autowasm.digest import Sha256Hex, Signature
 from autowasm.limits import ServeLimits
 from autowasm.server.aiohttpconnection import Connection

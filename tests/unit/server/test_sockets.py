@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from autowasm.errors import UsageError
-from autowasm.server import listener as sockets
+from autowasm.server import app as sockets
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from autowasm.telemetry.collectors import InformerMetrics
+from autowasm.telemetry.metrics import InformerMetrics
 
 
 @dataclass

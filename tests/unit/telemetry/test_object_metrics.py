@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from autowasm.telemetry.collectors import NAMED, ObjectMetrics
+from autowasm.telemetry.metrics import NAMED, ObjectMetrics
 from tests.fakes.clocks import FakeClock
 
 SINCE = "autowasm_not_synced_since_timestamp_seconds"

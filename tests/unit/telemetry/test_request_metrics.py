@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry
 
-from autowasm.telemetry.collectors import RequestMetrics
+from autowasm.telemetry.metrics import RequestMetrics
 
 
 def _count(registry: CollectorRegistry, host: str) -> float | None:

@@ -4,6 +4,9 @@
 starts from the status: Pods that it counts as fetched and does not name as missing are taken over. Invariants: only the leader
 checks; replicas are asked about a module only after a new download or error, about a bounded number of modules per check, and
 not again right after the resender has asked.
+
+PeerQuery queries the download logs of all replicas, for the tracker and the resender. Invariants: `query` always asks the replicas,
+because the resender acts on it; cached answers are bounded in number and age.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -22,22 +25,65 @@ from msgspec import UNSET
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType, Status
-from autowasm.controller.pods.evidence import NEVER, DownloadEvidence, epoch, loads, number
 from autowasm.controller.pods.loadreport import (
+    NEVER,
     STEP,
+    DownloadEvidence,
     LoadEvidence,
     LoadReport,
     MissingReason,
+    epoch,
+    loads,
+    number,
     report,
 )
-from autowasm.controller.pods.peerquery import PeerQuery
-from autowasm.controller.pods.podmatching import Pod, in_steps
+from autowasm.controller.pods.podmatching import Pod, everyone, has_target, in_steps
 from autowasm.controller.pods.resend import changed_at
-from autowasm.controller.pods.stagedpods import everyone, has_target
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings
 from autowasm.telemetry.metrics import Metrics
+
+_KEPT: Final = 32
+"""Queries with cached answers; an answer may have several megabytes."""
+
+
+class PeerAnswers(Protocol):
+    """All replicas (`server/downloadlog.py`)."""
+
+    async def query(self, path: str) -> list[bytes]:
+        """`/seen` or `/seen/<sha256>` of each replica."""
+
+    def count(self) -> int:
+        """Number of replicas that should answer."""
+
+
+class PeerQuery:
+    """One per process: the resender and the load report share it."""
+
+    def __init__(self, replicas: PeerAnswers) -> None:
+        self._replicas = replicas
+        self._kept: FIFOCache[str, tuple[float, list[bytes], bool]] = FIFOCache(_KEPT)
+
+    async def query(self, path: str) -> list[bytes]:
+        """The current answers."""
+        return (await self._fresh(path))[1]
+
+    async def recent(self, path: str, *, within: float) -> tuple[float, list[bytes], bool]:
+        """Time of the query (the loop's time), answers, and whether all replicas answered; at most `within` seconds old."""
+        kept = self._kept.get(path)
+        if kept is not None and asyncio.get_running_loop().time() - kept[0] <= within:
+            return kept
+        return await self._fresh(path)
+
+    async def _fresh(self, path: str) -> tuple[float, list[bytes], bool]:
+        begun = asyncio.get_running_loop().time()
+        wanted = self._replicas.count()
+        documents = await self._replicas.query(path)
+        kept = (begun, documents, len(documents) >= wanted)
+        self._kept[path] = kept
+        return kept
+
 
 _log = structlog.get_logger(__name__)
 

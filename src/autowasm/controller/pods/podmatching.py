@@ -3,18 +3,25 @@
 Istio selects sidecars by the EnvoyFilter's workloadSelector; PodMatcher counts the Pods that it selects. Invariants: rows with
 the same labels share one tuple, so replicas cost little and a selector checks each label set once; the counts match the rows
 passed to `pod_changed`, in any order of calls; Pods that have ended have no address here, because addresses are reused.
+
+During a staged rollout (ADR 39), `has_target` and `has_override` find the Pods that have the newer of two filters: the former follows
+the status, which determines the EnvoyFilter; the latter the EnvoyFilter in place.
 """
 
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
+from autowasm.api import status as statuses
+from autowasm.api.staged import Overridden
+from autowasm.api.status import RolloutPhase, StepUnit
 from autowasm.kube.codec import Codec
 from autowasm.kube.resources import ObjectKey
 
@@ -450,3 +457,40 @@ class PodAddressIndex:
     def is_shared(self, pod: Pod) -> bool:
         """Whether another Pod has one of its addresses, for example the node's address."""
         return any(len(self.at(address)) > 1 for address in pod.addresses)
+
+
+_IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
+
+
+def everyone(_pod: Pod) -> bool:
+    """All Pods: without a rollout in progress, and in its last step."""
+    return True
+
+
+def has_target(document: Mapping[str, Any]) -> Callable[[Pod], bool]:
+    """Whether a Pod should have the newer module. `document`: the AutoWasm."""
+    rollout = statuses.read(document.get("status")).rollout
+    if rollout is UNSET or rollout.phase not in _IN_PROGRESS or rollout.step >= rollout.steps:
+        return everyone
+    pods = {(one.namespace, one.name) for one in rollout.pods}
+    groups = {(one.namespace, one.name) for one in rollout.groups}
+    unit = rollout.by
+
+    def found(pod: Pod) -> bool:
+        if (pod.namespace, pod.name) in pods:
+            return True
+        if unit is StepUnit.NODE:
+            return ("", pod.node) in groups
+        return unit is StepUnit.WORKLOAD and (pod.namespace, pod.workload) in groups
+
+    return found
+
+
+def has_override(placed: Overridden, pod: Pod) -> bool:
+    """Whether the EnvoyFilter gives this Pod the second filter."""
+    namespace = {"NAMESPACE": pod.namespace}
+    return placed.has(
+        {"NAME": pod.name, **namespace},
+        {"NODE_NAME": pod.node},
+        {"WORKLOAD_NAME": pod.workload, **namespace},
+    )

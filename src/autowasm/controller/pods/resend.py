@@ -22,9 +22,8 @@ from msgspec import UNSET
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.controller.interfaces import RecordEvent
-from autowasm.controller.pods.evidence import DownloadEvidence, epoch, loads, number, read
-from autowasm.controller.pods.podmatching import Pod, in_steps
-from autowasm.controller.pods.stagedpods import everyone, has_target
+from autowasm.controller.pods.loadreport import DownloadEvidence, epoch, loads, number, read
+from autowasm.controller.pods.podmatching import Pod, everyone, has_target, in_steps
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey

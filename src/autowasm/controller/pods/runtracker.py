@@ -27,13 +27,12 @@ from autowasm.api.status import ConditionType
 from autowasm.controller.interfaces import RecordEvent
 from autowasm.controller.pods import runningreport
 from autowasm.controller.pods.envoystats import Reading, SidecarStats
-from autowasm.controller.pods.evidence import epoch
-from autowasm.controller.pods.podmatching import Pod, has_ended, in_steps
+from autowasm.controller.pods.loadreport import epoch
+from autowasm.controller.pods.podmatching import Pod, has_ended, has_override, in_steps
 from autowasm.controller.pods.resend import changed_at
 from autowasm.controller.pods.runningreport import RunningReport
 from autowasm.controller.pods.runstate import RunReport, RunState
 from autowasm.controller.pods.runwatch import BASELINE_AGE, Published, RunWatch
-from autowasm.controller.pods.stagedpods import has_override
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey

@@ -1,7 +1,7 @@
 """RolloutDriver: connects the state machine with the API server, the Pods and their statistics. Leader only.
 
 For each object in a staged rollout, it keeps data that a new leader can do without: the state between two writes, the variants,
-the readings. `controller/stagedpublisher.py` writes its decisions. Invariants: an EnvoyFilter that gives Pods the target is not
+the readings. `controller/rollout/publisher.py` writes its decisions. Invariants: an EnvoyFilter that gives Pods the target is not
 due until each of these Pods was read once (the reading from before the change); sidecars are read only while a rollout is in
 progress, one batch at a time for an object, outside the reconcile path; a state in the status that is not our last write replaces
 ours.
@@ -18,6 +18,7 @@ import structlog
 from msgspec import UNSET
 
 from autowasm.api import staged
+from autowasm.api.envoyfilter import Variant, plugin_name_of
 from autowasm.api.status import (
     MAX_STAGED,
     Module,
@@ -27,10 +28,9 @@ from autowasm.api.status import (
     Status,
 )
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, ROLLOUT_ANNOTATION, AutoWasm, Rollout
-from autowasm.api.variant import Variant, plugin_name_of
+from autowasm.controller.ownership import replacement
 from autowasm.controller.pods.envoystats import Reading
 from autowasm.controller.pods.podmatching import Pod, has_ended
-from autowasm.controller.publishing.ownership import replacement
 from autowasm.controller.rollout.effects import Action, BeginCounts, LookAgain, RecordEvent
 from autowasm.controller.rollout.guards import choice_of, is_same
 from autowasm.controller.rollout.observation import Observation, PodObservation, StepReadings

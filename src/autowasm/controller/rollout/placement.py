@@ -12,10 +12,10 @@ import msgspec
 from msgspec import UNSET
 
 from autowasm.api import staged
+from autowasm.api.envoyfilter import Variant
 from autowasm.api.patches import Metadata
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.api.variant import Variant
 from autowasm.controller.rollout.guards import choice_of
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.settings import EnvoyFetch

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from autowasm.api.status import RolloutPhase, RolloutStatus
 from autowasm.api.v1alpha1 import Rollout
-from autowasm.controller.pods.evidence import epoch
+from autowasm.controller.pods.loadreport import epoch
 from autowasm.controller.rollout import effects, guards
 from autowasm.controller.rollout.effects import Action, Result
 from autowasm.controller.rollout.guards import Facts, State, is_same

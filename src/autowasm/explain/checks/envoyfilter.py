@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from autowasm.api.envoyfilter import REFERENCED_SERVICES, digests_of, record_of
-from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
+from autowasm.controller.ownership import Ownership, is_labelled, ownership, replacement
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 

@@ -1,6 +1,6 @@
 """Step Pods: the published module runs in the sidecars, by their own statistics.
 
-Statistics that were read now (`explain/statistics.py`) count more than the status, which the controller wrote after the last change
+Statistics that were read now (`explain/gather.py`) count more than the status, which the controller wrote after the last change
 (`controller/pods/runtracker.py`). Invariant: a sidecar whose state is not known is a note, never an error.
 """
 

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.controller.pods.peerquery import PeerQuery
+from autowasm.controller.pods.downloadtracker import PeerQuery
 from autowasm.controller.pods.podmatching import Pod
 from autowasm.kube.leaderelection import Tenure
 from autowasm.kube.resources import ObjectKey

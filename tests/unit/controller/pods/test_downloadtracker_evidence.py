@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from autowasm.controller.pods.downloadtracker import PeerQuery
 from autowasm.controller.pods.loadreport import STEP
-from autowasm.controller.pods.peerquery import PeerQuery
 from autowasm.controller.pods.podmatching import Pod
 from autowasm.kube.leaderelection import Tenure
 from autowasm.telemetry.metrics import Metrics

@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET
 
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods.evidence import NEVER, DownloadEvidence
+from autowasm.controller.pods.loadreport import NEVER, DownloadEvidence
 from autowasm.controller.pods.podmatching import Pod
 from tests.fakes.autowasms import digest, record
 

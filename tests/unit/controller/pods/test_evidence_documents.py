@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.controller.pods import evidence as seen_module
-from autowasm.controller.pods.evidence import epoch, loads, number, read
+from autowasm.controller.pods import loadreport as seen_module
+from autowasm.controller.pods.loadreport import epoch, loads, number, read
 
 
 @pytest.mark.parametrize(

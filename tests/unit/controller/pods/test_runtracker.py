@@ -11,9 +11,9 @@ import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.envoyfilter import Variant, variant_of
 from autowasm.api.staged import render as render_staged
 from autowasm.api.status import Pods
-from autowasm.api.variant import Variant, variant_of
 from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.podstatuswriter import PodReport, with_report
 from autowasm.controller.pods.runningreport import RunningReport

@@ -14,8 +14,7 @@ from autowasm.api.status import (
     Status,
     StepUnit,
 )
-from autowasm.controller.pods.podmatching import Pod
-from autowasm.controller.pods.stagedpods import has_target
+from autowasm.controller.pods.podmatching import Pod, has_target
 
 STATE = RolloutStatus(
     phase=RolloutPhase.PROGRESSING,

@@ -10,9 +10,8 @@ import msgspec
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import Module
-from autowasm.controller.pods.downloadtracker import DownloadTracker
+from autowasm.controller.pods.downloadtracker import DownloadTracker, PeerQuery
 from autowasm.controller.pods.loadreport import LoadReport
-from autowasm.controller.pods.peerquery import PeerQuery
 from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.podstatuswriter import PodReport, with_report
 from autowasm.kube.resources import ObjectKey

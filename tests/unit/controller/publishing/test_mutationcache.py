@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.publishing.mutationcache import KEPT, MutationCache
+from autowasm.controller.mutationcache import KEPT, MutationCache
 from autowasm.kube.resources import ObjectKey
 
 pytestmark = pytest.mark.looptime

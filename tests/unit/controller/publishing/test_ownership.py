@@ -5,12 +5,7 @@ from typing import Any
 import pytest
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.controller.publishing.ownership import (
-    Ownership,
-    is_labelled,
-    ownership,
-    replacement,
-)
+from autowasm.controller.ownership import Ownership, is_labelled, ownership, replacement
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import autowasm, record
 

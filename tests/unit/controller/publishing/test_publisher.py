@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from autowasm.api.envoyfilter import MANAGED_BY, render
-from autowasm.api.parsing import parse
-from autowasm.controller.publishing.mutationcache import MutationCache
-from autowasm.controller.publishing.publisher import ClusterPublisher
+from autowasm.api.validation import parse
+from autowasm.controller.mutationcache import MutationCache
+from autowasm.controller.publisher import ClusterPublisher
 from autowasm.errors import AutoWasmError
 from autowasm.kube import errors
 from autowasm.kube.client import KubeClient

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.controller.publishing.revertlimiter import MAX_REVERTS, RevertLimiter
+from autowasm.controller.revertlimiter import MAX_REVERTS, RevertLimiter
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch

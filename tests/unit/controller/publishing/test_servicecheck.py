@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from autowasm.controller.publishing.servicecheck import (
+from autowasm.controller.servicecheck import (
     CHECK_INTERVAL,
     RECHECK_INTERVAL,
     STARTING,

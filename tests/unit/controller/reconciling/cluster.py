@@ -14,10 +14,9 @@ from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.fetchjobs import FetchJobs
-from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
-from autowasm.controller.stagedpublisher import StagedPublisher
+from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, StartupGate, Updates
+from autowasm.controller.rollout.publisher import StagedPublisher
 from autowasm.controller.startcheck import StartCheck
-from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import StatusReporter
 from autowasm.digest import Sha256Hex
 from autowasm.errors import (

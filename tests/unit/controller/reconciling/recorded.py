@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from autowasm.api import status as statuses
-from autowasm.api.parsing import parse
 from autowasm.api.status import (
     Condition,
     ConditionType,
@@ -15,6 +14,7 @@ from autowasm.api.status import (
     RolloutStatus,
     RolloutVariant,
 )
+from autowasm.api.validation import parse
 from autowasm.controller.reconciler import Checks
 from autowasm.controller.startcheck import StartCheck, StartDecision
 from autowasm.controller.statusreporter import rollout_status

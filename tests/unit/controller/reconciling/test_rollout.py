@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from autowasm.api.variant import variant_of
+from autowasm.api.envoyfilter import variant_of
 from autowasm.controller.rollout import driver, effects
 from autowasm.controller.rollout.driver import RolloutDriver
-from autowasm.controller.stagedpublisher import StagedPublisher
+from autowasm.controller.rollout.publisher import StagedPublisher
 from autowasm.controller.statusreporter import StatusReporter
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import IMAGE, autowasm, document, record

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from autowasm.controller.reconciler import StartupGate
 from autowasm.controller.replication import Prefetcher
-from autowasm.controller.startupgate import StartupGate
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceNotFound
 from autowasm.kube.controller import TerminalError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.api.parsing import parse
+from autowasm.api.validation import parse
 from autowasm.errors import SpecError
 from autowasm.explain.checks import envoyfilter, order, resource, source
 from autowasm.explain.examine import examine

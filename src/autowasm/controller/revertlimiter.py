@@ -25,7 +25,7 @@ REVERT_WINDOW: Final = 3600.0
 """Seconds. An edit this long after the last one is a user's edit, not another controller's; reverts that stopped do not resume."""
 
 _RESENDS: Final = re.compile(rb'\?r=\d+"')
-"""The resend count, at the end of a uri (`api/wasmfilter.py`)."""
+"""The resend count, at the end of a uri (`api/envoyfilter.py`)."""
 
 
 @dataclass(slots=True)

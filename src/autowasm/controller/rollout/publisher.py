@@ -12,10 +12,10 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from autowasm.api.envoyfilter import variant_of
 from autowasm.api.record import Record
 from autowasm.api.status import ConditionType, RolloutPhase, RolloutStatus, Status
 from autowasm.api.v1alpha1 import AutoWasm, Rollout
-from autowasm.api.variant import variant_of
 from autowasm.controller.interfaces import AutoWasmLookup, Publisher, RecordEvent, record_no_event
 from autowasm.controller.polling import PollResults
 from autowasm.controller.reconcilecontext import ReconcileContext

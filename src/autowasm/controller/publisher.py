@@ -13,9 +13,9 @@ import structlog
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.v1alpha1 import GROUP, KIND
 from autowasm.controller.interfaces import RecordEvent, record_no_event
-from autowasm.controller.publishing.mutationcache import MutationCache
-from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
-from autowasm.controller.publishing.revertlimiter import RevertLimiter
+from autowasm.controller.mutationcache import MutationCache
+from autowasm.controller.ownership import Ownership, is_labelled, ownership, replacement
+from autowasm.controller.revertlimiter import RevertLimiter
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient

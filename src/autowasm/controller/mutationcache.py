@@ -1,10 +1,11 @@
 """MutationCache: our own writes, until the informer shows them.
 
 An informer lags milliseconds behind our writes; a reconcile that reads only the informer would write again, or run into a
-conflict. It may also show a write before the API server's answer arrives: such an event waits for the answer. Reads are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has
-not caught up for `KEPT` seconds; never one newer than the API server has stored; once the informer has passed our version, only
-its store counts, even if it never showed the object: a list after a lost watch shows only objects that exist, not those that were created and deleted
-in between; an event that is not the echo of our write is reported, at the latest at the end of the calls in flight.
+conflict. It may also show a write before the API server's answer arrives: such an event waits for the answer. Reads are not cached.
+Invariants: the cache never returns an object older than our last write, unless the informer has not caught up for `KEPT` seconds; never
+one newer than the API server has stored; once the informer has passed our version, only its store counts, even if it never showed the
+object: a list after a lost watch shows only objects that exist, not those that were created and deleted in between; an event that is
+not the echo of our write is reported, at the latest at the end of the calls in flight.
 """
 
 import asyncio

@@ -1,1 +1,0 @@
-"""Writes of EnvoyFilters and statuses to the API server: ownership, mutation cache, revert limiter."""
