@@ -39,7 +39,7 @@ class PollSettings:
     """Polls that may start at once after an idle period."""
     at_once: int = 16
     """Concurrent polls: half of the fetch limiter's places, so that polls never delay a new AutoWasm."""
-    per_namespace: int = 2
+    max_per_namespace: int = 2
     """Concurrent polls of one namespace. Its registry may hang."""
     jitter: float = 0.1
     """Each interval is longer or shorter by up to this fraction, so that polls that started together spread out."""

@@ -14,7 +14,7 @@ from autowasm.api.envoyfilter import Variant, staged_plugin_name, variant_of
 from autowasm.api.patches import Metadata
 from autowasm.api.staged import render
 from autowasm.settings import EnvoyFetch
-from tests.e2e import test_rendered_listeners as scenes
+from tests.e2e import test_rendered_listeners as unstaged
 from tests.fakes.autowasms import autowasm, record
 from tests.parts import listeners
 from tests.parts.listeners import Chain, Proxy, Rendered
@@ -28,7 +28,7 @@ def sidecar(name: str, address: str, node: str, **labels: str) -> Proxy:
     return Proxy(
         name=name,
         address=address,
-        labels={**scenes.LABELS, **labels},
+        labels={**unstaged.LABELS, **labels},
         metadata={
             "ENABLE_HBONE": "true",
             "NAME": name,
@@ -41,19 +41,19 @@ def sidecar(name: str, address: str, node: str, **labels: str) -> Proxy:
 
 A = sidecar("details-v1-a", "10.0.0.1", "node-1")
 B = sidecar("details-v2-b", "10.0.0.2", "node-2")
-BOUND = sidecar("details-v2-bound", scenes.BOUND.address, "node-2", bound="true")
+BOUND = sidecar("details-v2-bound", unstaged.BOUND.address, "node-2", bound="true")
 GATEWAY_A = Proxy(
     name="gateway-a",
     type="router",
     address="10.0.0.4",
-    labels={**scenes.LABELS, "gw": "true"},
+    labels={**unstaged.LABELS, "gw": "true"},
     metadata={"NAME": "gateway-a", "NAMESPACE": "default"},
 )
 GATEWAY_B = Proxy(
     name="gateway-b",
     type="router",
     address="10.0.0.6",
-    labels={**scenes.LABELS, "gw": "true"},
+    labels={**unstaged.LABELS, "gw": "true"},
     metadata={"NAME": "gateway-b", "NAMESPACE": "default"},
 )
 SIDECARS = (A, B, BOUND)
@@ -84,11 +84,11 @@ def staged(
 
 
 async def renders(*documents: Document) -> Mapping[str, Rendered]:
-    return await listeners.rendered([*scenes.MESH, *documents], PROXIES, flags=scenes.AMBIENT)
+    return await listeners.rendered([*unstaged.MESH, *documents], PROXIES, flags=unstaged.AMBIENT)
 
 
 def inbound(rendered: Rendered, port: int) -> list[Chain]:
-    return scenes.http_chains(rendered, [port])
+    return unstaged.http_chains(rendered, [port])
 
 
 def assert_has(rendered: Rendered, wanted: Variant | None, *, port: int = 9080) -> None:
@@ -120,7 +120,7 @@ async def test_only_the_chosen_pod_has_the_new_filter_and_the_filter_of_another_
     shape: dict[str, Any],
 ) -> None:
     # Its filters have the name of the reference, before and after ours.
-    theirs = [scenes.stranger(f"wasm-{n}", priority=n) for n in (-5, 5)]
+    theirs = [unstaged.stranger(f"wasm-{n}", priority=n) for n in (-5, 5)]
     without = await renders(*theirs)
     old, new = stable(**shape), target(**shape)
     found = await renders(*theirs, staged(old, new, priority=0))

@@ -295,7 +295,7 @@ class Poller:
                     if self._running.total() >= settings.at_once:
                         break
                     namespace = group.request.namespace
-                    if self._running[namespace] >= settings.per_namespace:
+                    if self._running[namespace] >= settings.max_per_namespace:
                         continue
                     if not bucket.try_acquire():
                         break

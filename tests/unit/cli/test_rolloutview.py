@@ -23,7 +23,7 @@ from tests.fakes.rollouts import (
     status,
     view,
 )
-from tests.unit.controller.rollout import scenes
+from tests.unit.controller.rollout import states
 
 TIME = datetime(2026, 11, 28, 4, 42, 1, 5000, UTC)
 VERBS = ("pause", "resume", "promote", "abort", "retry")
@@ -44,9 +44,9 @@ def test_a_command_is_allowed_exactly_where_the_state_machine_does_something(
 ) -> None:
     """The table of the state machine decides, not a copy of it."""
     given = rolloutview.command_value(verb, generation=7, now=TIME)
-    fields = {} if phase is not RolloutPhase.ABORTED else {"aborted": (scenes.variant(),)}
-    before = scenes.state(phase, **fields)
-    after, _ = advance(before, scenes.observation(command=given), scenes.SPEC, scenes.NOW)
+    fields = {} if phase is not RolloutPhase.ABORTED else {"aborted": (states.variant(),)}
+    before = states.state(phase, **fields)
+    after, _ = advance(before, states.observation(command=given), states.SPEC, states.NOW)
     assert after is not None
     changes = after.phase is not phase
     try:

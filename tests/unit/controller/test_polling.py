@@ -294,7 +294,7 @@ async def test_the_budget_holds_and_namespaces_take_turns() -> None:
 
 
 async def test_a_hanging_registry_of_one_namespace_leaves_places_to_others() -> None:
-    settings = PollSettings(at_once=4, per_namespace=2)
+    settings = PollSettings(at_once=4, max_per_namespace=2)
     async with running(Registry(seconds=40), settings=settings) as poller:
         for namespace in ("one", "two", "three"):
             for number in range(10):

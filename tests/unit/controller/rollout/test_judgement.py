@@ -21,7 +21,7 @@ from autowasm.controller.rollout.observation import (
     PodObservation,
 )
 from autowasm.controller.rollout.selection import Candidate
-from tests.unit.controller.rollout.scenes import PODS, SPEC, observation, observed, state
+from tests.unit.controller.rollout.states import PODS, SPEC, observation, observed, state
 
 CONTINUE = msgspec.structs.replace(SPEC, on_unknown=OnUnknown.CONTINUE)
 

@@ -35,7 +35,7 @@ from autowasm.controller.rollout.statemachine import (
     event_of,
     is_worth_writing,
 )
-from tests.unit.controller.rollout.scenes import (
+from tests.unit.controller.rollout.states import (
     NEW,
     NOW,
     OLD,
