@@ -9,7 +9,7 @@ checked for each request, never for a flight that several requests share.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -353,8 +353,15 @@ class ArtifactFetcher:
 
     async def _inspect_stored(self, sha256: Sha256Hex) -> FetchedModule:
         """A stored module was checked before it was stored, so this only reads it again."""
-        known = self._inspected.get(sha256)
-        return known or self._remember(sha256, await self._inspect(self._store.path(sha256)))
+        if (known := self._inspected.get(sha256)) is not None:
+            return known
+        # Many objects that name one image arrive here at once, when it has been resolved for them all.
+        return await self._single_flight.join(
+            ("inspect", sha256), partial(self._inspect_once, sha256), slot=nullcontext
+        )
+
+    async def _inspect_once(self, sha256: Sha256Hex) -> FetchedModule:
+        return self._remember(sha256, await self._inspect(self._store.path(sha256)))
 
     async def _inspect(self, path: Path) -> ModuleInfo:
         info = await self._pools.parsing.run(

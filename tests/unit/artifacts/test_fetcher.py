@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import structlog
 
 from autowasm.api.record import Record
+from autowasm.artifacts import fetcher
 from autowasm.errors import (
     ContentRejected,
     SourceDenied,
@@ -15,6 +18,7 @@ from autowasm.errors import (
     SourceUnavailable,
     SpecError,
 )
+from autowasm.wasm.module import ModuleInfo, inspect_module
 from tests.fakes.autowasms import IMAGE, digest
 from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
@@ -69,6 +73,28 @@ async def test_content_whose_digest_the_manifest_tells_is_not_downloaded_after_a
     record = await replica.fetcher.fetch(replica.request())
     assert (record.sha256, record.abi) == (sha256_of(data), "0.2.1")
     assert replica.registry.count("fetch") == 0
+
+
+async def test_a_stored_module_is_read_once_for_concurrent_requests(
+    replica: FetchingReplica, modules: Modules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = modules("world")
+    replica.registry.layer_is_module = True
+    async with replica.store.stage() as stage:
+        await asyncio.to_thread(stage.path.write_bytes, data)
+        await replica.store.commit(stage, sha256_of(data))
+    replica.registry.add(IMAGE, data)
+    inspections: list[Path] = []
+
+    def inspect(path: Path, **options: Any) -> ModuleInfo:
+        inspections.append(path)
+        return inspect_module(path, **options)
+
+    monkeypatch.setattr(fetcher, "inspect_module", inspect)
+    requests = [replica.request(namespace=f"ns{n}") for n in range(100)]
+    records = await asyncio.gather(*(replica.fetcher.fetch(request) for request in requests))
+    assert {record.sha256 for record in records} == {sha256_of(data)}
+    assert inspections == [replica.store.path(sha256_of(data))]
 
 
 async def test_many_who_want_one_image_cost_one_download(
