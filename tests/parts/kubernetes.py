@@ -156,7 +156,7 @@ async def kubernetes(
     go: Mapping[str, str] = goruntime.LARGE,
     release: releases.Kubernetes = releases.KUBERNETES,
 ) -> AsyncIterator[Cluster]:
-    """Run a control plane with all its files in `directory`; ready in some seconds, uses up to 900 MB of memory.
+    """Run a control plane with all its files in `directory`; ready in some seconds, uses up to 1600 MB of memory.
 
     `users` are users besides the administrator: name to groups (RBAC decides their permissions). Without the
     `controller_manager` nothing is garbage-collected, namespaces are never removed, and Pods need no ServiceAccount.
