@@ -23,6 +23,9 @@ ROOT: Final = Path(__file__).parents[2]
 
 _EXCLUDED: Final = ("zstandard._cffi", "zstandard.backend_cffi", "sqlite3", "tkinter", "unittest")
 """Modules that libraries import only if another one is absent."""
+_UNEXECUTED: Final = ("api", "models")
+"""Packages of `kubernetes_asyncio.client` that `autowasm.performance.libraryimport` does not execute: half of all modules that PyInstaller would
+find."""
 
 
 def single_file_name() -> str:
@@ -55,6 +58,7 @@ def _build_single_file(wheel: Path, target: Path, scratch: Path) -> None:
         # wasmtime opens it by its path.
         f"--add-data={library}{os.pathsep}wasmtime/{library.parent.name}",
         *(f"--exclude-module={module}" for module in (*_EXCLUDED, *_foreign_modules())),
+        *(f"--exclude-module=kubernetes_asyncio.client.{package}" for package in _UNEXECUTED),
         ROOT / "tools/release/wasmc.py",
         # The wheel, not the editable installation of this environment.
         environment={
