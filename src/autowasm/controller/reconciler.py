@@ -432,6 +432,7 @@ class AutoWasmReconciler:
         else:  # the module in place stays, and the status has the error (ADR 7)
             await self._failed(context, refused, start=start)
         self._taken(context.key, autowasm, record)
+        self._forget_replaced(context, autowasm, record)
         return Result()
 
     async def _roll_out(
@@ -463,7 +464,25 @@ class AutoWasmReconciler:
             return await self._not_written(context, error)
         if staged_result.is_taken and record is not None:
             self._taken(context.key, autowasm, record)
+        self._forget_replaced(context, autowasm, record)
         return result.within(staged_result.look_again)
+
+    def _forget_replaced(
+        self, context: ReconcileContext, autowasm: AutoWasm, record: Record | None
+    ) -> None:
+        """After a write: modules that it removed from the EnvoyFilter and the status are published no longer.
+
+        Our own write queues no key, so no later reconcile does this. They count against the quota of the namespace until then.
+        """
+        replicated = context.replicated(autowasm)
+        before = {*context.digests, *((replicated.sha256,) if replicated is not None else ())}
+        if not before or (record is not None and before == {record.sha256}):
+            return
+        found = self._objects.lookup(context.key)
+        if found is not None:
+            now = self._context(context.key, found.document)
+            more = (record,) if record is not None else ()
+            remember_origins(self._published, now, autowasm, *more)
 
     def _taken(self, key: ObjectKey, autowasm: AutoWasm, record: Record) -> None:
         """The module is published, or its rollout is in the status."""

@@ -12,6 +12,7 @@ from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.published import PublishedModules
+from autowasm.blobs.pins import Pins
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, StartupGate, Updates
@@ -145,7 +146,8 @@ class Process:
             metrics=metrics,
             tasks=tasks,
         )
-        self.published = PublishedModules(fetcher)
+        self.pins = Pins()
+        self.published = PublishedModules(fetcher, pins=self.pins)
         self.jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=tasks, on_change=self.queue.add)
         reporter = StatusReporter(
             cluster.publisher, metrics=metrics, record_event=cluster.record_event

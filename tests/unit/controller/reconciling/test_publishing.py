@@ -75,6 +75,16 @@ async def test_what_is_in_place_stays_while_no_sidecar_could_fetch_another(
     assert cluster.status["phase"] == "Synced"
 
 
+async def test_a_replaced_module_is_only_kept_for_the_history(
+    cluster: ReconciledCluster, process: Process
+) -> None:
+    await process.apply()
+    await process.apply(image=OTHER)
+    assert set(process.pins.published_by("default")) == {sha(EARTH)}
+    assert process.pins.is_kept(sha(WORLD))
+    assert process.published.is_known(sha(EARTH))
+
+
 async def test_nothing_is_written_when_nothing_changed(
     cluster: ReconciledCluster, process: Process
 ) -> None:

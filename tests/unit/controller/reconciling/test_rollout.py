@@ -172,6 +172,7 @@ async def test_new_module_reaches_one_three_and_all_pods(
     assert [count for count, _ in itertools.groupby(with_target)] == [1, 3, 6]
     assert cluster.steps() == [1, 2, 3]
     assert cluster.with_plugin(cluster.target) == 6
+    await until(lambda: set(process.pins.published_by("default")) == {sha(EARTH)})
     assert cluster.live == sha(EARTH)
     assert [one["sha256"] for one in cluster.status["history"]] == [sha(EARTH), sha(WORLD)]
     assert [reason for _, reason, _ in cluster.recorded_events] == [
