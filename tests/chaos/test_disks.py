@@ -78,7 +78,7 @@ async def test_all_replicas_start_with_empty_disks_after_the_tag_has_moved(mesh:
 
 
 @pytest.mark.chaos
-async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fleet) -> None:
+async def test_module_without_any_copy_is_lost_until_a_refresh(mesh: Fleet) -> None:
     """A sidecar that requests it gets 503: no copy of it exists. Proxies that run it continue to run it."""
     first = mesh.module("data")
     image = await _push(mesh, "deleted", first)

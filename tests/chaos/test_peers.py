@@ -37,7 +37,7 @@ async def _restarted_empty(fleet: Fleet) -> Wasmer:
 
 
 @pytest.mark.parametrize("case", FAULT_CASES, ids=str)
-async def test_new_replica_with_an_empty_disk_turns_to_the_source(
+async def test_new_replica_with_an_empty_disk_fetches_from_the_source(
     mesh: Fleet, case: FaultCase
 ) -> None:
     """A replica that has its modules continues to serve; a change is published although no peer can copy it."""
@@ -63,7 +63,7 @@ async def test_new_replica_with_an_empty_disk_turns_to_the_source(
 
 
 @pytest.mark.timeout(600)
-async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(mesh: Fleet) -> None:
+async def test_new_replica_without_peers_and_source_serves_no_wrong_bytes(mesh: Fleet) -> None:
     """It is ready (after it has tried everything), answers 503 for now, and has all modules soon after the source has returned."""
     replica, digest = await mesh.follower(), mesh.wanted["data"]
     source = mesh.registry_port
@@ -107,7 +107,7 @@ async def _looked_up(names: Names, failure: Failure) -> None:
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
+async def test_new_replica_that_cannot_find_its_peers_fetches_from_the_source(
     mesh: Fleet, failure: Failure
 ) -> None:
     row = f"cold-{failure.lower()}"
@@ -130,7 +130,7 @@ async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_replica_remembers_where_the_others_are(mesh: Fleet, failure: Failure) -> None:
+async def test_replica_remembers_the_addresses_of_its_peers(mesh: Fleet, failure: Failure) -> None:
     row = f"warm-{failure.lower()}"
     names = names_of(mesh, row)
     await asyncio.to_thread(names.lead_to, _addresses(mesh))

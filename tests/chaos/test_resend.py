@@ -78,7 +78,7 @@ def _resends(document: dict[str, object], digest: str) -> int:
     return envoyfilters.resend_count_of(document, digest)
 
 
-async def test_proxy_that_started_while_nobody_served_is_healed(fleet: Fleet) -> None:
+async def test_proxy_started_during_an_outage_gets_its_module_after_it(fleet: Fleet) -> None:
     digest = await fleet.publish("late")
     for replica in fleet.replicas:
         await fleet.kill(replica)

@@ -251,7 +251,9 @@ async def serve_again(mesh: StagedMesh, plugin: str) -> None:
     await mesh.wait_phase("Degraded")
 
 
-async def test_successor_of_a_killed_leader_goes_on_from_every_state(mesh: StagedMesh) -> None:
+async def test_successor_of_a_killed_leader_continues_the_rollout_from_every_state(
+    mesh: StagedMesh,
+) -> None:
     old = await settle_on(mesh, "echo")
     killed: list[tuple[Any, ...]] = []
 
@@ -451,7 +453,7 @@ async def test_successor_begins_the_first_rollout_of_an_object_that_the_killed_l
     await mesh.only_on(new, set())
 
 
-async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh) -> None:
+async def test_user_follows_and_controls_a_rollout_with_wasmc(mesh: StagedMesh) -> None:
     old = await settle_on(mesh, "echo")
     image = await mesh.image("fail-on-request")
 
@@ -600,7 +602,7 @@ def vendors_filter() -> dict[str, Any]:
     }
 
 
-async def test_two_rollouts_on_one_port_leave_each_other_and_other_filters_alone(
+async def test_two_rollouts_on_one_port_change_neither_each_other_nor_other_filters(
     mesh: StagedMesh,
 ) -> None:
     await settle_on(mesh, "echo")

@@ -92,7 +92,7 @@ async def test_registry_in_trouble_while_an_image_changes(mesh: Fleet, case: Fau
         mesh.announce()
 
 
-async def test_all_replicas_are_replaced_while_an_image_cannot_be_had(mesh: Fleet) -> None:
+async def test_all_replicas_are_replaced_while_an_image_is_unavailable(mesh: Fleet) -> None:
     """A rolling update with empty disks: each new replica has copied the published modules before the next old one stops."""
     module = mesh.module("data")
     image = await mesh.push(module)

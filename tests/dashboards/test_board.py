@@ -49,7 +49,7 @@ def test_every_metric_is_shown() -> None:
     }
 
 
-def test_nothing_is_fixed_that_an_operator_chooses() -> None:
+def test_board_has_no_fixed_datasource_or_time_window() -> None:
     board = json.loads(BOARD.read_text())
     assert [one["name"] for one in board["templating"]["list"]] == [
         "datasource",

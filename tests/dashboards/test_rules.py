@@ -164,7 +164,7 @@ def test_a_pod_that_failed_before_its_first_scrape_counts(tmp_path: Path) -> Non
     promtool("test", "rules", file)
 
 
-def test_only_metrics_that_exist_are_asked_for() -> None:
+def test_rules_query_only_existing_metrics() -> None:
     known = set()
     for row in metrics.rows():
         histogram = row.kind.endswith("histogram")

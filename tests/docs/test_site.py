@@ -74,7 +74,7 @@ def test_names_in_code_are_marked_and_unchanged(site: Path) -> None:
             assert "<wbr><wbr>" not in inside, name
 
 
-def test_no_list_runs_on_in_a_paragraph(site: Path) -> None:
+def test_no_list_is_rendered_inside_a_paragraph(site: Path) -> None:
     """Without an empty line before it, GitHub shows a list where the site does not."""
     paragraph = re.compile(r"<(p|li)>(.*?)</\1>", re.DOTALL)
     for name, page in _pages(site).items():

@@ -41,11 +41,13 @@ def _code(page: str) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("translation", "original"), TRANSLATIONS.items())
-def test_a_translation_is_in_step(translation: str, original: str) -> None:
+def test_a_translation_has_the_headings_code_and_links_of_its_original(
+    translation: str, original: str
+) -> None:
     assert _headings(translation) == _headings(original)
     assert _code(translation) == _code(original)
     assert _links(translation) == _links(original)
 
 
-def test_every_translation_is_held_to_its_original() -> None:
+def test_every_translation_is_compared_with_its_original() -> None:
     assert {page for page in blocks.pages() if ".zh-" in page} == TRANSLATIONS.keys()

@@ -112,7 +112,9 @@ def _speaks_http2(cluster: Document) -> bool:
     return "http2_protocol_options" in str(cluster.get("typed_extension_protocol_options"))
 
 
-async def test_strict_mutual_tls_needs_nothing_and_a_forced_one_is_healed(mesh: StrictMesh) -> None:
+async def test_strict_mtls_works_unchanged_and_the_destination_rule_repairs_forced_mtls(
+    mesh: StrictMesh,
+) -> None:
     async def shows(header: str | None) -> None:
         await _until(lambda: _equal(mesh, header), seconds=90)
 

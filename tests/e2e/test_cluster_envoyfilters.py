@@ -131,7 +131,7 @@ async def test_envoyfilter_of_an_earlier_version_is_rewritten_once_and_keeps_its
 
 
 @pytest.mark.parametrize("part", ["label", "record", "damaged record", "owner"])
-async def test_what_is_taken_off_our_envoyfilter_is_restored_without_the_registry(
+async def test_removed_envoyfilter_fields_are_restored_without_the_registry(
     installation: Installation, namespace: str, part: str
 ) -> None:
     before = await _synced(installation, namespace)
@@ -169,7 +169,7 @@ async def test_unlabelled_envoyfilter_of_a_degraded_autowasm_is_not_called_absen
     assert _reason(document, "Published") == "Published"
 
 
-async def test_orphaned_envoyfilter_is_served_on_and_adopted_by_the_next_autowasm(
+async def test_module_of_an_orphaned_envoyfilter_is_served_until_its_adoption(
     installation: Installation, namespace: str
 ) -> None:
     _, sha256 = await _push(installation, "orphan")
@@ -278,7 +278,7 @@ async def test_rewritten_envoyfilter_is_reverted_three_times_and_then_left(
     await installation.wait_envoyfilter(_published(earth), namespace=namespace)
 
 
-async def test_foreign_envoyfilter_is_left_alone_until_it_is_handed_over(
+async def test_foreign_envoyfilter_is_unchanged_until_its_adopt_annotation_is_set(
     installation: Installation, namespace: str
 ) -> None:
     foreign = {

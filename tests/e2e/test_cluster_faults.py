@@ -123,7 +123,7 @@ async def without_watch_cache(tmp_path: Path) -> AsyncIterator[Faulty]:
             yield it
 
 
-async def test_what_changed_before_a_compaction_is_found_by_a_list(
+async def test_relist_finds_changes_made_before_a_compaction(
     without_watch_cache: Faulty,
 ) -> None:
     it, objects = without_watch_cache, without_watch_cache.objects
@@ -152,7 +152,7 @@ async def test_what_changed_before_a_compaction_is_found_by_a_list(
     await it.assert_nothing_written_twice()
 
 
-async def test_a_server_that_is_too_busy_is_left_alone_for_as_long_as_it_asks(it: Faulty) -> None:
+async def test_overloaded_api_server_gets_few_requests_and_no_list(it: Faulty) -> None:
     objects = it.objects
     for number in range(3):
         await objects.put(f"f{number}", 0)

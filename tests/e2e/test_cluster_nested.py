@@ -33,7 +33,7 @@ async def namespace_of_deep_objects(
         await installation.cluster.client.delete(collection)
 
 
-async def test_objects_nested_too_deeply_stop_nobody(
+async def test_deeply_nested_objects_do_not_block_other_objects(
     installation: Installation, namespace_of_deep_objects: str
 ) -> None:
     namespace = namespace_of_deep_objects

@@ -120,7 +120,7 @@ async def installation_without_streaming_lists(tmp_path: Path) -> AsyncIterator[
         yield installation
 
 
-async def test_what_wasmer_asks_for_is_granted_and_what_is_granted_is_asked_for(
+async def test_granted_permissions_equal_the_requests_of_wasmer(
     installation_without_streaming_lists: Installation,
 ) -> None:
     installation = installation_without_streaming_lists

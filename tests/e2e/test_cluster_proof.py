@@ -130,7 +130,7 @@ async def _named(timed_fleet: TimedFleet, name: str, reasons: set[str]) -> None:
     await timed_fleet.wait_for_status(named, what=f"missing {name} for one of {reasons}")
 
 
-async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_knows_it(
+async def test_status_counts_fetching_pods_and_names_the_others_under_a_new_leader_too(
     timed_fleet: TimedFleet,
 ) -> None:
     mesh = timed_fleet.fleet

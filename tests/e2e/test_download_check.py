@@ -9,7 +9,7 @@ from tests.parts.installation import Installation
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 
-async def test_what_is_published_can_be_downloaded(
+async def test_published_module_can_be_downloaded(
     installation: Installation, namespace: str
 ) -> None:
     image = await installation.push("download", wat.header_filter("download"))

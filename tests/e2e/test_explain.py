@@ -97,7 +97,9 @@ async def test_registry_that_is_down_is_a_warning_from_here(
     assert [one["level"] for one in here] == ["warning"]
 
 
-async def test_refused_module_says_why(installation: Installation, namespace: str) -> None:
+async def test_explain_reports_the_reason_of_a_refused_module(
+    installation: Installation, namespace: str
+) -> None:
     file = installation.directory / "refused.wasm"
     file.write_bytes(b"\0asm\1\0\0\0")
     image = f"{installation.registry.host}/xxx/hello:refused"
@@ -111,7 +113,7 @@ async def test_refused_module_says_why(installation: Installation, namespace: st
     assert (status, found[reason]["level"]) == (1, "error")
 
 
-async def test_envoyfilter_of_somebody_else_is_a_conflict(
+async def test_foreign_envoyfilter_of_the_same_name_is_a_conflict(
     installation: Installation, namespace: str
 ) -> None:
     await installation.apply(istio("EnvoyFilter", namespace, "test", {"configPatches": []}))
@@ -176,7 +178,7 @@ async def test_old_proxies_do_not_know_fail_reload(
 
 
 @pytest.mark.parametrize("link", ["sidecar", "policy", "rule", "entry"])
-async def test_what_keeps_sidecars_from_wasmer_is_named(
+async def test_policies_that_block_sidecars_from_wasmer_are_reported(
     installation: Installation, namespace: str, link: str
 ) -> None:
     await install_good(installation, namespace)
@@ -247,7 +249,7 @@ async def test_filters_on_one_port_are_listed_in_order(
     assert found["OrderByAge"]["level"] == "warning"
 
 
-async def test_what_the_account_may_not_read_is_not_checked(
+async def test_objects_forbidden_by_rbac_are_listed_as_not_checked(
     installation: Installation, namespace: str
 ) -> None:
     await install_good(installation, namespace)

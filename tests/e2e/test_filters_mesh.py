@@ -153,7 +153,7 @@ async def test_sidecar_that_has_the_module_rejects_a_configuration_that_the_filt
         assert (answer.status, answer.headers["x-configuration"]) == (200, "accepted"), proxy
 
 
-async def test_filter_in_a_sidecar_asks_another_cluster_and_reads_a_request_body(
+async def test_filter_in_a_sidecar_calls_another_cluster_and_reads_a_request_body(
     mesh: FilteredMesh,
 ) -> None:
     cluster = "outbound|8081||wasmer.istio-system.svc.cluster.local"

@@ -125,7 +125,7 @@ async def test_filter_reads_a_whole_request_body_and_the_service_receives_it(
         ("c", "unknown /", "error 2"),
     ],
 )
-async def test_filter_asks_another_cluster_before_the_request_passes(
+async def test_filter_calls_another_cluster_before_the_request_passes(
     stand: Stand, toolchain: str, configuration: str, outcome: str
 ) -> None:
     case = await stand.case("callout", toolchain)

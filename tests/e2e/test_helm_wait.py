@@ -62,7 +62,7 @@ async def test_a_module_that_can_be_had_is_waited_for(
 
 
 @pytest.mark.parametrize("case", ["missing image", "no module"])
-async def test_what_cannot_become_ready_fails_at_once_with_our_message(
+async def test_helm_wait_fails_at_once_with_the_message_of_the_status(
     case: str, installation: Installation, namespace: str, helm: Client, tmp_path: Path
 ) -> None:
     if case == "missing image":

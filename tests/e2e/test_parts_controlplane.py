@@ -42,7 +42,7 @@ async def test_private_installation_finds_nothing_of_the_shared_one_and_runs_alo
     await _publish(again, namespace)
 
 
-async def test_what_a_test_stopped_or_changed_runs_for_the_next_one_as_before(
+async def test_parts_stopped_or_changed_by_a_test_are_restored_for_the_next(
     control_plane: ControlPlane, installation: Installation, namespace: str
 ) -> None:
     process = installation.wasmer.process

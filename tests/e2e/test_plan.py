@@ -14,7 +14,9 @@ from tests.parts.installation import Installation
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 
-async def test_plan_is_what_wasmer_then_writes(installation: Installation, namespace: str) -> None:
+async def test_plan_equals_the_later_write_of_wasmer(
+    installation: Installation, namespace: str
+) -> None:
     await install_server(installation)
     module = wat.header_filter("planned")
     image = await installation.push("planned", module)

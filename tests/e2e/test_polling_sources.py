@@ -193,7 +193,7 @@ async def polled(tmp_path: Path) -> AsyncIterator[PolledSources]:
 
 
 @pytest.mark.timeout(600)
-async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(
+async def test_a_source_with_few_validators_is_still_polled_and_followed(
     polled: PolledSources,
 ) -> None:
     sources = polled.sources

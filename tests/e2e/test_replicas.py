@@ -137,7 +137,7 @@ def _held(lease: Document) -> tuple[str, int]:
     return lease["holderIdentity"], lease["leaseTransitions"]
 
 
-async def test_one_leads_and_all_serve_what_it_publishes(replicas: Replicas) -> None:
+async def test_one_replica_leads_and_all_serve_its_modules(replicas: Replicas) -> None:
     for _ in range(3):
         await replicas.publish()
     leader = await replicas.leader()
@@ -228,7 +228,7 @@ async def test_rolling_update_hands_the_lease_over_and_rewrites_nothing(
     assert releases
 
 
-async def test_object_that_is_deleted_while_nobody_leads_is_gone_everywhere(
+async def test_object_deleted_without_a_leader_disappears_everywhere(
     replicas: Replicas,
 ) -> None:
     name, _ = await replicas.publish()

@@ -61,7 +61,7 @@ def test_envoy_does_the_same(
     assert {path.name for path in tmp_path.iterdir()} == before, "no file is left"
 
 
-def test_what_envoy_does_otherwise_is_shown_with_status_1(
+def test_difference_from_envoy_is_shown_with_status_1(
     envoy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert wasmc.main(["run", "client.wasm", "--engine", f"envoy={envoy}"]) == 1
@@ -76,7 +76,7 @@ def test_what_envoy_does_otherwise_is_shown_with_status_1(
     assert len(lines) == at + 4
 
 
-def test_broken_answer_is_what_envoy_makes_of_a_connection_that_breaks(
+def test_broken_callout_is_the_503_that_envoy_reports_for_a_broken_connection(
     envoy: Path,
 ) -> None:
     """In both engines the test defines the callout's answer: here the cluster really breaks the connection."""

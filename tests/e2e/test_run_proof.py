@@ -166,9 +166,7 @@ async def test_fetch_that_failed_on_one_of_two_listeners_is_a_failure(
         assert judge(before, running, NAME).state is RunState.FETCH_FAILED
 
 
-async def test_restarted_envoy_is_judged_by_what_it_counted_itself(
-    version: str, tmp_path: Path
-) -> None:
+async def test_restarted_envoy_is_judged_by_its_own_counters(version: str, tmp_path: Path) -> None:
     good = await asyncio.to_thread(compiled, "hello")
     async with stand(tmp_path / "one", version) as it:
         it.listeners.use(Plugin(NAME, it.origin.add(good)))

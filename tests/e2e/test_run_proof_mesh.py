@@ -125,7 +125,7 @@ async def test_sidecar_is_read_from_its_own_port_through_each_state(mesh: ReadMe
     assert refused.reloads_of("redis-cache.first") is not None
 
 
-async def test_closed_port_is_reported_and_nothing_else_is_asked(mesh: ReadMesh) -> None:
+async def test_closed_port_is_reported_as_unreachable_statistics(mesh: ReadMesh) -> None:
     reading = await mesh.reader.read_pod(mesh.pod(ports.free_address()))
     assert isinstance(reading, UnreadStats)
     assert reading.why is ReadFailure.REFUSED

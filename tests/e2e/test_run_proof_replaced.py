@@ -63,7 +63,7 @@ async def test_new_module_is_judged_alike_while_the_old_one_drains_and_after(
     ("second", "state"),
     [(GOOD, RunState.RUNNING), (REFUSING, RunState.CONFIGURATION_REFUSED)],
 )
-async def test_another_plugin_in_the_process_does_not_hide_what_became_of_this_one(
+async def test_another_plugin_in_the_process_does_not_hide_the_run_state_of_this_one(
     version: str, second: str, state: RunState, tmp_path: Path
 ) -> None:
     other = await asyncio.to_thread(filters.build, "deny")

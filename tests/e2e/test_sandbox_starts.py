@@ -28,7 +28,7 @@ async def test_verdicts_are_those_of_envoy(version: str, name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", starts.CRASHES)
-async def test_what_crashes_envoy_is_called_a_crash(
+async def test_module_that_crashes_envoy_gets_the_verdict_crash(
     version: str, name: str, tmp_path: Path
 ) -> None:
     module = starts.CRASHES[name].module()

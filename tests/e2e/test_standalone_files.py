@@ -130,7 +130,7 @@ HEADERS = {"x-version": "1.10", "x-time": "22:22", "x-many": "1_000", "x-binary"
 
 
 @pytest.mark.parametrize("form", ["document", "windows", "list", "one listener"])
-async def test_the_template_means_to_envoy_what_it_meant_with_a_filter_and_without(
+async def test_template_keeps_its_meaning_for_envoy_with_and_without_a_filter(
     standalone: Standalone, tmp_path: Path, form: str
 ) -> None:
     port, folder = ports.free_port(), tmp_path / "laptop"
@@ -232,7 +232,7 @@ async def test_a_file_without_permission_degrades_its_objects_after_a_restart_to
     assert await header(standalone.port, "hello") == "world"
 
 
-async def test_what_kubectl_get_prints_is_a_config_file(standalone: Standalone) -> None:
+async def test_output_of_kubectl_get_is_a_valid_config_file(standalone: Standalone) -> None:
     """`kubectl get autowasms -o yaml`: a List."""
     image = await standalone.push_header("world")
     items = [standalone.autowasm(image, name="one"), standalone.autowasm(image, name="two")]

@@ -9,7 +9,7 @@ from tests.parts import envoy, ports, wasmer
 _STARTS = 5
 
 
-async def test_every_start_begins_with_the_line_that_says_so(tmp_path: Path) -> None:
+async def test_every_start_logs_started_before_any_blocked_loop(tmp_path: Path) -> None:
     template = envoy.listeners_yaml([ports.free_port()], cluster="web")
     arguments = ("--log-format", "json", "--log-level", "debug")
     async with wasmer.standalone(tmp_path, template=template, arguments=arguments) as server:

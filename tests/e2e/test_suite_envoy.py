@@ -70,7 +70,7 @@ def test_suite_passes_in_envoy(
     assert {path.name for path in tmp_path.iterdir()} == before, "no file is left"
 
 
-def test_case_fails_if_envoy_does_something_else(
+def test_case_fails_if_envoy_behaves_differently(
     envoy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The client's port differs in Envoy. Without --engine the case passes."""

@@ -116,7 +116,7 @@ LOADED_BY_BOTH = ("earth", "hello", "trap")
 
 
 @pytest.mark.parametrize("name", [*REFUSED_BY_BOTH, *LOADED_BY_BOTH])
-async def test_fixtures_fare_with_envoy_as_they_do_here(
+async def test_fixtures_have_the_same_verdict_in_envoy(
     version: str, name: str, tmp_path: Path
 ) -> None:
     module = wat.compile_file(ASSETS / f"{name}.wat")

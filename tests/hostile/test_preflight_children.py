@@ -67,20 +67,18 @@ async def test_a_child_that_fills_memory_is_killed_before_it_has_much_more(
 
 
 @pytest.mark.parametrize("what", ["half", "silent", "endless"])
-async def test_what_is_no_whole_frame_or_too_long_is_no_answer(
-    server: ForkServer, what: str
-) -> None:
+async def test_incomplete_or_oversized_frame_is_no_answer(server: ForkServer, what: str) -> None:
     result = await ask(server, what, seconds=5.0)
     assert result.answer is None
 
 
-async def test_a_child_that_aborts_is_reported_with_what_it_wrote(server: ForkServer) -> None:
+async def test_a_child_that_aborts_is_reported_with_its_stderr(server: ForkServer) -> None:
     result = await ask(server, "abort")
     assert os.WTERMSIG(result.ended.status) == signal.SIGABRT
     assert "panicked" in result.ended.stderr
 
 
-async def test_an_exception_is_the_end_of_the_child_only(server: ForkServer) -> None:
+async def test_an_exception_ends_only_its_child(server: ForkServer) -> None:
     result = await ask(server, "fail")
     assert os.waitstatus_to_exitcode(result.ended.status) == 1
     assert "a bug" in result.ended.stderr
@@ -169,7 +167,7 @@ async def test_a_fork_server_that_cannot_start_is_reported_and_started_again(
         await until(lambda: metrics.preflight_restarts._value.get() >= 2)
 
 
-async def test_nobody_waits_longer_than_the_time_of_a_start(metrics: Metrics) -> None:
+async def test_callers_wait_no_longer_than_the_start_limit(metrics: Metrics) -> None:
     limits = PreflightLimits(start_seconds=0.0, restart_base=1000.0)  # ready or not, it ends
     async with forkserver.running(limits, metrics) as server:
         with pytest.raises(NoVerdict) as caught:
@@ -177,7 +175,7 @@ async def test_nobody_waits_longer_than_the_time_of_a_start(metrics: Metrics) ->
         assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
 
 
-async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: Metrics) -> None:
+async def test_callers_do_not_wait_for_a_fork_server_that_cannot_start(metrics: Metrics) -> None:
     limits = PreflightLimits(start_seconds=1000.0, restart_base=1000.0)  # longer than the test
     async with forkserver.running(limits, metrics, module="tests.fakes.clocks") as server:
         for _ in range(3):
@@ -186,7 +184,7 @@ async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: M
             assert caught.value.unknown.reason is NoVerdictReason.NOT_STARTED
 
 
-async def test_the_end_of_wasmer_is_the_end_of_all(metrics: Metrics) -> None:
+async def test_the_end_of_wasmer_ends_fork_server_and_children(metrics: Metrics) -> None:
     server = ForkServer(LIMITS, metrics=metrics, module=forkserver.CHILDREN)
     owner = asyncio.create_task(server.run())
     asking = asyncio.create_task(ask(server, "wait_forever"))

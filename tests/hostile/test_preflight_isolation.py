@@ -158,7 +158,7 @@ def _landlock_version() -> int:
     return int(_run(_LANDLOCK_ALONE)[0])
 
 
-def test_landlock_alone_refuses_files_and_what_its_version_knows() -> None:
+def test_landlock_alone_refuses_files_and_what_else_its_version_supports() -> None:
     version, *outcomes = _run(_LANDLOCK_ALONE)
     files, network, foreign = outcomes[:3], outcomes[3:5], outcomes[5:]
     assert files == (["EACCES"] * 3 if int(version) >= 1 else ["allowed"] * 3)

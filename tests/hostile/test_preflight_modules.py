@@ -98,7 +98,7 @@ async def test_ten_megabytes_of_log_lines_are_cut(judge: Judge) -> None:
     assert sum(map(len, found.log)) <= LIMITS.log_bytes
 
 
-async def test_what_is_no_module_is_not_compiled(judge: Judge) -> None:
+async def test_content_that_is_no_module_gets_cannot_compile(judge: Judge) -> None:
     found = await judge(b"\0asm and nothing else")
     assert isinstance(found, Unknown)
     assert found.reason is NoVerdictReason.CANNOT_COMPILE

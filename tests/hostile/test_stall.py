@@ -132,7 +132,7 @@ async def test_a_long_turn_is_seen() -> None:
     assert await longest_iteration(hold) > MOST
 
 
-def test_a_long_hold_of_a_thread_is_seen_and_long_work_in_python_is_none() -> None:
+def test_a_long_hold_of_the_interpreter_lock_is_measured_and_python_code_is_none() -> None:
     """The measurement works: one long call into C holds the lock, although the loop's own thread is idle."""
 
     def counted() -> None:
@@ -194,7 +194,7 @@ async def test_an_autowasm_of_the_largest_size_is_read_or_refused_at_once(kind: 
 
 
 @pytest.mark.parametrize("kind", ["9 900 values", "a long string"])
-async def test_what_is_accepted_is_rendered_at_once(kind: str) -> None:
+async def test_accepted_spec_is_rendered_without_stalling_the_loop(kind: str) -> None:
     autowasm = validation.parse(SPECS[kind]())
 
     async def made() -> object:

@@ -80,7 +80,7 @@ def outcome(given: dict[str, Any]) -> tuple[str, SpecError | None]:
 
 
 @pytest.mark.timeout(120)
-async def test_names_that_lead_elsewhere_write_no_file_elsewhere(
+async def test_names_with_path_elements_write_no_file_outside_the_directory(
     server: Wasmer, hosts: list[Origin]
 ) -> None:
     before = await asyncio.to_thread(lambda: set(server.directory.parent.rglob("*evil*")))

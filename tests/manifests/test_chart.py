@@ -52,7 +52,7 @@ def _settings(args: list[str]) -> Settings:
     return wasmerflags.settings_from(build_parser().parse_args(args), environment={})
 
 
-def test_what_is_written_by_make_manifests_is_up_to_date() -> None:
+def test_files_written_by_make_manifests_are_up_to_date() -> None:
     assert manifests.INSTALL.read_text() == manifests.install()
     assert manifests.SCHEMA.read_text() == manifests.schema()
     assert chart.README.read_text() == chart.readme()
@@ -94,7 +94,7 @@ def test_every_flag_can_be_set() -> None:
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
-def test_wasmer_takes_what_it_is_given(values: Path) -> None:
+def test_wasmer_settings_match_the_rendered_service_and_roles(values: Path) -> None:
     objects = charts.render(values)
     container, name = charts.container(objects), charts.workload(objects)["metadata"]["name"]
     settings = _settings(container["args"])
@@ -137,7 +137,7 @@ def _is_hook(document: Document) -> bool:
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
-def test_every_mount_has_a_volume_and_every_namespace_is_said(values: Path) -> None:
+def test_every_mount_has_a_volume_and_every_namespaced_object_its_namespace(values: Path) -> None:
     objects = charts.render(values)
     workload = charts.workload(objects)["spec"]
     volumes = [one["name"] for one in workload["template"]["spec"].get("volumes", ())]
@@ -170,7 +170,7 @@ def test_the_crd_is_kept_and_can_be_left_out() -> None:
     assert name not in charts.render(crd={"install": False})
 
 
-def test_a_new_certificate_or_policy_restarts_what_has_to() -> None:
+def test_a_new_certificate_restarts_the_pods_and_a_new_policy_does_not() -> None:
     pem = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
 
     def template(**settings: Any) -> Document:

@@ -68,7 +68,7 @@ def test_a_description_may_have_several_lines() -> None:
     assert chart.descriptions(text) == {("a", "b"): "One two.", ("d",): "Three."}
 
 
-def test_sidecars_find_wasmer_under_its_default_name_whatever_the_release_is() -> None:
+def test_service_has_its_default_name_for_any_release_name() -> None:
     found = charts.render()
     assert ("Service", "wasmer") in found
     assert found["Service", "wasmer"]["metadata"]["namespace"] == "istio-system"
@@ -136,7 +136,7 @@ def test_pull_secrets_of_a_parent_chart_are_added(
     assert [one["imagePullSecrets"] for one in hooks] == [wanted, wanted]
 
 
-def test_pods_are_as_the_values_say(objects: dict[tuple[str, str], Document]) -> None:
+def test_pod_settings_follow_the_values(objects: dict[tuple[str, str], Document]) -> None:
     values = yaml.safe_load(EVERYTHING.read_text())
     spec = _pod(objects)["spec"]
     for name in ("dnsPolicy", "dnsConfig", "hostAliases", "initContainers", "runtimeClassName"):
@@ -205,7 +205,7 @@ def test_further_objects_are_templates(objects: dict[tuple[str, str], Document])
     assert objects["ConfigMap", "as-text"]["metadata"]["namespace"] == "mesh-blue"
 
 
-def test_what_artifact_hub_reads_is_valid() -> None:
+def test_artifact_hub_metadata_is_valid() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     annotations = copy.deepcopy(about["annotations"])
     icon = about["icon"].rpartition("/main/")[2]

@@ -98,7 +98,7 @@ def test_the_final_stage_runs_wasmer_without_a_shell_as_a_user_by_number() -> No
     assert context["runAsUser"] > 0
 
 
-def test_the_context_holds_only_what_is_copied() -> None:
+def test_the_build_context_holds_only_copied_files() -> None:
     build = _stages()[0]
     copied = {name for word, rest in build if word == "COPY" for name in shlex.split(rest)[:-1]}
     allowed = {x[1:] for x in (ROOT / ".dockerignore").read_text().splitlines() if x[:1] == "!"}

@@ -155,7 +155,7 @@ def test_only_its_own_service_may_be_looked_at() -> None:
         ({"nameSuffix": "-2"}, "wasmer-2", "istio-system"),
     ],
 )
-def test_kustomize_renames_what_wasmer_is_given(
+def test_kustomize_renames_the_objects_and_their_names_in_the_arguments(
     overlay: Document, name: str, namespace: str, tmp_path: Path
 ) -> None:
     shutil.copytree(documents.MANIFESTS, tmp_path / "base")

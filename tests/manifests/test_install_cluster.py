@@ -117,7 +117,7 @@ def _pod(name: str) -> Document:
 
 
 @pytest.mark.usefixtures("installation")
-async def test_the_account_may_do_exactly_what_wasmer_does(cluster: Cluster) -> None:
+async def test_the_account_has_exactly_the_granted_permissions(cluster: Cluster) -> None:
     wrong = [
         (verb, group, resource, namespace)
         for (group, resource), verb in itertools.product(sorted(GRANTED.keys() | OTHERS), VERBS)
@@ -158,7 +158,7 @@ async def test_the_account_may_look_at_its_own_service_only(
 
 
 @pytest.mark.usefixtures("installation")
-async def test_kubectl_says_the_same(kubectl: Client) -> None:
+async def test_kubectl_auth_can_i_reports_the_same_rights(kubectl: Client) -> None:
     async def can(verb: str, resource: str, *more: str) -> str:
         words = ("auth", "can-i", verb, resource, *more, "-n", "team", f"--as={ACCOUNT}")
         return (await kubectl.run(*words, check=False)).stdout.strip()
@@ -182,7 +182,9 @@ async def test_a_namespace_for_restricted_pods_takes_the_deployments_pod(cluster
 
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize("missing", ["runAsNonRoot", "seccompProfile", "capabilities"])
-async def test_it_would_not_without_its_security_context(missing: str, cluster: Cluster) -> None:
+async def test_restricted_namespace_refuses_the_pod_without_its_security_context(
+    missing: str, cluster: Cluster
+) -> None:
     path = f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All"
     pod = _pod("restricted")
     await cluster.request("POST", path, body=pod)

@@ -9,7 +9,7 @@ from tools.generate.dashboards.runbooks import RUNBOOK
 from tools.generate.paths import BOARD, CHART, RULES
 
 
-def test_dashboard_comes_as_it_is_for_grafanas_sidecar() -> None:
+def test_dashboard_configmap_has_the_unchanged_board_and_grafanas_label() -> None:
     objects = charts.render(CHART / "ci/monitoring-values.yaml")
     map_ = objects["ConfigMap", "wasmer-dashboard-wasmer"]
     assert map_["metadata"]["labels"]["grafana_dashboard"] == "1"
@@ -32,6 +32,6 @@ def test_rules_link_to_the_page_of_the_site_by_default() -> None:
     assert rule["spec"] == yaml.safe_load(RULES.read_text())
 
 
-def test_nothing_of_it_comes_unasked() -> None:
+def test_monitoring_objects_are_off_by_default() -> None:
     kinds = {kind for kind, _ in charts.render()}
     assert kinds.isdisjoint({"PrometheusRule", "PodMonitor", "ServiceMonitor"})

@@ -176,5 +176,5 @@ def test_every_text_of_the_spec_is_bounded() -> None:
     assert unbounded == []
 
 
-def test_the_description_says_whose_port_it_is() -> None:
+def test_description_of_apply_ports_names_the_pods_port() -> None:
     assert "the Pod's port, not the Service's" in _NODES["spec.filter.applyPorts"]["description"]

@@ -166,7 +166,7 @@ def judge(cluster: Cluster) -> Iterator[Judge]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(document=_autowasms())
-def test_what_parsing_accepts_the_schema_accepts(
+def test_schema_accepts_every_document_that_parsing_accepts(
     document: documents.Document, judge: Judge
 ) -> None:
     refused = _refusal_by_parsing(document)

@@ -82,14 +82,14 @@ def test_registries_and_objects_reach_the_same_addresses(
 
 
 @given(address=st.ip_addresses(), purpose=purposes)
-def test_whatever_opens_everything_opens_the_same(
+def test_all_policies_that_open_everything_are_equivalent(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, purpose: Purpose
 ) -> None:
     assert len({is_allowed(policy, str(address), purpose) for policy in EVERYTHING_OPEN}) == 1
 
 
 @given(address=st.ip_addresses(), other=st.ip_addresses(), port=st.integers(1, 65535))
-def test_a_refusal_says_the_same_of_every_address_of_a_range(
+def test_refusal_message_is_the_same_for_every_address_of_a_range(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
     other: ipaddress.IPv4Address | ipaddress.IPv6Address,
     port: int,
@@ -116,7 +116,7 @@ def test_a_notation_opens_nothing_that_plain_does_not(
 
 
 @given(address=st.ip_addresses(v=4), purpose=purposes)
-def test_sources_reach_only_what_python_calls_global(
+def test_sources_reach_only_addresses_that_python_calls_global(
     address: ipaddress.IPv4Address, purpose: Purpose
 ) -> None:
     if is_allowed(AddressPolicy(), str(address), purpose):
@@ -125,7 +125,7 @@ def test_sources_reach_only_what_python_calls_global(
 
 
 @given(text=st.text(max_size=50))
-def test_any_text_is_judged_without_surprise(text: str) -> None:
+def test_any_text_as_address_is_blocked_without_another_error(text: str) -> None:
     with pytest.raises(AddressBlocked):
         AddressPolicy(deny=["0.0.0.0/0", "::/0"]).check(
             text, purpose=Purpose.REGISTRY, host="host.example", port=443

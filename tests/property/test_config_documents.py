@@ -64,7 +64,7 @@ def test_any_text_gives_documents_or_problems(content: str) -> None:
 
 @no_deadline
 @given(st.dictionaries(st.text(max_size=10), JSON, min_size=1, max_size=4))
-def test_what_json_can_say_survives_writing_and_reading(document: dict[str, Any]) -> None:
+def test_every_json_document_survives_writing_and_reading(document: dict[str, Any]) -> None:
     written = writer.dump(document)
     assert writer.dump(copy.deepcopy(document)) == written
     assert writer.read_back(written) == document
@@ -72,7 +72,7 @@ def test_what_json_can_say_survives_writing_and_reading(document: dict[str, Any]
 
 @no_deadline
 @given(st.text(alphabet="abcdefg0123456789", min_size=6, max_size=12), TEXTS, TEXTS)
-def test_no_problem_quotes_what_stands_under_a_key(value: str, before: str, after: str) -> None:
+def test_no_problem_quotes_the_value_of_a_key(value: str, before: str, after: str) -> None:
     value = f"qz{value}zq"
     content = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData:\n  p: {before[:20]}{value}{after[:20]}\n"
     parsed = documents.parse(content.encode(), limits=LIMITS)
@@ -85,7 +85,7 @@ def test_no_problem_quotes_what_stands_under_a_key(value: str, before: str, afte
 
 @no_deadline
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=3), max_size=6))
-def test_a_key_twice_is_always_said_and_the_last_counts(keys: list[str]) -> None:
+def test_a_duplicate_key_is_always_reported_and_the_last_value_counts(keys: list[str]) -> None:
     mapping = "".join(f"  {key}: {number}\n" for number, key in enumerate(keys)) or "  {}\n"
     as_json = "{" + ", ".join(f'"{key}": {number}' for number, key in enumerate(keys)) + "}"
     for content in (f"kind: X\na:\n{mapping}", f'{{"kind": "X", "a": {as_json}}}'):
@@ -98,9 +98,7 @@ def test_a_key_twice_is_always_said_and_the_last_counts(keys: list[str]) -> None
 
 @no_deadline
 @given(st.integers(2, 12), st.integers(1, 12), st.booleans())
-def test_what_aliases_make_of_a_text_is_bounded_like_the_text(
-    depth: int, width: int, merge: bool
-) -> None:
+def test_expansion_of_aliases_is_bounded_like_the_file(depth: int, width: int, merge: bool) -> None:
     """The billion laughs: refused, or no larger than a file may be."""
     lines = ["a0: &a0 {x: 0123456789}"]
     for level in range(1, depth):

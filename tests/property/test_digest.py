@@ -9,7 +9,7 @@ from autowasm.errors import ContentRejected
 
 
 @given(st.text(alphabet="sha256:0123456789abcdefA/.\n", max_size=140))
-def test_what_parses_reads_back_and_is_safe_in_a_path(text: str) -> None:
+def test_parsed_digest_round_trips_and_is_safe_in_a_path(text: str) -> None:
     try:
         digest = Digest.parse(text)
     except ValueError:
@@ -20,7 +20,7 @@ def test_what_parses_reads_back_and_is_safe_in_a_path(text: str) -> None:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=8), st.lists(st.binary(max_size=50), max_size=8))
-def test_only_the_promised_bytes_pass_in_whatever_chunks(
+def test_only_the_expected_bytes_pass_in_any_chunks(
     sent: list[bytes], promised: list[bytes]
 ) -> None:
     want, got = b"".join(promised), b"".join(sent)

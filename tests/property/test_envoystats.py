@@ -90,7 +90,7 @@ def test_any_lines_are_parsed(lines: list[bytes]) -> None:
 @given(
     readings(), st.randoms(), st.lists(st.binary(max_size=60).map(lambda b: b"?" + b), max_size=9)
 )
-def test_what_a_page_says_is_read_in_any_order_and_among_unknown_lines(
+def test_page_parses_in_any_order_and_among_unknown_lines(
     stats: SidecarStats, random: Random, junk: list[bytes]
 ) -> None:
     lines = [*page(stats), *(one.replace(b"\n", b"?") for one in junk)]

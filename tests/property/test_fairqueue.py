@@ -13,7 +13,7 @@ STEPS = st.lists(st.one_of(st.sampled_from("abcd"), st.none()), max_size=80)
 
 
 @given(STEPS)
-def test_nobody_is_lost_and_each_group_keeps_its_order(steps: list[str | None]) -> None:
+def test_no_item_is_lost_and_each_group_keeps_its_order(steps: list[str | None]) -> None:
     line: FairQueue[Key] = FairQueue(lambda key: key[0])
     waiting: dict[str, list[Key]] = {group: [] for group in "abcd"}
     passed: dict[str, Counter[str]] = {}  # how often others went while a group waited

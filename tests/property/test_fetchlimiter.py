@@ -106,7 +106,7 @@ async def play(steps: list[tuple[str, object, object]]) -> None:
 
 @given(STEPS)
 @settings(max_examples=settings().max_examples * 3 // 2)
-def test_no_limit_is_exceeded_and_nobody_waits_for_a_place_that_is_free(
+def test_no_limit_is_exceeded_and_no_fetch_waits_for_a_free_slot(
     steps: list[tuple[str, object, object]],
 ) -> None:
     asyncio.run(play(steps))

@@ -207,7 +207,7 @@ def compare(oracle: Kubectl, content: str) -> None:
 @example("&a !b", ", c")
 @example("!<a,b> ", "x")
 @example("!!float ", "18446744073709551615")
-def test_a_scalar_is_what_kubectl_makes_of_it(oracle: Kubectl, tag: str, scalar: str) -> None:
+def test_a_scalar_is_read_as_kubectl_reads_it(oracle: Kubectl, tag: str, scalar: str) -> None:
     for around in ("value: {}\n", "value:\n- {}\n- [{}]\n", "value: {{a: {}}}\n"):
         compare(oracle, HEAD + around.format(*[tag + scalar] * around.count("{}")))
 
@@ -219,7 +219,7 @@ def test_a_scalar_is_what_kubectl_makes_of_it(oracle: Kubectl, tag: str, scalar:
 @example("", "1e6")
 @example("", "16777217.0")
 @example("", "~")
-def test_a_key_is_what_kubectl_makes_of_it(oracle: Kubectl, tag: str, scalar: str) -> None:
+def test_a_key_is_read_as_kubectl_reads_it(oracle: Kubectl, tag: str, scalar: str) -> None:
     compare(oracle, f"{HEAD}value:\n  {tag}{scalar}: 1\n")
     compare(oracle, f"{HEAD}value: {{? {tag}{scalar} : 1}}\n")
 
@@ -258,7 +258,7 @@ MAPS = st.builds(
 @example(["&a {b: 1}", "&b {b: 2, c: 2}", "{<<: [*a, *b]}"])
 @example(["&a [*a]"])
 @example(["&a {<<: *a}"])
-def test_aliases_and_merge_keys_are_what_kubectl_makes_of_them(
+def test_aliases_and_merge_keys_are_read_as_kubectl_reads_them(
     oracle: Kubectl, values: list[str]
 ) -> None:
     content = HEAD + "".join(f"value{number}: {each}\n" for number, each in enumerate(values))
@@ -317,9 +317,7 @@ PLAIN = st.recursive(
 
 @shared
 @given(PLAIN)
-def test_json_and_what_other_programs_dump_is_read_as_kubectl_reads_it(
-    oracle: Kubectl, value: Any
-) -> None:
+def test_json_and_dumped_yaml_are_read_as_kubectl_reads_them(oracle: Kubectl, value: Any) -> None:
     document = {"kind": "A", "value": value}
     compare(oracle, json.dumps(document))
     compare(oracle, json.dumps(document, indent="\t"))

@@ -100,7 +100,7 @@ async def seconds_without_a_leader(rng: random.Random, *, replicas: int) -> floa
 @pytest.mark.timeout(600)  # 80 s while other suites run beside it
 @given(seed=st.integers(0, 2**32), faulty=st.sampled_from([0.0, 0.2, 0.6]))
 @settings(max_examples=settings().max_examples // 4, deadline=None)
-def test_never_two_lead_and_one_does_in_the_end(seed: int, faulty: float) -> None:
+def test_at_most_one_candidate_leads_and_one_finally_does(seed: int, faulty: float) -> None:
     loop = VirtualLoop()
     loop.setup_looptime(noop_cycles=0)
     try:

@@ -52,7 +52,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-def test_everybody_is_counted_once_and_only_proof_counts(case: Case) -> None:
+def test_every_pod_is_counted_once_and_only_with_proof(case: Case) -> None:
     found = finished(report(case.pods, case.known, generation=1, now=NOW, grace=60.0, names=10))
     proved = {pod.uid for pod in case.pods if pod.injected and pod.uid in case.known.fetched}
     assert found.pods.fetched == len(proved)

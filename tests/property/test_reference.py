@@ -42,7 +42,7 @@ def stricter_on_purpose(host: str, digest: str | None) -> bool:
 
 
 @given(TEXTS)
-def test_reads_what_the_distribution_grammar_reads(text: str) -> None:
+def test_parses_references_like_the_distribution_grammar(text: str) -> None:
     if text.endswith("\n"):
         return  # the oracle's `$` lets one pass
     expected = parsed_by_oracle(text)
@@ -57,7 +57,7 @@ def test_reads_what_the_distribution_grammar_reads(text: str) -> None:
 
 
 @given(TEXTS)
-def test_what_is_read_is_safe_in_a_url_and_reads_back(text: str) -> None:
+def test_parsed_reference_is_safe_in_a_url_and_round_trips(text: str) -> None:
     try:
         reference = ImageReference.parse(text)
     except ValueError:

@@ -11,7 +11,7 @@ pairs = st.lists(st.tuples(st.binary(max_size=60), st.binary(max_size=60)), max_
 @given(pairs)
 @example([(b"", b"")])
 @example([(b"a\0b", b"\0")])
-def test_what_is_packed_is_unpacked(given_pairs: list[tuple[bytes, bytes]]) -> None:
+def test_packed_pairs_round_trip(given_pairs: list[tuple[bytes, bytes]]) -> None:
     assert unpack(pack(given_pairs)) == given_pairs
 
 
@@ -26,7 +26,7 @@ def test_bytes_are_pairs_only_if_these_pack_to_them(data: bytes) -> None:
 
 
 @given(pairs.filter(bool), st.data())
-def test_one_changed_byte_never_gives_more_than_the_bytes_say(
+def test_one_changed_byte_yields_no_pairs_or_exactly_those_of_the_bytes(
     given_pairs: list[tuple[bytes, bytes]], data: st.DataObject
 ) -> None:
     packed = bytearray(pack(given_pairs))

@@ -98,7 +98,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
 
 @given(STEPS)
 @settings(max_examples=settings().max_examples * 2)
-def test_one_run_at_a_time_and_everybody_who_stays_is_answered(
+def test_one_run_at_a_time_answers_every_remaining_caller(
     steps: list[tuple[str, object]],
 ) -> None:
     asyncio.run(play(steps))

@@ -161,7 +161,7 @@ def seeds(hello: bytes) -> list[bytes]:
     return [hello, wat.assemble(f"(module {REFERENCES})"), exceptions]
 
 
-def test_the_seeds_are_what_they_are_for(seeds: list[bytes]) -> None:
+def test_the_seeds_have_the_intended_verdicts(seeds: list[bytes]) -> None:
     assert isinstance(verdict(seeds[0]), ModuleInfo)
     references, exceptions = verdict(seeds[1]), verdict(seeds[2])
     assert isinstance(references, ContentRejected)

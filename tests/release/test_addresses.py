@@ -42,7 +42,7 @@ def test_links_work_where_the_page_is_shown_alone(page: str) -> None:
     assert [link for link in links if urlsplit(link).scheme != "https"] == []
 
 
-def test_addresses_lead_to_what_is_here() -> None:
+def test_repository_addresses_lead_to_existing_files() -> None:
     found = {
         (name, address.rstrip(".,"))
         for name, text in _texts().items()
@@ -67,7 +67,7 @@ def test_the_site_has_its_address() -> None:
     assert site["site_url"] == SITE
 
 
-def test_code_owners_can_own_what_is_here() -> None:
+def test_code_owner_patterns_match_existing_files() -> None:
     lines = (ROOT / ".github/CODEOWNERS").read_text().splitlines()
     patterns = [line.split()[0] for line in lines if line and not line.startswith("#")]
     assert [one for one in patterns if one != "*" and not list(ROOT.glob(one.strip("/")))] == []

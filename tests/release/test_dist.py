@@ -124,7 +124,7 @@ async def test_the_single_file_pushes_and_pulls(bare: Client, tmp_path: Path) ->
             assert await asyncio.to_thread(pulled.read_bytes) == content
 
 
-async def test_the_single_file_asks_clusters(bare: Client) -> None:
+async def test_the_single_file_connects_to_the_cluster_of_a_kubeconfig(bare: Client) -> None:
     said = await bare.run("explain", "hello", "--kubeconfig", "absent", check=False)
     assert (said.returncode, said.stderr) == (
         2,

@@ -46,7 +46,7 @@ def test_a_bucket_without_a_burst_lets_each_wait(clock: FakeClock) -> None:
     assert bucket.reserve() == 0.25
 
 
-def test_those_who_did_not_wait_hold_up_no_later_ones(clock: FakeClock) -> None:
+def test_cancelled_reservations_do_not_delay_later_ones(clock: FakeClock) -> None:
     bucket = TokenBucket(rate=4, burst=1, clock=clock)
     for _ in range(10):
         bucket.reserve()

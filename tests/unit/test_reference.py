@@ -28,7 +28,7 @@ SHA = "sha256:" + "a" * 64
         (f"r.example/f:v1@{SHA}", "r.example", "f", "v1", SHA),
     ],
 )  # fmt: skip
-def test_reads_what_docker_reads(
+def test_parses_references_like_docker(
     text: str, host: str, repository: str, tag: str | None, digest: str | None
 ) -> None:
     reference = ImageReference.parse(text)
@@ -72,7 +72,7 @@ def test_reads_what_docker_reads(
         ("a" * 64, "image ID"),
     ],
 )
-def test_refusal_says_what_is_wrong(text: str, says: str) -> None:
+def test_refusal_names_the_problem(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         ImageReference.parse(text)
 

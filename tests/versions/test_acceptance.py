@@ -197,7 +197,7 @@ async def test_an_edit_of_the_envoyfilter_is_taken_back(mesh: ChosenMesh) -> Non
     await mesh.load.wait_for("one", timeout=GUARD)
 
 
-async def test_events_tell_what_happened_and_a_lease_says_who_leads(mesh: ChosenMesh) -> None:
+async def test_events_record_changes_and_a_lease_names_the_leader(mesh: ChosenMesh) -> None:
     image = await mesh.push("v1", wat.header_filter("one"))
     await mesh.kubectl_apply(mesh.for_sidecar(image))
     uid = (await mesh.wait_phase("Synced"))["metadata"]["uid"]
@@ -254,7 +254,7 @@ async def test_the_api_server_refuses_an_object_that_breaks_the_schema(
         await mesh.kubectl_apply(document)
 
 
-async def test_what_an_old_schema_lets_pass_is_refused_in_the_status(mesh: ChosenMesh) -> None:
+async def test_spec_accepted_by_an_old_schema_is_refused_in_the_status(mesh: ChosenMesh) -> None:
     """Servers before 1.25 support no validation rules, only types and patterns."""
     document = mesh.for_sidecar("r.example/a:v1")
     document["spec"]["filter"]["source"]["object"] = {"url": "https://o.example/a.wasm"}

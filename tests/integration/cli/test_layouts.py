@@ -97,7 +97,7 @@ async def test_every_row_is_read_and_named_and_its_readers_are_those_of_the_tabl
         ("kwctl", {"wasmer", "kwctl"}),
     ],
 )
-async def test_what_we_push_is_read_by_those_it_is_for(
+async def test_each_pushed_format_is_read_by_its_intended_clients(
     images: ForeignImages, form: str, wanted: set[str]
 ) -> None:
     flags = ("--annotation", "team=a=b", "--source", "https://git.example/x", "--version", "1.2")
@@ -144,7 +144,7 @@ async def test_a_module_that_a_later_layer_deleted_is_not_found(images: ForeignI
     assert readers(report) == set()
 
 
-async def test_istio_takes_the_first_plugin_of_the_last_layer_whatever_it_is(
+async def test_istio_takes_the_first_plugin_of_the_last_layer_even_if_invalid(
     images: ForeignImages,
 ) -> None:
     await images.builder.append("odd", tar({"a/plugin.wasm": b"rubbish", "plugin.wasm": MODULE}))
@@ -153,7 +153,7 @@ async def test_istio_takes_the_first_plugin_of_the_last_layer_whatever_it_is(
     assert await images.fetched_by_istio("odd") is None
 
 
-async def test_of_an_index_the_attestation_is_passed_over(images: ForeignImages) -> None:
+async def test_attestation_in_an_index_is_ignored(images: ForeignImages) -> None:
     image = await images.builder.by_hand(
         "child", (MODULE, foreign.SOLO), (b"{}", foreign.SOLO_CONFIG), config=foreign.SOLO_CONFIG
     )
@@ -180,7 +180,7 @@ async def test_of_an_index_the_attestation_is_passed_over(images: ForeignImages)
         assert required["accepted"] is True
 
 
-async def test_of_an_index_every_reader_is_asked_about_the_image_that_it_takes(
+async def test_each_reader_of_an_index_is_judged_by_the_image_that_it_takes(
     images: ForeignImages,
 ) -> None:
     """We take the one for wasm; Istio the one for linux/amd64, which is in another layout."""
@@ -227,7 +227,7 @@ async def test_an_index_in_an_index_is_refused(images: ForeignImages) -> None:
     ],
     ids=["two-modules", "foreign", "component", "bare-module-as-tar"],
 )  # fmt: skip
-async def test_what_is_refused_is_refused_with_the_reason(
+async def test_refused_image_is_reported_with_its_reason(
     images: ForeignImages, layers: tuple[tuple[bytes, str], ...], reason: str, named: str
 ) -> None:
     await images.builder.by_hand("bad", *layers, config="application/vnd.unknown.config.v1+json")

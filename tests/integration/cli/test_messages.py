@@ -104,7 +104,7 @@ def errors(code: str, message: str) -> bytes:
     ],
     ids=lambda value: "" if isinstance(value, Replace) else value[0][:30],
 )  # fmt: skip
-async def test_a_refused_push_says_what_the_registry_said_and_what_it_means(
+async def test_message_of_a_refused_push_has_the_registrys_message_and_its_meaning(
     person: Person, tmp_path: Path, fault: Replace, says: list[str]
 ) -> None:
     async with (
@@ -118,7 +118,7 @@ async def test_a_refused_push_says_what_the_registry_said_and_what_it_means(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 500, 501])
-async def test_a_registry_that_refuses_the_head_of_a_blob_is_pushed_to(
+async def test_push_works_with_a_registry_that_refuses_head_of_a_blob(
     person: Person, tmp_path: Path, status: int
 ) -> None:
     async with (
@@ -152,7 +152,7 @@ CERTIFICATES: dict[str, tuple[Issue, str]] = {
 
 
 @pytest.mark.parametrize("name", CERTIFICATES)
-async def test_no_authority_is_asked_for_where_the_certificate_itself_is_wrong(
+async def test_invalid_certificate_message_does_not_suggest_a_ca_file(
     person: Person, tmp_path: Path, name: str
 ) -> None:
     issue, says = CERTIFICATES[name]
@@ -165,7 +165,7 @@ async def test_no_authority_is_asked_for_where_the_certificate_itself_is_wrong(
     assert "--insecure" not in message
 
 
-async def test_an_unknown_authority_is_asked_for(person: Person, tmp_path: Path) -> None:
+async def test_unknown_ca_message_suggests_the_ca_file_flag(person: Person, tmp_path: Path) -> None:
     files = Authority().issue(tmp_path / "tls")
     async with registry.distribution(tmp_path / "registry", tls=files) as server:
         message = await person.reads("pull", f"{server.host}/team/filter:v1")
@@ -206,7 +206,7 @@ async def test_plain_http_where_tls_is_expected_names_the_flag(
     assert "--plain-http" in message
 
 
-async def test_a_reference_with_a_port_that_cannot_be_is_wrong_usage(person: Person) -> None:
+async def test_a_reference_with_an_impossible_port_is_a_usage_error(person: Person) -> None:
     message = await person.reads("pull", "r.example:65536/team/filter", status=2)
     assert "the port must be from 1 to 65535, not 65536" in message
 

@@ -32,14 +32,14 @@ async def pulled(client: Client, store: RegistryServer, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
-async def test_what_comes_out_of_standard_input_is_pushed(
+async def test_push_reads_the_module_from_standard_input(
     store: RegistryServer, client: Client, tmp_path: Path, name: str
 ) -> None:
     await client.run("push", f"{store.host}/a/b:v1", "-f", name, stdin=MODULE)
     assert await pulled(client, store, tmp_path / "out") == MODULE
 
 
-async def test_what_comes_out_of_a_named_pipe_is_pushed(
+async def test_push_reads_the_module_from_a_named_pipe(
     store: RegistryServer, client: Client, tmp_path: Path
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -50,7 +50,7 @@ async def test_what_comes_out_of_a_named_pipe_is_pushed(
     assert await pulled(client, store, tmp_path / "out") == MODULE
 
 
-async def test_what_comes_out_of_a_pipe_is_inspected(client: Client) -> None:
+async def test_inspect_reads_the_module_from_a_pipe(client: Client) -> None:
     done = await client.run("inspect", "-", "--json", stdin=MODULE)
     assert hashlib.sha256(MODULE).hexdigest() in done.stdout
     refused = await client.run("inspect", "-", check=False, stdin=b"no module")
@@ -66,7 +66,7 @@ async def test_what_comes_out_of_a_pipe_is_inspected(client: Client) -> None:
         (["-f", "/dev/stdin", "--username", "u", "--password-stdin"], MODULE, 2, "only one can be read"),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_pushed_is_said_and_leaves_nothing(
+async def test_invalid_push_from_standard_input_fails_without_a_traceback(
     client: Client, tmp_path: Path, arguments: list[str], stdin: bytes, status: int, sentence: str
 ) -> None:
     done = await client.run("push", "127.0.0.1:9/a/b:v1", *arguments, check=False, stdin=stdin)
@@ -75,7 +75,9 @@ async def test_what_cannot_be_pushed_is_said_and_leaves_nothing(
     assert "Traceback" not in done.stderr
 
 
-async def test_what_never_ends_is_cut(client: Client, tmp_path: Path) -> None:
+async def test_push_rejects_an_endless_pipe_at_the_size_limit(
+    client: Client, tmp_path: Path
+) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 

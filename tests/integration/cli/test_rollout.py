@@ -287,7 +287,7 @@ async def test_an_object_that_is_deleted_ends_the_watch(hello: HelloRollout) -> 
         assert "hello was deleted" in running.written
 
 
-async def test_a_watch_goes_on_after_the_api_server_was_away(hello: HelloRollout) -> None:
+async def test_a_watch_continues_after_an_outage_of_the_api_server(hello: HelloRollout) -> None:
     await hello.apply(rollout={})
     await hello.report(WAITING)
     cluster = hello.plane.cluster
@@ -366,7 +366,9 @@ async def test_a_command_that_wasmer_does_not_read_is_a_failure_and_stays(
     assert (await hello.annotation()).startswith("resume@1 ")
 
 
-async def test_a_command_that_came_too_late_says_so(hello: HelloRollout) -> None:
+async def test_a_command_after_the_end_of_the_rollout_fails_with_its_reason(
+    hello: HelloRollout,
+) -> None:
     await hello.apply(rollout={})
     await hello.report(WAITING)
     async with started(hello, "pause") as running:
@@ -384,7 +386,7 @@ async def test_a_command_that_changes_nothing_writes_nothing(hello: HelloRollout
     assert "annotations" not in (await hello.get())["metadata"]
 
 
-async def test_without_a_staged_rollout_the_message_says_how_to_get_one(
+async def test_commands_without_a_staged_rollout_fail_and_name_spec_rollout(
     hello: HelloRollout,
 ) -> None:
     await hello.apply(rollout=None)

@@ -85,7 +85,9 @@ async def test_callout_is_answered_from_a_file_and_fails_without(
     assert found["callouts"][0]["known"] is False
 
 
-async def test_autowasm_with_its_source_gives_what_envoy_gets(command_line: FilterCommands) -> None:
+async def test_run_of_an_autowasm_gives_the_filter_the_same_input_as_envoy(
+    command_line: FilterCommands,
+) -> None:
     await command_line.run("push", command_line.image("echo"), "-f", "echo.wasm")
     text = AUTOWASM.format(image=command_line.image("echo"), config='{b: 1, a: "x"}')
     found = await command_line.json("run", "-f", "-", "-H", "x-echo: any", stdin=text)

@@ -190,7 +190,7 @@ def _manifest() -> bytes:
 
 
 @pytest.mark.parametrize("columns", [10, 24, 40, 80, 160])
-async def test_progress_is_one_line_at_any_width_and_ctrl_c_says_what_it_waits_for(
+async def test_progress_is_one_line_at_any_width_and_ctrl_c_names_the_awaited_registry(
     tmp_path: Path, columns: int
 ) -> None:
     async with _dripping() as server:

@@ -100,7 +100,7 @@ async def test_the_same_module_has_the_same_digest_and_is_uploaded_once(
     assert len(re.findall(r'"PUT /v2/team/filter/blobs/uploads/', log)) == 2
 
 
-async def test_foreign_clients_read_what_is_pushed(command_line: CheckedCommandLine) -> None:
+async def test_foreign_clients_read_pushed_modules(command_line: CheckedCommandLine) -> None:
     module = wat.header_filter("world")
     await command_line.push("artifact", module)
     await command_line.push("image", module, "--format", "image")
@@ -125,7 +125,7 @@ async def test_foreign_clients_read_what_is_pushed(command_line: CheckedCommandL
 @pytest.mark.parametrize(
     "flavour", ["one-layer", "two-layers", "image", "image-in-first-layer", "docker-image", "index"]
 )
-async def test_reads_what_foreign_clients_pushed(
+async def test_pulls_modules_pushed_by_foreign_clients(
     command_line: CheckedCommandLine, flavour: str
 ) -> None:
     module = wat.header_filter(flavour)
@@ -158,7 +158,7 @@ def _append_flags(flavour: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["artifact", "image"])
-async def test_refuses_to_push_what_envoy_would_refuse(
+async def test_refuses_to_push_a_module_that_envoy_would_refuse(
     command_line: CheckedCommandLine, form: str
 ) -> None:
     (command_line.home / "example.wasm").write_bytes(NO_ABI)
@@ -174,7 +174,9 @@ async def test_refuses_to_push_what_envoy_would_refuse(
     assert (await command_line.wasmc.run(*arguments, "--force", "-q")).stderr == ""
 
 
-async def test_refuses_to_write_what_envoy_would_refuse(command_line: CheckedCommandLine) -> None:
+async def test_refuses_to_write_a_module_that_envoy_would_refuse(
+    command_line: CheckedCommandLine,
+) -> None:
     await command_line.push("bad", NO_ABI, "--force")
     (command_line.home / "filter.wasm").write_bytes(b"precious")
     assert "[AbiMissing]" in await command_line.fails("pull", command_line.image("bad"))
@@ -186,7 +188,7 @@ async def test_refuses_to_write_what_envoy_would_refuse(command_line: CheckedCom
     assert command_line.files() == {"filter.wasm"}
 
 
-async def test_an_import_that_ones_own_envoy_offers_can_be_allowed(
+async def test_an_import_of_a_custom_envoy_can_be_allowed_by_flag(
     command_line: CheckedCommandLine,
 ) -> None:
     source = wat.header_filter("x")
@@ -254,7 +256,7 @@ async def test_tls_is_checked_with_the_given_authority(tmp_path: Path) -> None:
         assert "certificate" in message
 
 
-async def test_a_registry_that_is_down_is_said_in_one_sentence(
+async def test_unreachable_registry_is_reported_without_a_traceback(
     command_line: CheckedCommandLine,
 ) -> None:
     await command_line.registry.stop()
@@ -263,7 +265,7 @@ async def test_a_registry_that_is_down_is_said_in_one_sentence(
     assert "Traceback" not in message
 
 
-async def test_the_environment_can_ask_for_the_traceback(command_line: CheckedCommandLine) -> None:
+async def test_wasmc_debug_variable_shows_the_traceback(command_line: CheckedCommandLine) -> None:
     talkative = wasmer.wasmc(command_line.home, WASMC_DEBUG="1")
     done = await talkative.run("pull", command_line.image("nothing"), check=False)
     assert done.returncode == 1

@@ -96,7 +96,7 @@ def _flux_expressions() -> dict[str, str]:
     return result
 
 
-async def test_every_tool_tells_the_health_of_every_reason(
+async def test_every_tool_computes_the_health_of_every_reason(
     objects: dict[Reason, Document],
 ) -> None:
     told = dict(zip(objects, await compute(list(objects.values())), strict=True))
@@ -153,7 +153,7 @@ async def test_edit_of_a_paused_rollout_is_in_progress_for_argo_until_it_is_obse
     assert (_in_argo(paused).status, _in_argo(edited).status) == ("Suspended", "Progressing")
 
 
-async def test_what_is_not_observed_yet_is_in_progress(tmp_path: Path) -> None:
+async def test_object_not_yet_observed_is_in_progress(tmp_path: Path) -> None:
     """Also an object that only has the default of the CRD: it must not be ready for a moment."""
     synced = await recorded(tmp_path, Reason.SYNCED, in_place=False)
     new, changed, gone = (copy.deepcopy(synced) for _ in range(3))

@@ -73,7 +73,7 @@ async def pair(cluster: Cluster, key: ObjectKey, tmp_path: Path) -> AsyncIterato
             await candidate.stop()
 
 
-async def test_hanging_way_ends_leading_before_another_begins_and_release_hands_over(
+async def test_hanging_connection_ends_leading_before_the_next_leader_begins(
     cluster: Cluster, key: ObjectKey, pair: list[Candidate]
 ) -> None:
     one, two = pair

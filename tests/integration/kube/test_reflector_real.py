@@ -161,7 +161,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: flo
 
 @BOTH
 @pytest.mark.parametrize("pause", [0.0, 0.05])
-async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
+async def test_the_store_equals_the_server_after_connection_faults(
     place: Place, tmp_path: Path, streaming: bool, pause: float
 ) -> None:
     rng = random.Random(7)
@@ -198,7 +198,9 @@ async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
             await until(it.equal)
 
 
-async def test_a_watch_that_rests_takes_what_came_meanwhile(place: Place, tmp_path: Path) -> None:
+async def test_a_paused_watch_receives_the_events_of_the_pause(
+    place: Place, tmp_path: Path
+) -> None:
     """Large objects come as many TLS records, of which a pause finds the last one incomplete."""
     rng = random.Random(7)
     async with proxied_informer(place, tmp_path, streaming=True, pause=0.02) as it:
@@ -274,7 +276,9 @@ async def test_a_restart_of_the_server_loses_nothing(place: Place, tmp_path: Pat
             assert it.recorded.ends["Unreachable"] >= 1
 
 
-async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path) -> None:
+async def test_an_expired_resource_version_causes_one_new_list(
+    place: Place, tmp_path: Path
+) -> None:
     """A restarted API server does not know versions before its start, and answers 410."""
     cluster = place.cluster
     async with both(place, tmp_path) as worlds:
@@ -347,7 +351,7 @@ async def test_pods_become_rows(place: Place, tmp_path: Path) -> None:
         await until(lambda: len(store) == 0)
 
 
-async def test_writes_are_bound_to_what_was_read(place: Place, tmp_path: Path) -> None:
+async def test_writes_are_conditional_on_the_version_read(place: Place, tmp_path: Path) -> None:
     async with proxied_informer(place, tmp_path, streaming=True) as it:
         metadata = {"namespace": place.namespace, "name": "mine"}
         body = {

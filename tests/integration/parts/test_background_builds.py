@@ -149,7 +149,7 @@ def test_a_build_that_fails_is_tried_once_and_fails_each_test_that_needs_it_with
     assert sum("kubectl.go:7: undefined: x" in line for line in error) == 3
 
 
-def test_a_file_without_a_record_gets_the_part_when_it_asks(suite: Suite) -> None:
+def test_a_file_without_a_record_gets_its_part_on_first_use(suite: Suite) -> None:
     suite.write(tests={"test_a.py": NEEDS}, recorded=(), pip="install()")
 
     output = suite.run("-n", "1", "--dist", "loadfile")

@@ -96,6 +96,6 @@ async def test_a_command_whose_task_is_cancelled_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["PYTHONPATH", "COVERAGE_PROCESS_START"])
-def test_what_concerns_the_interpreter_is_not_forked(name: str) -> None:
+def test_a_command_with_interpreter_variables_is_not_forked(name: str) -> None:
     assert preloaded.fits({"PATH": "/bin"})
     assert not preloaded.fits({"PATH": "/bin", name: "x"})

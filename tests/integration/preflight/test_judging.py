@@ -54,7 +54,7 @@ def numbered(number: int) -> bytes:
     return module(more=f"(func (drop (i32.const {number})))")
 
 
-async def test_the_configuration_decides(judge: Judge) -> None:
+async def test_the_verdict_depends_on_the_configuration(judge: Judge) -> None:
     started, refused = await judge(module(), b"long"), await judge(module(), b"abc")
     assert isinstance(started, Verdict)
     assert isinstance(refused, Verdict)
@@ -168,7 +168,7 @@ async def test_more_modules_than_the_budget_holds_all_get_verdicts(
         assert judge.metrics.preflight_code_bytes._value.get() == held
 
 
-async def test_a_module_that_is_not_what_its_digest_says_is_not_compiled(judge: Judge) -> None:
+async def test_a_module_with_another_digest_is_not_compiled(judge: Judge) -> None:
     path, _ = judge.store(module())
     found = await judge.preflight.judge(
         namespace="a", module=path, sha256=Sha256Hex("0" * 64), plugin=Plugin()
@@ -358,7 +358,7 @@ async def test_a_fork_server_that_dies_costs_one_verdict(lying: Judge) -> None:
     assert lying.metrics.preflight_restarts._value.get() == 1
 
 
-async def test_what_has_no_verdict_is_tried_again(lying: Judge) -> None:
+async def test_judging_without_a_verdict_is_repeated(lying: Judge) -> None:
     for _ in range(2):
         assert isinstance(await lying(module(), b"silent"), Unknown)
     assert lying.runs("run") == 2

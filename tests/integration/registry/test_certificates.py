@@ -148,12 +148,16 @@ async def _kubernetes(files: TlsFiles, pools: Pools, port: int, folder: Path) ->
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-async def test_what_curl_takes_every_client_of_ours_takes(kind: str, tmp_path: Path) -> None:
+async def test_every_client_accepts_the_certificates_that_curl_accepts(
+    kind: str, tmp_path: Path
+) -> None:
     taken = await taken_by(ACCEPTED[kind](tmp_path / "tls"), tmp_path)
     assert taken == dict.fromkeys(taken, True)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_what_curl_refuses_every_client_of_ours_refuses(kind: str, tmp_path: Path) -> None:
+async def test_every_client_rejects_the_certificates_that_curl_rejects(
+    kind: str, tmp_path: Path
+) -> None:
     taken = await taken_by(REFUSED[kind](tmp_path / "tls"), tmp_path)
     assert taken == dict.fromkeys(taken, False)

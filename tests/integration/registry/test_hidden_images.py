@@ -103,7 +103,7 @@ async def test_a_hidden_image_is_pushed_and_pulled_with_the_login(
         assert manifest["layers"], "the oracle can pull it, too"
 
 
-async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_searched(
+async def test_missing_login_message_names_docker_login_and_the_searched_files(
     hiding_registry: Open,
 ) -> None:
     async with hiding_registry(hides(404, ping_asks=True)) as there:
@@ -114,7 +114,7 @@ async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_se
         assert {asked.authorization for asked in there.front.forwarded} == {None}
 
 
-async def test_a_wrong_login_is_shown_and_blamed(hiding_registry: Open) -> None:
+async def test_a_wrong_login_is_sent_once_and_named_in_the_message(hiding_registry: Open) -> None:
     async with hiding_registry(hides(404, ping_asks=True)) as there:
         there.log_in("wrong")
         message = await there.fails("pull", there.image)
@@ -125,7 +125,7 @@ async def test_a_wrong_login_is_shown_and_blamed(hiding_registry: Open) -> None:
         assert len(shown) == 1, "accounts are locked after a few wrong passwords"
 
 
-async def test_what_is_really_not_there_is_asked_for_with_the_login_and_then_believed(
+async def test_missing_image_is_reported_only_after_a_request_with_the_login(
     hiding_registry: Open,
 ) -> None:
     async with hiding_registry(hides(404, ping_asks=True)) as there:
@@ -138,7 +138,7 @@ async def test_what_is_really_not_there_is_asked_for_with_the_login_and_then_bel
         assert last.authorization is not None
 
 
-async def test_the_status_of_wasmer_says_which_and_the_secret_ends_it(
+async def test_status_names_the_missing_pull_secret_and_the_secret_resolves_it(
     hiding_registry: Open, tmp_path: Path
 ) -> None:
     async with hiding_registry(hides(404, ping_asks=True)) as there:

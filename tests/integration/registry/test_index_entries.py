@@ -69,7 +69,7 @@ async def uploads(tmp_path: Path) -> AsyncIterator[ManifestUploads]:
     ids=["platform", "platform-wasi", "artifact-type", "annotation", "manifest-only", "arm64"],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["wasm-first", "wasm-last"])
-async def test_the_entry_that_says_wasm_is_pulled(
+async def test_the_index_entry_marked_as_wasm_is_pulled(
     uploads: ManifestUploads, entry: dict[str, Any], first: bool
 ) -> None:
     amd64 = {"platform": {"architecture": "amd64", "os": "linux"}}

@@ -115,7 +115,7 @@ async def test_pushes_and_pulls_by_tag_and_by_digest(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["distribution", "crane"])
-async def test_what_is_not_there_is_not_found(kind: str, tmp_path: Path) -> None:
+async def test_missing_image_is_reported_as_not_found(kind: str, tmp_path: Path) -> None:
     async with getattr(registry, kind)(tmp_path) as server, client() as registry_client:
         for text in ("no/such:v1", f"no/such@{Digest.of(b'x')}"):
             error = await fails(registry_client, ImageReference.parse(f"{server.host}/{text}"))
@@ -171,7 +171,7 @@ async def test_a_certificate_for_another_name_is_not_trusted(tmp_path: Path) -> 
     assert "127.0.0.1" in str(error)
 
 
-async def test_https_to_a_plain_registry_says_what_to_do(tmp_path: Path) -> None:
+async def test_https_to_a_plain_registry_advises_plain_http(tmp_path: Path) -> None:
     async with registry.crane(tmp_path) as server, client(outgoing=Outgoing()) as registry_client:
         error = await fails(registry_client, ImageReference.parse(f"{server.host}/a:b"))
     assert (type(error), error.reason) == (SourceUnavailable, "TlsFailed")
@@ -189,7 +189,7 @@ async def test_a_stopped_registry_is_unavailable_and_comes_back(tmp_path: Path) 
         assert (await registry_client.resolve(reference, credential=None)).digest == pushed
 
 
-async def test_an_index_leads_to_its_image(tmp_path: Path) -> None:
+async def test_an_index_resolves_to_its_image(tmp_path: Path) -> None:
     package = package_of(b"\0asm module")
     async with registry.distribution(tmp_path) as server, client() as registry_client:
         reference = ImageReference.parse(f"{server.host}/team/filter:v1")

@@ -36,7 +36,7 @@ async def refusing_registry(exchange: Exchange) -> None:
     await exchange.send(403, body, {"Content-Type": "application/json"})
 
 
-async def test_the_status_has_the_words_of_the_source_and_an_advice_that_can_help(
+async def test_status_has_the_message_of_the_source_and_only_useful_advice(
     tmp_path: Path,
 ) -> None:
     tls = Authority().issue(tmp_path / "tls")

@@ -15,7 +15,7 @@ from autowasm.telemetry.metrics import Metrics
 from tests.parts import wire
 
 
-async def test_answers_what_kubelet_and_prometheus_ask() -> None:
+async def test_answers_requests_of_kubelet_and_prometheus() -> None:
     health, metrics = Health(), Metrics()
     server = AdminServer(health, metrics=metrics)
     base = f"http://127.0.0.1:{await server.start('127.0.0.1:0')}"
@@ -70,7 +70,7 @@ async def test_a_silent_client_is_cut() -> None:
     await server.stop(1.0)
 
 
-async def test_what_is_no_request_leaves_no_traceback_in_the_log() -> None:  # see conftest.py
+async def test_malformed_requests_get_400_and_log_no_traceback() -> None:  # see conftest.py
     server = AdminServer(Health(), metrics=Metrics())
     port = await server.start("127.0.0.1:0")
     for request in (

@@ -24,7 +24,9 @@ async def herd(server: wasmer.Wasmer, name: str, clients: int) -> float:
     return seconds
 
 
-async def test_a_large_herd_takes_as_long_as_small_ones_foretell(tmp_path: Path) -> None:
+async def test_capacity_model_predicts_the_time_of_a_large_herd_from_small_ones(
+    tmp_path: Path,
+) -> None:
     """In processor time, which other programs do not change; within a factor of three: a tick of the clock is 10 ms."""
     content = os.urandom(SIZE)
     name = hashlib.sha256(content).hexdigest()

@@ -76,7 +76,7 @@ async def slow(server: Serving) -> socket.socket:
     return client
 
 
-async def test_both_ways_give_the_same_answer(tmp_path: Path) -> None:
+async def test_fast_path_and_aiohttp_give_the_same_answer(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         digest = await opened(server, MODULE)
         client = await Client.of(server)
@@ -112,7 +112,7 @@ async def test_answers_are_in_the_log_when_it_shows_debug(
         assert event["client"] == "127.0.0.1"
 
 
-async def test_a_connection_goes_over_with_whatever_is_not_plain(tmp_path: Path) -> None:
+async def test_a_request_that_is_not_plain_hands_its_connection_to_aiohttp(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         digest = await opened(server, MODULE)
         client = await Client.of(server)
@@ -141,7 +141,9 @@ async def test_a_request_may_come_in_two_parts(tmp_path: Path, cut: int) -> None
         client.writer.close()
 
 
-async def test_half_a_request_is_due_when_the_connection_was(tmp_path: Path) -> None:
+async def test_partial_request_does_not_extend_the_deadline_of_its_connection(
+    tmp_path: Path,
+) -> None:
     limits = ServeLimits(request_timeout=0.5)
     async with serving(tmp_path, limits=limits) as server:
         digest = await opened(server, MODULE)

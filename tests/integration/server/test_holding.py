@@ -63,7 +63,7 @@ async def test_a_known_digest_that_does_not_come_is_503_never_404(tmp_path: Path
     ("header", "held", "least"),
     [("300", 600, 0.1), ("1200", 600, 0.6), ("nonsense", 0.6, 0.5), ("-5", 0.6, 0.5), ("0", 0.6, 0.5)],
 )  # fmt: skip
-async def test_answers_when_envoys_time_ends_or_else_its_own(
+async def test_held_request_is_answered_at_envoys_timeout_or_its_own_limit(
     tmp_path: Path, header: str, held: float, least: float
 ) -> None:
     limits = replace(SHORT, held_known=held, max_held_known=600)
@@ -78,7 +78,7 @@ async def test_answers_when_envoys_time_ends_or_else_its_own(
         assert loop.time() - begun >= least
 
 
-async def test_an_endless_patience_is_bounded(tmp_path: Path) -> None:
+async def test_a_very_long_envoy_timeout_is_bounded(tmp_path: Path) -> None:
     limits = ServeLimits(max_held_known=0.6, held_margin=0.1)
     async with serving(tmp_path, limits=limits) as server:
         known(server)
@@ -88,7 +88,7 @@ async def test_an_endless_patience_is_bounded(tmp_path: Path) -> None:
         assert answer.status == 503
 
 
-async def test_a_fill_that_fails_is_tried_again_while_somebody_waits(tmp_path: Path) -> None:
+async def test_a_failed_fill_is_retried_while_a_request_is_held(tmp_path: Path) -> None:
     async with serving(tmp_path, limits=PATIENT) as server:
         known(server)
         server.source.may_fill.set()
@@ -98,7 +98,7 @@ async def test_a_fill_that_fails_is_tried_again_while_somebody_waits(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [SourceDenied("wrong password"), ContentRejected("other bytes")])
-async def test_a_refused_fill_is_not_hammered_and_its_message_not_reported(
+async def test_a_refused_fill_is_rarely_retried_and_its_message_stays_private(
     tmp_path: Path, error: SourceDenied | ContentRejected
 ) -> None:
     async with serving(tmp_path, limits=SHORT) as server:
@@ -144,7 +144,7 @@ async def test_a_disk_that_fails_is_answered_503_and_logged(
         assert "Input/output error" in event["error"]
 
 
-async def test_whoever_stores_the_blob_frees_the_waiters(tmp_path: Path) -> None:
+async def test_storing_the_blob_releases_held_requests(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         server.source.learn(DIGEST)
         requests = asyncio.create_task(wire.get(server.url(DIGEST)))
@@ -205,7 +205,7 @@ async def test_a_damaged_blob_is_filled_again_and_the_client_sees_nothing(tmp_pa
         assert server.metric("autowasm_blobs_damaged_total") == 1
 
 
-async def test_the_log_has_envoys_request_id_of_what_was_not_served(tmp_path: Path) -> None:
+async def test_failed_requests_are_logged_with_envoys_request_id(tmp_path: Path) -> None:
     digest = sha256(MODULE)
     async with serving(tmp_path, limits=SHORT) as it:
         it.source.learn(digest)

@@ -185,7 +185,7 @@ async def test_module_is_copied_from_the_peer_that_has_it(tmp_path: Path) -> Non
         assert (us.copies("copied"), us.copies("failed")) == (1, 0)
 
 
-async def test_nobody_has_it(tmp_path: Path) -> None:
+async def test_copy_fails_if_no_peer_has_the_module(tmp_path: Path) -> None:
     async with peer(tmp_path) as (_, url), replica(tmp_path, url) as us:
         assert not await us.peers.copy(DIGEST)
         assert us.copies("absent") == 1
@@ -253,7 +253,7 @@ async def test_next_peer_is_tried_beside_a_slow_one(tmp_path: Path, bad: Play) -
         assert DIGEST in us.store
 
 
-async def test_many_slow_peers_cost_no_more_than_the_whole_time(tmp_path: Path) -> None:
+async def test_many_slow_peers_take_no_longer_than_the_copy_timeout(tmp_path: Path) -> None:
     patient = replace(QUICK, idle=60.0, rate_window=60.0, copy_timeout=0.5)
     async with AsyncExitStack() as stack:
         slow = [await stack.enter_async_context(stranger(answering(drips))) for _ in range(8)]
@@ -264,7 +264,7 @@ async def test_many_slow_peers_cost_no_more_than_the_whole_time(tmp_path: Path) 
         assert us.copies("failed") == 1
 
 
-async def test_trickle_is_ended_though_it_never_stops(tmp_path: Path) -> None:
+async def test_a_copy_that_trickles_is_ended_below_the_minimum_rate(tmp_path: Path) -> None:
     patient = replace(QUICK, idle=60.0, copy_timeout=60.0)
     async with (
         stranger(answering(drips)) as them,
@@ -301,7 +301,9 @@ async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("silent", [1, 2, 3])
-async def test_a_busy_peer_is_asked_for_its_copy_three_times(silent: int, tmp_path: Path) -> None:
+async def test_a_busy_peer_gets_at_most_three_requests_for_a_copy(
+    silent: int, tmp_path: Path
+) -> None:
     async def play(request: bytes, writer: asyncio.StreamWriter) -> None:
         if request.startswith(b"HEAD") and len(them.requests) <= silent:
             await asyncio.sleep(30)
@@ -315,7 +317,7 @@ async def test_a_busy_peer_is_asked_for_its_copy_three_times(silent: int, tmp_pa
         assert len([one for one in them.requests if one.startswith(b"HEAD")]) == min(silent + 1, 3)
 
 
-async def test_copies_at_the_same_time_are_one(tmp_path: Path) -> None:
+async def test_concurrent_copies_share_one_download(tmp_path: Path) -> None:
     async with peer(tmp_path) as (them, url), replica(tmp_path, url) as us:
         await them.put(MODULE)
         assert all(await asyncio.gather(*(us.peers.copy(DIGEST) for _ in range(20))))
@@ -323,7 +325,7 @@ async def test_copies_at_the_same_time_are_one(tmp_path: Path) -> None:
         assert us.copies("copied") == 1
 
 
-async def test_replica_is_answered_at_once_and_nothing_is_filled_for_it(tmp_path: Path) -> None:
+async def test_request_of_a_peer_is_answered_at_once_without_a_fill(tmp_path: Path) -> None:
     async with peer(tmp_path) as (them, _):
         them.source.learn(DIGEST)
         async with asyncio.timeout(1):
@@ -332,7 +334,7 @@ async def test_replica_is_answered_at_once_and_nothing_is_filled_for_it(tmp_path
         assert them.source.fills == 0
 
 
-async def test_own_address_is_left_out_once_it_was_heard(tmp_path: Path) -> None:
+async def test_own_address_is_dropped_from_the_peers_once_recognized(tmp_path: Path) -> None:
     async with peer(tmp_path, instance="us") as (ourselves, url), replica(tmp_path, url) as us:
         await ourselves.put(MODULE)
         assert us.peers.known() == (url,)
@@ -340,7 +342,7 @@ async def test_own_address_is_left_out_once_it_was_heard(tmp_path: Path) -> None
         assert us.peers.known() == ()
 
 
-async def test_all_have_it_when_the_last_one_has(tmp_path: Path) -> None:
+async def test_wait_all_have_returns_once_the_last_peer_has_the_module(tmp_path: Path) -> None:
     async with (
         peer(tmp_path, instance="a") as (one, first),
         peer(tmp_path, instance="b") as (two, second),
@@ -354,7 +356,7 @@ async def test_all_have_it_when_the_last_one_has(tmp_path: Path) -> None:
         assert await us.peers.wait_all_have(DIGEST, 0.5)
 
 
-async def test_unknown_digests_are_sought_a_few_at_a_time_and_not_again_at_once(
+async def test_peer_queries_for_unknown_digests_are_limited_and_misses_remembered(
     tmp_path: Path,
 ) -> None:
     slow = replace(QUICK, query_timeout=1.0, seeks=2, missed_for=60.0)
@@ -366,7 +368,7 @@ async def test_unknown_digests_are_sought_a_few_at_a_time_and_not_again_at_once(
         assert len(them.requests) == 2
 
 
-async def test_documents_of_all_peers_are_gathered_and_bad_ones_left_out(tmp_path: Path) -> None:
+async def test_peer_query_returns_all_valid_documents_and_drops_bad_ones(tmp_path: Path) -> None:
     async def document(_request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(head("200 OK", size=2) + b"{}")
 
@@ -390,7 +392,7 @@ async def test_documents_of_all_peers_are_gathered_and_bad_ones_left_out(tmp_pat
 
 
 @pytest.mark.parametrize("works", [True, False])
-async def test_start_waits_for_the_first_lookup_whatever_comes_of_it(works: bool) -> None:
+async def test_start_waits_for_the_first_lookup_even_if_it_fails(works: bool) -> None:
     def resolve(_host: str, _port: int) -> list[str]:
         if not works:
             raise OSError("no name server")
@@ -437,7 +439,7 @@ async def test_names_are_looked_up_again_and_a_failing_name_server_changes_nothi
     assert seen[:3] == [(), one, one]
 
 
-async def test_module_that_is_stored_is_asked_for_nowhere(tmp_path: Path) -> None:
+async def test_stored_module_causes_no_request_to_peers(tmp_path: Path) -> None:
     async with stranger(hangs) as them, replica(tmp_path, them.url) as us:
         async with us.store.stage() as stage:
             await asyncio.to_thread(stage.path.write_bytes, MODULE)
@@ -447,14 +449,14 @@ async def test_module_that_is_stored_is_asked_for_nowhere(tmp_path: Path) -> Non
         assert them.requests == []
 
 
-async def test_unknown_digest_that_a_peer_has_is_brought(tmp_path: Path) -> None:
+async def test_unknown_digest_is_copied_from_a_peer_that_has_it(tmp_path: Path) -> None:
     async with peer(tmp_path) as (them, url), replica(tmp_path, url) as us:
         await them.put(MODULE)
         assert await us.peers.seek(DIGEST)
         assert DIGEST in us.store
 
 
-async def test_memory_of_what_was_missed_is_bounded(tmp_path: Path) -> None:
+async def test_cache_of_misses_is_bounded(tmp_path: Path) -> None:
     settings = replace(QUICK, misses=2, missed_for=60.0)
     async with peer(tmp_path) as (them, url), replica(tmp_path, url, settings=settings) as us:
         for number in range(3):
@@ -465,7 +467,7 @@ async def test_memory_of_what_was_missed_is_bounded(tmp_path: Path) -> None:
         assert them.metric("autowasm_blob_responses_total", method="HEAD", status="404") == 4
 
 
-async def test_copy_ends_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+async def test_copy_ends_at_the_first_storage_error(tmp_path: Path) -> None:
     async with (
         peer(tmp_path, instance="a") as (one, first),
         peer(tmp_path, instance="b") as (two, second),
@@ -482,7 +484,7 @@ async def test_copy_ends_where_there_is_no_room_for_it(tmp_path: Path) -> None:
         assert (us.copies("no_room"), us.copies("failed")) == (1, 0)
 
 
-async def test_document_of_something_that_is_no_peer_is_left_out(tmp_path: Path) -> None:
+async def test_answers_that_are_not_from_a_peer_are_ignored(tmp_path: Path) -> None:
     async def fails(_request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(head("500 Internal Server Error", size=2) + b"{}")
 

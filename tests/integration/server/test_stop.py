@@ -80,7 +80,7 @@ async def test_held_requests_get_an_answer_at_the_end(tmp_path: Path) -> None:
         assert server.source.fills == 1
 
 
-async def test_what_does_not_finish_is_cut(tmp_path: Path) -> None:
+async def test_unfinished_downloads_are_cut_at_shutdown(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         digest = await server.put(b"s" * 30 * MIB)
         reader, writer = await server.connect()

@@ -99,7 +99,9 @@ def configured(node: Any) -> Any:
     return [configured(each) for each in node] if isinstance(node, list) else node
 
 
-async def test_both_make_the_same_of_every_good_file(folder: ConfigurationFolder) -> None:
+async def test_plan_and_server_render_the_same_for_every_valid_file(
+    folder: ConfigurationFolder,
+) -> None:
     files = {name: folder.write(name, text) for name, text in GOOD.items()}
     for name, file in files.items():
         done = await folder.plan(file)
@@ -133,7 +135,7 @@ async def test_both_refuse_every_other_file_with_the_same_sentence(
     assert await folder.server.metric("autowasm_config_files_unreadable") == len(BAD)
 
 
-async def test_both_refuse_one_object_and_take_the_rest_of_its_file(
+async def test_plan_and_server_refuse_one_object_and_accept_the_rest_of_its_file(
     folder: ConfigurationFolder,
 ) -> None:
     file = folder.write("twice", TWICE)
@@ -151,7 +153,7 @@ async def test_both_refuse_one_object_and_take_the_rest_of_its_file(
     assert configured(folder.server.envoyfilter("single")) == wanted
 
 
-async def test_both_find_the_same_field_wrong(folder: ConfigurationFolder) -> None:
+async def test_plan_and_server_name_the_same_invalid_field(folder: ConfigurationFolder) -> None:
     done = await folder.plan(folder.write("wrong", autowasm("wrong", "applyPorts: [22:22]")))
     assert done.returncode == 1
     (planned,) = json.loads(done.stdout)

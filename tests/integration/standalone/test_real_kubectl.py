@@ -48,7 +48,7 @@ def as_text(values: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_it_reads_every_good_file_as_we_do(tmp_path: Path, name: str) -> None:
+def test_kubectl_reads_every_valid_file_as_wasmer_does(tmp_path: Path, name: str) -> None:
     file = tmp_path / "a.yaml"
     file.write_bytes(GOOD[name].encode())
     read = kubectl(file)
@@ -57,7 +57,7 @@ def test_it_reads_every_good_file_as_we_do(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["half", "indented", "text", "not-kind", "tight"])
-def test_it_refuses_what_is_no_yaml_or_no_object(tmp_path: Path, name: str) -> None:
+def test_refuses_invalid_yaml_and_non_objects_like_kubectl(tmp_path: Path, name: str) -> None:
     file = tmp_path / "a.yaml"
     file.write_bytes(BAD[name].encode())
     assert kubectl(file) is None
@@ -65,7 +65,7 @@ def test_it_refuses_what_is_no_yaml_or_no_object(tmp_path: Path, name: str) -> N
         ours(file)
 
 
-def test_it_reads_every_odd_word_as_we_do(tmp_path: Path) -> None:
+def test_kubectl_reads_every_ambiguous_word_as_wasmer_does(tmp_path: Path) -> None:
     """All that it takes at once; the others are compared one by one with its code (`tests/property/test_kubectl_yaml.py`)."""
     lines = []
     for number, word in enumerate(WORDS):
@@ -86,7 +86,9 @@ def test_it_reads_every_odd_word_as_we_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sort_keys", [False, True])
-def test_it_reads_what_is_written_as_it_was_meant(tmp_path: Path, sort_keys: bool) -> None:
+def test_kubectl_reads_the_intended_values_from_written_yaml(
+    tmp_path: Path, sort_keys: bool
+) -> None:
     document = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

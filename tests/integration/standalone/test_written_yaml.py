@@ -45,9 +45,7 @@ def as_read(document: dict[str, Any]) -> str:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXTS, max_size=8))
-def test_kubectl_and_pyyaml_read_the_texts_that_were_meant(
-    oracle: Kubectl, texts: list[str]
-) -> None:
+def test_kubectl_and_pyyaml_read_the_intended_texts(oracle: Kubectl, texts: list[str]) -> None:
     document = documents(texts)
     for text in (
         writer.dump(document),
@@ -101,6 +99,6 @@ async def test_envoy_reads_every_odd_text(tmp_path: Path, version: str) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 @given(st.lists(TEXTS, min_size=40, max_size=400))
-async def test_envoy_reads_the_texts_that_were_meant(tmp_path: Path, texts: list[str]) -> None:
+async def test_envoy_reads_the_intended_texts(tmp_path: Path, texts: list[str]) -> None:
     expected = [documents(texts)] * 2
     assert await read_by_envoy(tmp_path / "envoy", texts, pypi.ENVOY_VERSIONS[0]) == expected

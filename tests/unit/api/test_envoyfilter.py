@@ -332,7 +332,7 @@ def test_environment_is_key_values_of_the_vm() -> None:
 
 
 @pytest.mark.parametrize("priority", [-10, 0, 10])
-def test_priority_only_when_asked_for(priority: int) -> None:
+def test_priority_is_rendered_only_when_set(priority: int) -> None:
     assert rendered(priority=priority)["spec"]["priority"] == priority
     assert "priority" not in rendered()["spec"]
 
@@ -389,7 +389,7 @@ def reversed_everywhere(value: Any) -> Any:
     return [reversed_everywhere(item) for item in value] if isinstance(value, list) else value
 
 
-def test_same_bytes_whatever_the_order_of_keys() -> None:
+def test_order_of_keys_does_not_change_the_bytes() -> None:
     one = document(
         metadata={"uid": "u", "labels": {"istio.io/rev": "r", "a": "b"}},
         spec={"selector": {"matchLabels": {"b": "1", "a": "2"}}},

@@ -307,7 +307,7 @@ def test_digest_differs_wherever_requests_may_notice_and_nowhere_else() -> None:
 @pytest.mark.parametrize(
     ("config", "most"), [("", 500), ("x" * 2_000, 337), ("<" * 2_000, 78), ("x" * 250_000, 2)]
 )
-def test_names_fit_into_what_etcd_stores(config: str, most: int) -> None:
+def test_capacity_for_names_fits_the_etcd_limit(config: str, most: int) -> None:
     fields = {"pluginConfig": config, "applyPorts": [9080]}
     new = variant("b" * 64, **fields)
     fits = capacity(autowasm(), FETCH, stable=variant(**fields), target=new, proxies=(B, C))

@@ -40,7 +40,7 @@ def test_phase_is_always_written() -> None:
     "document",
     [None, {}, {"phase": "Odd"}, {"phase": 3}, {"module": {"sha256": 1}}, {"conditions": "none"}],
 )
-def test_what_cannot_be_read_counts_as_absent(document: Any) -> None:
+def test_unreadable_status_counts_as_absent(document: Any) -> None:
     assert statuses.read(document) == Status()
 
 

@@ -213,7 +213,7 @@ def test_wrong_rollout_field_is_named(rollout: Any, field: str, says: str) -> No
         {"maxFailureRatio": 1, "pause": "1h0.5s", "deadline": "7d"},
     ],
 )
-def test_rollout_at_the_border_is_taken(rollout: Any) -> None:
+def test_rollout_at_its_limits_is_accepted(rollout: Any) -> None:
     validation.parse(document(spec={"rollout": rollout}))
 
 
@@ -301,7 +301,7 @@ def test_message_never_shows_the_query_of_a_url() -> None:
         {"applyPorts": None, "vmID": None, "pullPolicy": None},
     ],
 )
-def test_what_is_at_the_border_is_taken(fields: dict[str, Any]) -> None:
+def test_values_at_the_limit_are_accepted(fields: dict[str, Any]) -> None:
     validation.parse(document(**fields))
 
 
@@ -318,7 +318,7 @@ def test_reference_objects_are_valid(name: str) -> None:
     assert validation.parse(sample(name)).metadata.name == "test"
 
 
-def test_unknown_fields_of_metadata_and_around_are_kubernetes_business() -> None:
+def test_unknown_fields_of_metadata_and_status_are_accepted() -> None:
     validation.parse({**document(metadata={"managedFields": []}), "status": {"phase": "x"}})
 
 
@@ -334,7 +334,7 @@ def test_a_config_of_too_many_values_is_refused_and_one_string_is_not() -> None:
     validation.parse(document(pluginConfig="x" * 1_000_000))
 
 
-def test_what_would_fill_the_envoyfilter_once_for_each_port_is_refused() -> None:
+def test_fields_too_large_when_repeated_for_each_port_are_refused() -> None:
     config, ports = "x" * 20_000, list(range(1, 101))
     validation.parse(document(pluginConfig=config))
     with pytest.raises(SpecError, match="twice for each of 100 ports") as caught:
@@ -346,7 +346,7 @@ def test_what_would_fill_the_envoyfilter_once_for_each_port_is_refused() -> None
     assert caught.value.field == "spec.filter.env"
 
 
-def test_what_is_accepted_makes_an_envoyfilter_that_etcd_takes() -> None:
+def test_accepted_spec_renders_an_envoyfilter_within_etcds_limit() -> None:
     """etcd's limit is 1.5 MiB for a request (`--max-request-bytes`), of which the object is nearly all."""
     ports = list(range(1, 101))
     longest = "x" * (2**20 // 200 - 100)

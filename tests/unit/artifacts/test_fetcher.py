@@ -33,7 +33,7 @@ FILTER = """(module {} (memory (export "memory") 1)
 DOWN = SourceUnavailable("connection refused", reason="RegistryUnavailable")
 
 
-async def test_stores_the_module_and_says_what_the_tag_named(
+async def test_stores_the_module_and_records_the_digest_of_the_tag(
     replica: FetchingReplica, modules: Modules
 ) -> None:
     data = modules("world")
@@ -97,7 +97,7 @@ async def test_a_stored_module_is_read_once_for_concurrent_requests(
     assert inspections == [replica.store.path(sha256_of(data))]
 
 
-async def test_many_who_want_one_image_cost_one_download(
+async def test_many_requests_for_one_image_cost_one_download(
     replica: FetchingReplica, modules: Modules
 ) -> None:
     replica.registry.add(IMAGE, modules("world"))
@@ -164,7 +164,7 @@ async def test_bytes_damaged_on_the_way_are_fetched_again(
     assert (await replica.fetcher.fetch(replica.request())).sha256 in replica.store
 
 
-async def test_record_is_fetched_by_digest_whatever_the_tag_names_now(
+async def test_record_is_fetched_by_digest_after_its_tag_moved(
     replica: FetchingReplica, modules: Modules
 ) -> None:
     replica.registry.add(IMAGE, modules("world"))
@@ -181,7 +181,7 @@ async def _remove(replica: FetchingReplica, record: Record) -> None:
     assert await replica.store.open(record.sha256) is None
 
 
-async def test_record_whose_module_is_stored_asks_nobody(
+async def test_record_of_a_stored_module_sends_no_request(
     replica: FetchingReplica, modules: Modules
 ) -> None:
     replica.registry.add(IMAGE, modules("world"))
@@ -192,7 +192,7 @@ async def test_record_whose_module_is_stored_asks_nobody(
     assert not replica.registry.steps
 
 
-async def test_record_that_does_not_hold_is_an_error_and_harms_nobody_else(
+async def test_forged_record_is_an_error_and_does_not_affect_later_fetches(
     replica: FetchingReplica, modules: Modules
 ) -> None:
     """It may be forged: a later fetch of the same image must get the module."""
@@ -254,7 +254,7 @@ async def test_cached_module_is_given_out_only_after_the_own_secret_resolved_it(
     assert replica.registry.count("fetch") == 1
 
 
-async def test_failure_of_one_credential_is_not_anothers(
+async def test_fetch_failure_of_one_credential_does_not_fail_another(
     replica: FetchingReplica, modules: Modules
 ) -> None:
     replica.secrets.login("a", "pull", "alice", host="registry.example")
@@ -301,7 +301,7 @@ async def test_only_failures_in_a_row_open_the_breaker(
         await replica.fetcher.fetch(replica.request())
 
 
-async def test_a_look_that_sends_no_request_closes_no_breaker(
+async def test_poll_without_a_request_does_not_close_the_circuit_breaker(
     replica: FetchingReplica, modules: Modules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an object only a fetch shows whether it changed."""
@@ -377,14 +377,18 @@ async def test_secret_is_read_at_each_attempt(replica: FetchingReplica, modules:
     assert replica.secrets.reads.total() == 2
 
 
-async def test_denied_with_a_secret_for_another_registry_says_so(replica: FetchingReplica) -> None:
+async def test_denied_message_names_a_pull_secret_without_an_entry_for_the_registry(
+    replica: FetchingReplica,
+) -> None:
     replica.secrets.login("default", "pull", "alice", host="other.example")
     replica.registry.failures["resolve"] = SourceDenied("401")
     with pytest.raises(SourceDenied, match=r"pull has no entry for registry\.example.*anonymously"):
         await replica.fetcher.fetch(replica.request(secret="pull"))
 
 
-async def test_broken_secret_asks_no_registry(replica: FetchingReplica, modules: Modules) -> None:
+async def test_invalid_secret_causes_no_request_to_the_registry(
+    replica: FetchingReplica, modules: Modules
+) -> None:
     replica.registry.add(IMAGE, modules("world"))
     replica.secrets.login("default", "pull", "a:b", host="registry.example")
     with pytest.raises(SpecError, match=r"spec\.secret"):
@@ -436,7 +440,7 @@ async def test_module_that_another_login_brought_meanwhile_is_not_downloaded_aga
     assert replica.registry.count("fetch") == 2
 
 
-async def test_what_was_not_checked_of_a_module_is_in_the_log(replica: FetchingReplica) -> None:
+async def test_unchecked_parts_of_a_module_are_logged(replica: FetchingReplica) -> None:
     body = "(tag $t) (func (try (do (throw $t)) (catch_all)))"
     replica.registry.add(IMAGE, wat.compile_text(FILTER.format(body)))
     with structlog.testing.capture_logs() as events:

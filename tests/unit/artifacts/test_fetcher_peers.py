@@ -68,7 +68,7 @@ async def test_record_needs_no_source_where_a_replica_has_its_module(
         assert others[0].requests == [record.sha256]
 
 
-async def test_no_replica_is_asked_what_a_source_names_now(
+async def test_a_source_is_never_resolved_through_a_peer(
     tmp_path: Path, metrics: Metrics, modules: Modules
 ) -> None:
     """Only the source can decide whether this credential may read the module (ADR 19)."""

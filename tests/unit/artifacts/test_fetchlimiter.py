@@ -261,7 +261,7 @@ async def test_namespaces_that_hang_on_many_hosts_leave_places_to_others() -> No
         assert "late" in fetches.holding
 
 
-async def test_a_single_place_is_everybodys() -> None:
+async def test_a_single_slot_is_shared_by_all_namespaces() -> None:
     async with holder(total=1) as fetches:
         fetches.request("a", "a", "host")
         await settle()
@@ -354,7 +354,7 @@ def test_missing_image_or_bad_content_says_nothing_about_the_source(
     breakers.check(KEY)
 
 
-def test_what_the_server_asks_for_is_kept_from_the_first_time(
+def test_retry_after_is_honoured_from_the_first_failure(
     breakers: CircuitBreakers, clock: FakeClock
 ) -> None:
     breakers.failed(KEY, SourceUnavailable("slow down", retry_after=20.0))

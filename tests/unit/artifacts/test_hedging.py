@@ -41,20 +41,20 @@ def now() -> float:
     return round(asyncio.get_running_loop().time(), 3)
 
 
-async def test_source_is_not_asked_where_a_copy_comes_soon() -> None:
+async def test_source_gets_no_request_if_a_peer_copy_arrives_soon() -> None:
     source = Source()
     assert await hedged(copy(ALONE / 2, succeeds=True), source) is None
     assert source.started_at == []
 
 
-async def test_source_is_asked_at_once_where_nobody_has_it() -> None:
+async def test_source_is_tried_as_soon_as_the_copy_fails() -> None:
     source = Source()
     begun = now()
     assert await hedged(copy(0.1, succeeds=False), source) == "fetched"
     assert source.started_at == [begun + 0.1]
 
 
-async def test_source_is_asked_beside_a_copy_that_takes_long() -> None:
+async def test_slow_peer_copy_starts_a_parallel_fetch_from_the_source() -> None:
     source = Source(0.5)
     begun = now()
     assert await hedged(copy(3600, succeeds=True), source) == "fetched"
@@ -70,7 +70,7 @@ async def test_copy_that_comes_late_still_helps(source: Source) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, ALONE + 1])
-async def test_error_of_the_source_is_what_is_raised(after: float) -> None:
+async def test_error_of_the_source_is_raised(after: float) -> None:
     with pytest.raises(SourceUnavailable, match="registry down"):
         await hedged(copy(after, succeeds=False), Source(error=DOWN))
 
@@ -79,7 +79,7 @@ async def test_slow_source_is_waited_for_once_the_copy_has_failed() -> None:
     assert await hedged(copy(ALONE + 1, succeeds=False), Source(30.0)) == "fetched"
 
 
-async def test_nothing_runs_on_for_a_caller_who_leaves() -> None:
+async def test_cancelled_caller_leaves_no_task_running() -> None:
     source = Source(3600)
     waiting = asyncio.create_task(hedged(copy(3600, succeeds=True), source))
     await asyncio.sleep(ALONE + 1)

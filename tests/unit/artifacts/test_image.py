@@ -47,7 +47,7 @@ async def has_moved(answer: Digest | AutoWasmError | None) -> bool | None:
         SourceUnavailable("405", reason="UnexpectedAnswer"),
     ],
 )
-async def test_only_a_fetch_tells_where_head_is_not_answered(answer: AutoWasmError | None) -> None:
+async def test_unanswered_head_leaves_the_change_unknown(answer: AutoWasmError | None) -> None:
     assert await has_moved(answer) is None
 
 

@@ -245,7 +245,7 @@ async def test_a_module_that_a_later_layer_took_away_is_not_found(
     ],
     ids=["folder", "opaque", "opaque-above", "folder-above", "file", "link"],
 )
-async def test_a_module_below_what_a_later_layer_took_away_is_not_found(
+async def test_a_module_removed_by_a_later_layer_is_not_found(
     puller: ImagePuller, above: list[tuple[str, bytes | str]]
 ) -> None:
     contents = [[("opt/filters/plugin.wasm", OTHER)], above]
@@ -267,7 +267,7 @@ async def test_a_module_below_what_a_later_layer_took_away_is_not_found(
     ],
     ids=["put-back", "put-back-opaque", "elsewhere", "opaque-elsewhere", "driver", "other-name"],
 )
-async def test_whiteouts_hide_only_what_is_below_them_and_named(
+async def test_whiteouts_hide_only_the_named_files_of_lower_layers(
     puller: ImagePuller, above: list[tuple[str, bytes | str]]
 ) -> None:
     await puller.pull(*layers(puller.shelf, [[("plugin.wasm", MODULE)], above]))
@@ -296,7 +296,7 @@ async def test_a_bare_module_in_a_layer_that_says_tar_is_distinguished_from_a_da
     assert "application/wasm" in str(error)
 
 
-async def test_two_modules_of_which_none_is_meant_are_named(puller: ImagePuller) -> None:
+async def test_ambiguous_modules_are_rejected_by_name(puller: ImagePuller) -> None:
     error = await puller.rejected(
         *layers(puller.shelf, [[("a.wasm", MODULE)], [("b.wasm", OTHER)], [("readme", b"")]])
     )
@@ -305,7 +305,7 @@ async def test_two_modules_of_which_none_is_meant_are_named(puller: ImagePuller)
     assert puller.files == []
 
 
-async def test_an_image_without_a_module_says_so(puller: ImagePuller) -> None:
+async def test_an_image_without_a_module_is_rejected_with_the_remedy(puller: ImagePuller) -> None:
     error = await puller.rejected(*layers(puller.shelf, [[("readme", b"")]]))
     assert error.reason == "ModuleNotFoundInArchive"
     assert str(error).endswith("no layer holds a *.wasm file; add the module as plugin.wasm")
@@ -346,7 +346,7 @@ async def test_all_layers_together_have_one_deadline(puller: ImagePuller) -> Non
     assert caught.value.reason == "Timeout"
 
 
-def test_only_an_artifact_tells_its_modules_sha256() -> None:
+def test_only_the_layer_of_an_artifact_has_the_modules_sha256() -> None:
     shelf = Shelf()
     config = shelf.add(mediatypes.WASM_CONFIG, b"{}")
     sha512 = Descriptor(

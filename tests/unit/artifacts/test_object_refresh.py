@@ -122,7 +122,7 @@ def plugin(data: bytes) -> bytes:
     [bytes, gzip.compress, plugin, lambda data: gzip.compress(plugin(data))],
     ids=["raw", "gzip", "tar", "tar.gz"],
 )
-async def test_every_packing_is_taken_by_what_the_bytes_are(
+async def test_packing_is_detected_from_the_bytes(
     fetching: Fetching, pack: Callable[[bytes], bytes]
 ) -> None:
     async with ScriptedServer(Storage(body=pack(MODULE))) as server:
@@ -166,7 +166,7 @@ async def test_a_module_that_is_no_longer_stored_is_fetched_whole(fetching: Fetc
     assert storage.answers == [200, 200]
 
 
-async def test_a_record_of_another_source_or_without_validators_asks_nothing(
+async def test_a_record_of_another_source_or_without_validators_is_fetched_whole(
     fetching: Fetching,
 ) -> None:
     storage = Storage()

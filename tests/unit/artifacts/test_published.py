@@ -46,7 +46,7 @@ def origin(namespace: str = "ok", *, sha256: str = A, known: bool = True) -> Ori
     return Origin(namespace, sha256, known_record, source, "pull" if known else None)
 
 
-def test_digest_is_known_while_anyone_names_it() -> None:
+def test_digest_is_known_while_any_owner_names_it() -> None:
     published = modules(Fetcher())
     published.set("x/1", (origin(), origin(sha256=B)))
     published.set("x/2", (origin(),))
@@ -61,7 +61,7 @@ def test_digest_is_known_while_anyone_names_it() -> None:
     assert not published.is_known(B)
 
 
-def test_pins_what_is_published_and_keeps_what_is_in_a_history() -> None:
+def test_pins_published_modules_and_keeps_those_of_a_history() -> None:
     pins = Pins()
     published = PublishedModules(Fetcher(), pins=pins)  # type: ignore[arg-type]
     published.set("x/1", (origin("x"),), history=[A, B])
@@ -115,7 +115,7 @@ async def test_last_failure_is_raised() -> None:
         await published.fill(A)
 
 
-async def test_forged_record_is_asked_for_nowhere() -> None:
+async def test_forged_record_causes_no_fetch() -> None:
     fetcher = Fetcher()
     published = modules(fetcher)
     published.set("x/1", (origin(known=False),))
@@ -146,7 +146,7 @@ async def test_same_origin_of_many_owners_is_asked_once() -> None:
     assert len(fetcher.requests) == 1
 
 
-async def test_owner_that_goes_during_a_fill_harms_nothing() -> None:
+async def test_fill_succeeds_although_an_owner_is_removed_meanwhile() -> None:
     published = modules(Fetcher(one=SourceUnavailable("down")))
     published.set("x/1", (origin("one"),))
     published.set("x/2", (origin("two"),))
@@ -170,7 +170,7 @@ class Peers:
     seek = copy
 
 
-async def test_fill_asks_the_other_replicas_before_any_origin() -> None:
+async def test_fill_queries_the_peers_before_any_origin() -> None:
     fetcher, peers = Fetcher(), Peers(A)
     published = PublishedModules(fetcher, peers=peers)  # type: ignore[arg-type]
     published.set("x/1", (origin(), origin(sha256=B)))

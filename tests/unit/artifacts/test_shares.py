@@ -43,7 +43,7 @@ async def replica(
             yield replica
 
 
-async def test_more_than_the_share_is_refused_and_what_is_published_never_is(
+async def test_module_over_the_quota_is_refused_unless_published(
     replica: FetchingReplica, modules: Modules, pins: Pins
 ) -> None:
     replica.registry.add(IMAGE, modules("world"))
@@ -58,7 +58,7 @@ async def test_more_than_the_share_is_refused_and_what_is_published_never_is(
     assert (await replica.fetcher.fetch(replica.request(OTHER, owner="default/1"))).sha256
 
 
-async def test_full_share_of_one_fails_nobody_who_shares_the_download(
+async def test_full_quota_of_one_namespace_does_not_fail_a_shared_download(
     replica: FetchingReplica, modules: Modules, pins: Pins
 ) -> None:
     for image, value in ((IMAGE, "world"), (OTHER, "earth")):

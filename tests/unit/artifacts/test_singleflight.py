@@ -56,7 +56,7 @@ async def work() -> Work:
     return Work()
 
 
-async def test_those_who_want_the_same_share_one_run(
+async def test_callers_with_the_same_key_share_one_run(
     single_flight: SingleFlight, work: Work
 ) -> None:
     waiters = [asyncio.create_task(single_flight.join("k", work, slot=free)) for _ in range(5)]
@@ -83,7 +83,7 @@ async def test_other_keys_run_apart(single_flight: SingleFlight, work: Work) -> 
     await asyncio.gather(*waiters)
 
 
-async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
+async def test_failure_reaches_all_waiters_and_is_not_cached(
     single_flight: SingleFlight, work: Work
 ) -> None:
     waiters = [asyncio.create_task(single_flight.join("k", work, slot=free)) for _ in range(3)]
@@ -94,7 +94,7 @@ async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
     assert not single_flight._calls
 
 
-async def test_run_outlives_the_one_who_began_it(single_flight: SingleFlight, work: Work) -> None:
+async def test_run_outlives_its_first_caller(single_flight: SingleFlight, work: Work) -> None:
     first = asyncio.create_task(single_flight.join("k", work, slot=free))
     await settle()
     second = asyncio.create_task(single_flight.join("k", work, slot=free))
@@ -120,7 +120,7 @@ async def test_run_ends_when_the_last_waiter_leaves(
     assert not single_flight._calls
 
 
-async def test_one_who_comes_after_that_begins_anew(
+async def test_caller_after_a_cancelled_run_starts_another(
     single_flight: SingleFlight, work: Work
 ) -> None:
     first = asyncio.create_task(single_flight.join("k", work, slot=free))
@@ -133,7 +133,9 @@ async def test_one_who_comes_after_that_begins_anew(
     assert await second == "module"
 
 
-async def test_runs_in_the_place_that_comes_first(single_flight: SingleFlight, work: Work) -> None:
+async def test_single_flight_runs_in_the_first_slot_granted_to_any_caller(
+    single_flight: SingleFlight, work: Work
+) -> None:
     """The first caller's namespace is full of hanging fetches; the second's is not."""
     fetch_limiter = FetchLimiter(FetchLimits(), metrics=Metrics())
     hanging = [asyncio.create_task(_hang(fetch_limiter, "busy", f"h{n}")) for n in range(4)]
@@ -162,7 +164,9 @@ async def _hang(fetch_limiter: FetchLimiter, namespace: str, host: str) -> None:
         await asyncio.Event().wait()
 
 
-async def test_those_who_share_a_run_take_no_place(single_flight: SingleFlight, work: Work) -> None:
+async def test_callers_that_share_a_run_take_no_slot(
+    single_flight: SingleFlight, work: Work
+) -> None:
     fetch_limiter = FetchLimiter(FetchLimits(), metrics=Metrics())
     waiters = [
         asyncio.create_task(
@@ -176,7 +180,7 @@ async def test_those_who_share_a_run_take_no_place(single_flight: SingleFlight, 
     assert await asyncio.gather(*waiters) == ["module"] * 50
 
 
-async def test_refused_a_place_while_others_wait_shares_their_run(
+async def test_caller_refused_by_a_full_queue_shares_the_run_of_other_waiters(
     single_flight: SingleFlight, work: Work
 ) -> None:
     fetch_limiter = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
@@ -196,7 +200,7 @@ async def test_refused_a_place_while_others_wait_shares_their_run(
     assert await asyncio.gather(*waiters) == ["module"] * 3
 
 
-async def test_refused_a_place_and_left_alone_fails(
+async def test_caller_refused_by_a_full_queue_fails_without_other_waiters(
     single_flight: SingleFlight, work: Work
 ) -> None:
     fetch_limiter = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
@@ -233,7 +237,9 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
     assert work.running == 0
 
 
-async def test_all_who_were_refused_a_place_fail(single_flight: SingleFlight, work: Work) -> None:
+async def test_all_callers_fail_if_no_slot_is_granted(
+    single_flight: SingleFlight, work: Work
+) -> None:
     fetch_limiter = FetchLimiter(FetchLimits(per_host=1, queued=0), metrics=Metrics())
     hanging = asyncio.create_task(_hang(fetch_limiter, "a", "h"))
     await settle()

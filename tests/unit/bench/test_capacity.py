@@ -14,7 +14,7 @@ def test_a_herd_takes_as_long_as_its_bytes() -> None:
     assert (found.retried, found.lost, found.concurrent) == (0, 0, 1_000)
 
 
-def test_one_after_the_other_shares_nothing() -> None:
+def test_downloads_in_sequence_do_not_share_bandwidth() -> None:
     found = simulate(replace(ALONE, spread=1_000.0))
     assert found.concurrent == 1
     assert found.seconds == pytest.approx(999.0 + 2 * MB / (10 * GBIT))
@@ -32,18 +32,18 @@ def test_equal_shares_beyond_the_timeout_lose_everything_however_often_it_is_tri
     assert found.retried > 30_000
 
 
-def test_back_off_saves_what_is_only_a_little_too_much() -> None:
+def test_back_off_prevents_losses_under_slight_overload() -> None:
     found = simulate(replace(ALONE, timeout=0.5))
     assert found.lost == 0
     assert found.retried > 0
 
 
-def test_a_longer_timeout_saves_it() -> None:
+def test_a_longer_timeout_loses_no_download() -> None:
     found = simulate(replace(ALONE, timeout=2.0))
     assert found.lost == found.retried == 0
 
 
-def test_nothing_arrives_without_patience() -> None:
+def test_no_download_arrives_with_a_tiny_timeout() -> None:
     found = simulate(replace(ALONE, timeout=1e-6, retries=0))
     assert found.lost == 1_000
     assert found.seconds == math.inf

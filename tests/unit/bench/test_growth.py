@@ -29,7 +29,7 @@ def test_part_that_does_not_grow_does_not_hide_quadratic_growth() -> None:
     assert added_exponent(SIZES, values) > 1.9
 
 
-def test_exponent_of_what_does_not_grow_is_unknown() -> None:
+def test_exponent_of_constant_values_is_unknown() -> None:
     assert math.isnan(added_exponent(SIZES, [5.0, 5.1, 4.9, 5.0]))
 
 

@@ -36,7 +36,7 @@ def test_page_has_a_block_for_every_row() -> None:
     assert page.count(markdown.end(performance.KIND)) == len(ROWS) + 1
 
 
-def test_figures_replace_what_was_between_the_marks_and_nothing_else() -> None:
+def test_figures_replace_only_the_text_between_the_marks() -> None:
     page = performance.PAGE.read_text()
     once = performance.render(page, {"herd": measured("herd", note="No cgroup here.")})
     assert "| longest turn (ms) | 3.5 (3–4) | nginx 2 (2–2) | 1.75× | ≤ 5 | met |" in once

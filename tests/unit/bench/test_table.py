@@ -44,7 +44,7 @@ def test_unequal_numbers_of_runs_are_compared_by_their_medians() -> None:
     assert Figure("x", "s", [2.0, 4.0], "y", [1.0]).ratio == 3.0
 
 
-def test_table_and_document_say_the_same() -> None:
+def test_table_and_document_show_the_same_figures() -> None:
     figure = Figure("events", "1/s", [50_000.0], "Watch", [2_000.0], at_least(40_000))
     text = show([figure])
     found = document(Result([figure]))["figures"][0]

@@ -29,7 +29,7 @@ async def test_the_longest_unused_makes_room_and_only_as_much_as_is_needed(tmp_p
         assert storage.value("autowasm_blobs_evicted_total", reason="budget") == 1
 
 
-async def test_full_of_published_ones_it_refuses_the_next_and_harms_nothing(
+async def test_budget_full_of_published_blobs_refuses_a_new_one_and_evicts_none(
     tmp_path: Path,
 ) -> None:
     async with blob_storage(tmp_path, budget=250) as storage:
@@ -64,7 +64,7 @@ async def test_a_module_of_unknown_size_is_refused_when_it_is_known(tmp_path: Pa
             await storage.store.commit(stage, a)
 
 
-async def test_before_everybody_was_heard_nothing_makes_room(tmp_path: Path) -> None:
+async def test_nothing_is_evicted_for_space_before_all_pins_are_known(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=150, synced=False) as storage:
         a = await storage.put(A)
         storage.let_go()
@@ -106,7 +106,9 @@ async def test_a_namespace_may_not_pin_more_than_its_share(tmp_path: Path) -> No
         storage.retention.admit("x/3", "x", c)
 
 
-async def test_what_will_be_replaced_does_not_count(tmp_path: Path) -> None:
+async def test_module_that_is_being_replaced_does_not_count_toward_the_quota(
+    tmp_path: Path,
+) -> None:
     async with blob_storage(tmp_path, budget=1_000, share=250) as storage:
         a, b, c = [await storage.put(data) for data in (A, B, C)]
         storage.publish("x/1", a)
@@ -137,7 +139,7 @@ async def test_claims_of_one_namespace_count_together_and_end(tmp_path: Path) ->
             pass
 
 
-async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path) -> None:
+async def test_new_module_waits_until_the_pins_of_its_namespace_are_known(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=1_000, share=150, synced=False) as storage:
         a, b = [await storage.put(data) for data in (A, B)]
 
@@ -156,14 +158,16 @@ async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path
             await news
 
 
-async def test_one_owner_that_is_never_heard_does_not_stop_news_for_ever(tmp_path: Path) -> None:
+async def test_missing_pins_of_one_owner_delay_new_modules_only_until_the_timeout(
+    tmp_path: Path,
+) -> None:
     async with blob_storage(tmp_path, budget=1_000, synced=False, pins_timeout=0.01) as storage:
         storage.retention.synced(["x/1"])
         async with asyncio.timeout(5), storage.store.admission.reserve("x", size=100):
             pass
 
 
-async def test_what_is_held_for_an_envoyfilter_makes_no_room_for_a_while(tmp_path: Path) -> None:
+async def test_blob_held_for_an_envoyfilter_is_not_evicted_for_a_while(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=150) as storage:
         a = await storage.put(A)
         with pytest.raises(StorageError):
@@ -174,7 +178,7 @@ async def test_what_is_held_for_an_envoyfilter_makes_no_room_for_a_while(tmp_pat
         assert a not in storage.store
 
 
-async def test_what_was_published_and_is_not_any_more_is_not_held(tmp_path: Path) -> None:
+async def test_module_no_longer_published_is_not_held(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=250) as storage:
         for number in range(10):  # successive versions of one user
             current = await storage.put(b"%d" % number * 100)
@@ -182,7 +186,7 @@ async def test_what_was_published_and_is_not_any_more_is_not_held(tmp_path: Path
         assert current in storage.store
 
 
-async def test_a_volume_that_fills_up_costs_what_nobody_needs_then_refuses(
+async def test_full_volume_evicts_unneeded_blobs_and_then_refuses_new_ones(
     tmp_path: Path,
 ) -> None:
     volume = FakeVolume(free=10_000, total=10_000)
@@ -218,7 +222,7 @@ async def test_two_large_fetches_do_not_share_one_gap(tmp_path: Path) -> None:
             pass
 
 
-async def test_of_unknown_size_on_a_small_volume_one_at_a_time(tmp_path: Path) -> None:
+async def test_small_volume_admits_one_module_of_unknown_size_at_a_time(tmp_path: Path) -> None:
     volume = FakeVolume(free=1_500, total=10_000)
     async with blob_storage(tmp_path, budget=10_000, volume=volume) as storage:
         async with storage.store.admission.reserve_space(None):
@@ -231,7 +235,7 @@ async def test_of_unknown_size_on_a_small_volume_one_at_a_time(tmp_path: Path) -
                 pass
 
 
-async def test_when_the_disk_itself_says_full_what_can_go_goes(tmp_path: Path) -> None:
+async def test_enospc_evicts_every_unpinned_blob(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=10_000) as storage:
         a, b = [await storage.put(data) for data in (A, B)]
         storage.publish("x/1", a)

@@ -8,7 +8,7 @@ def candidate(
     return EvictionCandidate(digest(name), size, used, kept)
 
 
-def test_longest_unused_first_and_what_a_history_names_last() -> None:
+def test_evicts_the_longest_unused_first_and_history_last() -> None:
     old_kept = candidate("k", used=1, kept=True)
     old, young = candidate("o", used=2), candidate("y", used=3)
     assert choose([young, old_kept, old], 1) == [old]
@@ -16,7 +16,7 @@ def test_longest_unused_first_and_what_a_history_names_last() -> None:
     assert choose([young, old_kept, old], 21) == [old, young, old_kept]
 
 
-def test_nothing_goes_if_all_of_it_would_not_do_or_nothing_is_wanted() -> None:
+def test_nothing_is_evicted_if_it_would_not_suffice_or_is_not_needed() -> None:
     assert choose([candidate("a"), candidate("b")], 21) == []
     assert choose([candidate("a")], 0) == []
     assert choose([], 1) == []

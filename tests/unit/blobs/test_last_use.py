@@ -46,7 +46,7 @@ def observe(last_use: LastUse, *named: Sha256Hex, complete: bool = True) -> bool
     return last_use.observe([A, B], named.__contains__, complete=complete)
 
 
-def test_counts_from_the_last_time_that_somebody_named_it(file: Path, clocks: FakeClocks) -> None:
+def test_last_use_is_the_last_time_an_object_named_the_blob(file: Path, clocks: FakeClocks) -> None:
     last_use = load(file, clocks)
     assert observe(last_use, A, B)
     clocks.advance(HOUR)
@@ -72,7 +72,7 @@ def test_a_restart_keeps_it_and_counts_the_absence(file: Path, clocks: FakeClock
     assert unused_for(last_use, B) == pytest.approx(7 * HOUR, abs=1)
 
 
-def test_what_was_named_when_it_was_written_is_young_whatever_happened_meanwhile(
+def test_blob_pinned_at_the_last_write_is_young_after_any_outage(
     file: Path, clocks: FakeClocks
 ) -> None:
     last_use = load(file, clocks)
@@ -91,7 +91,7 @@ def test_what_was_named_when_it_was_written_is_young_whatever_happened_meanwhile
     assert unused_for(last_use, A) == pytest.approx(HOUR, abs=1)
 
 
-def test_what_the_file_does_not_know_is_young_until_everybody_was_heard(
+def test_blob_missing_in_the_file_is_young_until_all_pins_are_known(
     file: Path, clocks: FakeClocks
 ) -> None:
     last_use = load(file, clocks)
@@ -121,7 +121,7 @@ def test_a_clock_that_jumps_while_we_run_or_are_away_changes_nothing(
 @pytest.mark.parametrize(
     ("away", "credited"), [(60.0, 60.0), (YEARS, MAX_DOWNTIME), (-YEARS, 0.0), (math.nan, 0.0)]
 )
-def test_over_a_boot_the_clock_on_the_wall_is_believed_for_an_hour(
+def test_wall_clock_counts_for_at_most_an_hour_across_a_reboot(
     file: Path, clocks: FakeClocks, away: float, credited: float
 ) -> None:
     last_use = load(file, clocks)
@@ -132,7 +132,7 @@ def test_over_a_boot_the_clock_on_the_wall_is_believed_for_an_hour(
     assert unused_for(last_use, A) == pytest.approx(credited, abs=1)
 
 
-def test_running_time_counts_whatever_the_clock_says_at_each_boot(
+def test_running_time_counts_although_the_clock_jumps_at_boot(
     file: Path, clocks: FakeClocks
 ) -> None:
     last_use = load(file, clocks)
@@ -160,7 +160,7 @@ def test_running_time_counts_whatever_the_clock_says_at_each_boot(
         % A.encode(),
     ],
 )
-def test_a_file_that_is_no_good_makes_everything_young(
+def test_an_invalid_last_use_file_makes_every_blob_young(
     file: Path, clocks: FakeClocks, content: bytes
 ) -> None:
     file.write_bytes(content)
@@ -178,14 +178,14 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, file: Path) -
     assert file.read_bytes() == b"good"
 
 
-def test_the_real_clocks_go_on() -> None:
+def test_the_real_durable_clock_advances() -> None:
     first = ClockState.now()
     second = ClockState.now()
     assert 0 <= first.passed_until(second) < 60
     assert Path("/proc/sys/kernel/random/boot_id").exists() == bool(first.boot)
 
 
-def test_kernel_that_tells_no_boot_is_taken_for_another_boot(
+def test_missing_boot_id_is_treated_as_a_reboot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lastuse, "_BOOT_ID", tmp_path / "none")

@@ -4,7 +4,7 @@ from tests.fakes.autowasms import digest
 A, B = digest("a"), digest("b")
 
 
-def test_a_digest_is_published_while_any_owner_says_so() -> None:
+def test_a_digest_is_published_while_any_owner_pins_it() -> None:
     pins = Pins()
     pins.set("x/1", namespace="x", published=[A, B])
     pins.set("x/2", namespace="x", published=[A])
@@ -27,7 +27,7 @@ def test_a_digest_is_published_while_any_owner_says_so() -> None:
     assert not pins.published_by("y")
 
 
-def test_complete_once_every_expected_owner_was_heard() -> None:
+def test_pins_are_complete_once_every_expected_owner_has_set_its_own() -> None:
     pins = Pins()
     pins.set("x/early", namespace="x", published=[A])
     assert not pins.complete  # `expect` was not called yet

@@ -17,7 +17,7 @@ A, B, C = b"a" * 100, b"b" * 100, b"c" * 100
 YEARS = 20 * 365 * 24 * 3600.0
 
 
-async def test_goes_a_grace_period_after_nobody_names_it(tmp_path: Path) -> None:
+async def test_blob_is_evicted_a_grace_period_after_its_last_pin(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=1_000) as storage:
         a, b, c = [await storage.put(data) for data in (A, B, C)]
         storage.publish("x/1", a, kept=(b,))
@@ -58,7 +58,7 @@ async def test_being_served_is_a_use(tmp_path: Path) -> None:
         assert storage.store.digests() == {a}
 
 
-async def test_nothing_goes_before_every_owner_was_heard(tmp_path: Path) -> None:
+async def test_nothing_is_evicted_before_the_pins_of_every_owner_are_known(tmp_path: Path) -> None:
     clocks = FakeClocks()
     async with blob_storage(tmp_path, budget=1_000, clocks=clocks) as storage:
         a, b = [await storage.put(data) for data in (A, B)]
@@ -93,7 +93,7 @@ async def test_a_restart_counts_on_and_a_clock_that_jumps_does_not(tmp_path: Pat
         assert not storage.store.digests()
 
 
-async def test_over_budget_after_a_restart_the_longest_unused_go(tmp_path: Path) -> None:
+async def test_restart_over_budget_evicts_the_longest_unused_blobs(tmp_path: Path) -> None:
     clocks = FakeClocks()
     async with blob_storage(tmp_path, budget=1_000, clocks=clocks) as storage:
         digests: list[Sha256Hex] = []
@@ -108,7 +108,7 @@ async def test_over_budget_after_a_restart_the_longest_unused_go(tmp_path: Path)
         assert storage.value("autowasm_blobs_evicted_total", reason="budget") == 2
 
 
-async def test_more_published_than_the_budget_all_stay_and_all_else_goes(tmp_path: Path) -> None:
+async def test_published_blobs_stay_over_budget_and_all_others_are_evicted(tmp_path: Path) -> None:
     clocks = FakeClocks()
     async with blob_storage(tmp_path, budget=1_000, clocks=clocks) as storage:
         a, b, _ = [await storage.put(data) for data in (A, B, C)]
@@ -152,7 +152,7 @@ async def test_writes_last_uses_rarely_and_at_the_end(tmp_path: Path) -> None:
     assert document["used"][a] is not None
 
 
-async def test_last_uses_that_cannot_be_written_harm_nothing(tmp_path: Path) -> None:
+async def test_failed_write_of_last_uses_loses_no_blob(tmp_path: Path) -> None:
     await asyncio.to_thread((tmp_path / "last-use.json.new").mkdir)
     async with blob_storage(tmp_path, budget=1_000) as storage:
         a = await storage.put(A)
@@ -160,7 +160,7 @@ async def test_last_uses_that_cannot_be_written_harm_nothing(tmp_path: Path) -> 
         assert await storage.store.open(a) is not None
 
 
-async def test_tidies_up_what_nobody_works_on(tmp_path: Path) -> None:
+async def test_removes_abandoned_files(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=1_000) as storage:
         (tmp_path / "staging" / "left").mkdir()
         (tmp_path / "staging" / "left" / "module").write_bytes(A)
@@ -180,7 +180,7 @@ async def test_tidies_up_what_nobody_works_on(tmp_path: Path) -> None:
             await storage.store.commit(stage, (await storage.put(B)))
 
 
-async def test_run_goes_on_when_the_disk_fails(tmp_path: Path) -> None:
+async def test_retention_continues_after_a_disk_failure(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=1_000, sweep_every=0.0) as storage:
         checks = 0
 
@@ -253,7 +253,7 @@ async def test_blob_that_would_exceed_the_share_of_its_namespace_is_not_admitted
         storage.retention.admit("x/1", "x", a)  # has it already
 
 
-async def test_what_is_not_stored_or_came_before_all_were_heard_is_not_refused(
+async def test_admit_accepts_unstored_blobs_and_any_before_all_pins_are_known(
     tmp_path: Path,
 ) -> None:
     async with blob_storage(tmp_path, budget=1_000, share=50) as storage:

@@ -17,7 +17,7 @@ def test_a_removed_directory_is_measured_by_the_nearest_parent_there_is(tmp_path
     assert space_of(directory).total == there.total == _total(tmp_path)
 
 
-def test_a_directory_that_cannot_be_asked_is_an_error(tmp_path: Path) -> None:
+def test_free_space_of_an_unusable_directory_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(NotADirectoryError):

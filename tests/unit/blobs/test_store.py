@@ -58,7 +58,7 @@ async def content(store: BlobStore, digest: Sha256Hex) -> bytes | None:
     return None if blob is None else os.pread(blob.fd, blob.size + 1, 0)
 
 
-async def test_keeps_what_was_committed_over_a_restart(tmp_path: Path) -> None:
+async def test_keeps_committed_blobs_over_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path / "made" / "here") as store:
         digest = await put(store, DATA)
         assert digest in store
@@ -81,7 +81,7 @@ async def test_refuses_bytes_that_have_another_digest(tmp_path: Path) -> None:
         assert list((tmp_path / "blobs").iterdir()) == []
 
 
-async def test_stores_what_was_settled_before(tmp_path: Path) -> None:
+async def test_commits_a_settled_file(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         async with store.stage() as stage:
             stage.path.write_bytes(DATA)
@@ -90,7 +90,7 @@ async def test_stores_what_was_settled_before(tmp_path: Path) -> None:
         assert await content(store, sha256(DATA)) == DATA
 
 
-async def test_tells_the_digest_of_bytes_for_which_nobody_has_promised_one(tmp_path: Path) -> None:
+async def test_settle_computes_the_digest_if_none_is_expected(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         async with store.stage() as stage:
             stage.path.write_bytes(DATA)
@@ -100,7 +100,7 @@ async def test_tells_the_digest_of_bytes_for_which_nobody_has_promised_one(tmp_p
         assert await content(store, sha256(DATA)) == DATA
 
 
-async def test_does_not_read_again_what_was_hashed_while_it_was_written(tmp_path: Path) -> None:
+async def test_does_not_hash_a_file_again_that_was_hashed_while_written(tmp_path: Path) -> None:
     async with opened(tmp_path) as store, store.stage() as stage:
         stage.path.write_bytes(DATA)
         told = HashedFile(
@@ -112,7 +112,7 @@ async def test_does_not_read_again_what_was_hashed_while_it_was_written(tmp_path
             await store.settle(stage, sha256(DATA), hashed=told)
 
 
-async def test_reads_again_what_has_changed_since_it_was_hashed(tmp_path: Path) -> None:
+async def test_hashes_a_file_again_that_changed_since_it_was_hashed(tmp_path: Path) -> None:
     changed = DATA + b"x"  # of another size: within one clock tick the times are equal
     async with opened(tmp_path) as store, store.stage() as stage:
         stage.path.write_bytes(DATA)
@@ -148,7 +148,7 @@ async def test_a_blob_may_be_collected_while_a_job_is_handed_to_a_pool(tmp_path:
             await asyncio.sleep(0.01)
 
 
-async def test_does_not_store_what_was_settled_under_another_digest(tmp_path: Path) -> None:
+async def test_refuses_to_commit_a_file_under_another_digest(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         async with store.stage() as stage:
             stage.path.write_bytes(DATA)
@@ -167,7 +167,7 @@ async def test_refuses_to_settle_bytes_that_have_another_digest(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["written to", "replaced"])
-async def test_refuses_what_has_changed_since_it_was_settled(tmp_path: Path, how: str) -> None:
+async def test_refuses_a_file_that_changed_since_it_was_settled(tmp_path: Path, how: str) -> None:
     changed = DATA + b"x"  # of another size: within one clock tick the times are equal
     async with opened(tmp_path) as store:
         async with store.stage() as stage:
@@ -273,7 +273,7 @@ async def test_a_removed_file_is_forgotten_and_a_replaced_one_reopened(tmp_path:
         assert os.pread(held.fd, len(DATA), 0) == DATA  # a send in flight continues
 
 
-async def test_what_is_no_file_any_more_is_set_aside(tmp_path: Path) -> None:
+async def test_blob_replaced_by_a_non_file_is_set_aside(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         for make in (
             lambda path: path.mkdir(),
@@ -298,7 +298,7 @@ async def test_keeps_a_bounded_number_of_damaged_files(tmp_path: Path) -> None:
     assert len(list((tmp_path / "damaged").iterdir())) == 2
 
 
-async def test_verify_all_finds_damage_that_nobody_asked_for(tmp_path: Path) -> None:
+async def test_verify_all_finds_damage_without_a_request(tmp_path: Path) -> None:
     metrics = Metrics()
     async with opened(tmp_path) as store:
         good, bad, gone = [await put(store, text) for text in (b"good", b"bad", b"gone")]
@@ -310,7 +310,7 @@ async def test_verify_all_finds_damage_that_nobody_asked_for(tmp_path: Path) -> 
         assert metrics.registry.get_sample_value("autowasm_blobs_damaged_total") == 1
 
 
-async def test_wakes_those_who_wait_for_a_blob(tmp_path: Path) -> None:
+async def test_commit_wakes_waiters_for_a_blob(tmp_path: Path) -> None:
     async with opened(tmp_path) as store, asyncio.timeout(5):
         async with asyncio.TaskGroup() as tasks:
             waiters = [tasks.create_task(store.wait_for(sha256(DATA))) for _ in range(3)]
@@ -323,7 +323,7 @@ async def test_wakes_those_who_wait_for_a_blob(tmp_path: Path) -> None:
         assert not store._index._waiters
 
 
-async def test_discard_removes_and_lets_open_ones_go_on(tmp_path: Path) -> None:
+async def test_discard_removes_the_blob_and_keeps_open_descriptors_readable(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         digest = await put(store, DATA)
         held = await store.open(digest)
@@ -485,7 +485,7 @@ async def test_open_that_waits_while_its_blob_is_discarded_finds_none(tmp_path: 
         assert second is None
 
 
-async def test_verify_all_goes_on_after_a_blob_that_the_disk_does_not_give(
+async def test_verify_all_continues_after_a_blob_with_a_read_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path) as store:

@@ -54,7 +54,7 @@ def test_istio_and_envoy_gateway_read_a_file_behind_a_url(
     ],
     ids=["not gzip", "plugin", "no module", "other name", "no tar", "cut off"],
 )
-def test_the_last_layer_says_what_a_client_that_opens_it_finds(
+def test_last_layer_is_opened_as_a_client_opens_it(
     content: bytes, is_gzip: bool, plugin: bool | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "layer"

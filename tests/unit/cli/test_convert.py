@@ -45,7 +45,7 @@ async def test_output_is_a_stream_of_autowasms(wasmc: Client) -> None:
     assert "wasmc: lost:" not in done.stderr
 
 
-async def test_what_is_lost_is_named_with_object_and_field_and_the_status_is_3(
+async def test_losses_name_object_and_field_and_exit_with_status_3(
     wasmc: Client,
 ) -> None:
     done = await converted(wasmc, plugin("a", phase="STATS"), plugin("b", type="NETWORK"))

@@ -118,7 +118,7 @@ def test_plan_text_colours_the_diff_only_when_asked() -> None:
         ({"pods": tuple(pod(f"p-{n}") for n in range(50))}, "more"),
     ],
 )
-def test_plan_text_says_which_pods_it_is_for(changes: dict[str, object], says: str) -> None:
+def test_plan_text_lists_the_matching_pods(changes: dict[str, object], says: str) -> None:
     given = facts(planned=True, **changes)
     same = _plan(_plan(None).after)
     text = plan_text(given, same, (), width=80, colour=False)
@@ -227,7 +227,7 @@ def test_a_user_without_a_home_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
         clusters.kubeconfig(_arguments(), {})
 
 
-async def test_plan_offline_says_what_is_wrong_with_the_field(wasmc: Client) -> None:
+async def test_plan_offline_names_the_invalid_field(wasmc: Client) -> None:
     text = yaml.safe_dump(autowasm(applyPorts=[0])).encode()
     done = await wasmc.run("plan", "-f", "-", "--offline", "--json", stdin=text, check=False)
     (answer,) = json.loads(done.stdout)
@@ -270,7 +270,7 @@ async def test_object_is_downloaded_and_judged_with_fetch(
     assert "x.wasm: 1 of 3 function bodies were not validated" in warning
 
 
-async def test_cluster_that_cannot_be_asked_is_a_usage_error_that_names_the_way_without(
+async def test_unreachable_cluster_is_a_usage_error_that_suggests_offline(
     wasmc: Client, tmp_path: Path
 ) -> None:
     config = {

@@ -61,7 +61,7 @@ def test_a_good_filter_is_accepted(inspect: Inspection) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_every_line_fits_the_terminal_and_controls_it_not(
+def test_every_line_fits_the_terminal_and_has_no_control_characters(
     inspect: Inspection, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -88,7 +88,7 @@ def test_every_line_fits_the_terminal_and_controls_it_not(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_the_server_would_refuse_is_refused_with_its_reason(
+def test_inspect_refuses_with_the_reason_of_the_server(
     inspect: Inspection, data: bytes, reason: str
 ) -> None:
     report = inspect.json(data, "--compat", status=1)
@@ -111,7 +111,7 @@ def test_an_import_can_be_allowed(inspect: Inspection) -> None:
     assert inspect.json(module, "--allow-import", unknown)["accepted"] is True
 
 
-def test_what_the_message_about_missing_functions_says_helps_as_it_is_printed(
+def test_flags_suggested_for_missing_functions_work_as_printed(
     inspect: Inspection,
 ) -> None:
     names = [f"extension_number_{n}" for n in range(20)]
@@ -125,7 +125,7 @@ def test_what_the_message_about_missing_functions_says_helps_as_it_is_printed(
     assert inspect.json(module, *flags[0].split()[1:], status=1)["reason"] == "ImportUnknown"
 
 
-def test_what_was_not_checked_is_in_the_report(inspect: Inspection) -> None:
+def test_report_lists_unchecked_function_bodies(inspect: Inspection) -> None:
     body = "(tag $t) (func (try (do (throw $t)) (catch_all)))"
     module = wat.compile_text(_FILTER.format(body))
     report = inspect.json(module)
@@ -148,7 +148,7 @@ def test_what_was_not_checked_is_in_the_report(inspect: Inspection) -> None:
     ],
     ids=["bare", "gzip", "no-name", "tar", "tar-gzip", "not-first", "zstd"],
 )
-def test_who_could_fetch_a_file_from_a_url(
+def test_report_lists_the_clients_that_can_fetch_a_file_from_a_url(
     inspect: Inspection, data: bytes, istio: bool | None, kwctl: bool | None
 ) -> None:
     if istio is None:  # which file is meant is ambiguous

@@ -58,7 +58,7 @@ def block(stream: TextIO) -> LiveBlock:
     return LiveBlock(stream, width=40, height=10)
 
 
-def test_a_block_is_replaced_in_place_whatever_its_length(screen: Screen) -> None:
+def test_a_block_of_any_length_is_replaced_in_place(screen: Screen) -> None:
     screen.stream.write("$ wasmc rollout status hello -w\n")
     live = block(screen.stream)
     for text in ("one\ntwo\nthree", "four", "five\nsix", "five\nsix"):

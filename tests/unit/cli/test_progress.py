@@ -20,7 +20,7 @@ def run(stream: io.StringIO, *, total: int | None, quiet: bool = False) -> str:
     return stream.getvalue()
 
 
-def test_nothing_is_written_where_nobody_watches() -> None:
+def test_progress_is_not_written_without_a_terminal_or_when_quiet() -> None:
     assert run(io.StringIO(), total=None) == ""
     assert run(Terminal(), total=None, quiet=True) == ""
 
@@ -34,7 +34,7 @@ def test_a_terminal_shows_bytes_share_and_rate_and_is_left_clean() -> None:
     assert "\n" not in text
 
 
-def test_repeated_tries_never_show_more_than_all() -> None:
+def test_retried_download_never_shows_more_than_100_percent() -> None:
     assert "100% 2 MiB of 1 MiB" in run(Terminal(), total=1024 * 1024)
 
 

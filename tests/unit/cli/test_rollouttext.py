@@ -77,7 +77,7 @@ def test_in_a_pipe_nothing_is_broken_or_left_out(rollout: RolloutStatus) -> None
         assert [int(line.split()[1]) for line in steps] == [*range(1, rollout.steps + 1)]
 
 
-def test_a_step_that_waits_says_for_what() -> None:
+def test_a_waiting_step_names_its_reason() -> None:
     assert shown(WAITING).splitlines() == [
         "AutoWasm team/hello: Progressing, step 2 of 4, generation 7",
         "",
@@ -131,7 +131,7 @@ def test_time_goes_on_between_two_reports_up_to_its_end() -> None:
     assert shown(PAUSED) == shown(PAUSED, ahead=60.0)
 
 
-def test_a_pod_without_enough_requests_is_said_to_pass_by_time() -> None:
+def test_text_explains_that_pods_with_few_requests_pass_by_time() -> None:
     sentence = "for Pods with few requests or no statistics, only the time counts"
     assert sentence in shown(HEALTHY)
     assert sentence not in shown(WAITING)
@@ -251,7 +251,7 @@ def test_a_line_is_one_line(rollout: RolloutStatus) -> None:
         ("retry", FIRST, ["begins again: step 1 of 4", "wasmc rollout status hello -n team -w"]),
     ],
 )
-def test_a_command_says_what_happens_next(
+def test_message_of_a_command_states_what_happens_next(
     verb: str, rollout: RolloutStatus, says: list[str]
 ) -> None:
     text = rollouttext.done(verb, view(rollout))

@@ -39,7 +39,7 @@ def test_a_value_is_a_command_for_one_generation_and_never_equal_to_another() ->
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("phase", list(RolloutPhase))
-def test_a_command_is_allowed_exactly_where_the_state_machine_does_something(
+def test_a_command_is_allowed_only_where_it_changes_the_state_machine(
     verb: str, phase: RolloutPhase
 ) -> None:
     """The table of the state machine decides, not a copy of it."""
@@ -86,7 +86,7 @@ def test_a_command_for_a_spec_whose_rollout_has_not_begun_is_refused(verb: str) 
     assert rolloutview.check_command("abort", view(WAITING, generation=8)) is WAITING
 
 
-def test_a_lost_stable_filter_leaves_promotion() -> None:
+def test_a_lost_stable_filter_still_allows_promotion() -> None:
     assert rolloutview.check_command("promote", view(LOST, generation=8)) is LOST
 
 
@@ -150,7 +150,7 @@ def test_an_object_is_read_with_its_annotation_and_its_default_steps() -> None:
     assert view_of(KEY, document).rollout is None
 
 
-def test_an_object_without_a_staged_rollout_is_said_to_have_none() -> None:
+def test_an_object_without_a_staged_rollout_is_a_usage_error() -> None:
     document = {"metadata": {"generation": 1}, "spec": {}}
     with pytest.raises(
         UsageError,

@@ -264,7 +264,7 @@ def test_module_that_envoy_would_not_load_is_refused(run: Run) -> None:
     assert run.json("no.wasm", status=1)["start"]["reason"] == "AbiMissing"
 
 
-def test_autowasm_gives_exactly_what_envoy_gets(run: Run) -> None:
+def test_autowasm_gives_the_filter_the_same_input_as_envoy(run: Run) -> None:
     Path("a.yaml").write_text(
         AUTOWASM.format(name="gate", config="{b: 1.0, a: x}", strategy="FAIL_CLOSE")
     )

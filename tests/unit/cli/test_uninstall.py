@@ -14,7 +14,7 @@ def _autowasm(number: int) -> charthooks.Document:
     return {"metadata": {"namespace": "team", "name": f"filter-{number}"}}
 
 
-def test_it_names_the_first_and_counts_the_rest() -> None:
+def test_uninstall_check_names_the_first_autowasms_and_counts_the_rest() -> None:
     output = charthooks._uninstall_report([_autowasm(n) for n in range(500)], more=20)
     assert "the cluster has 520 AutoWasms" in output
     assert "team/filter-9, …" in output
@@ -22,12 +22,12 @@ def test_it_names_the_first_and_counts_the_rest() -> None:
     assert "--no-hooks" in output
 
 
-def test_nothing_left_is_said_only_if_nothing_is_left() -> None:
+def test_uninstall_check_passes_only_if_no_autowasm_is_left() -> None:
     assert "can be uninstalled" in charthooks._uninstall_report([], more=0)
     assert "Refused" in charthooks._uninstall_report([], more=3)
 
 
-def test_outside_of_a_cluster_it_says_what_is_missing(
+def test_check_outside_a_cluster_names_the_missing_kubeconfig(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -60,7 +60,7 @@ DELETED = {"metadata": {"namespace": "a", "name": "b", "deletionTimestamp": "202
         (_page(_autowasm(1), more=7), 1, "the cluster has 8 AutoWasms"),
     ],
 )
-async def test_the_exit_status_says_whether_it_may_go(
+async def test_uninstall_check_reports_its_result_by_exit_status(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     document: dict[str, Any],
@@ -93,7 +93,7 @@ async def test_a_refusal_is_no_permission_to_go(
 
 
 @pytest.mark.parametrize("patience", [60.0, -1.0])
-async def test_a_server_with_trouble_is_asked_again_until_the_deadline(
+async def test_uninstall_check_retries_server_errors_until_the_deadline(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

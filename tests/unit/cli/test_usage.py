@@ -50,7 +50,9 @@ DIGEST = f"sha256:{'0' * 64}"
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-async def test_what_was_meant_is_suggested(wasmc: Client, arguments: list[str], says: str) -> None:
+async def test_usage_errors_suggest_a_correction(
+    wasmc: Client, arguments: list[str], says: str
+) -> None:
     done = await wasmc.run(*arguments, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr.splitlines()[-1]

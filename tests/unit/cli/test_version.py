@@ -23,7 +23,7 @@ def _no_program(*_: object, **__: object) -> None:
     raise AssertionError("a program is started")
 
 
-def test_a_package_says_what_was_written_into_it_and_starts_no_program(
+def test_version_of_a_package_is_its_stamp_and_needs_no_subprocess(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(subprocess, "run", _no_program)
@@ -41,7 +41,7 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_checkout_says_its_commit_and_whether_files_differ_from_it(tmp_path: Path) -> None:
+def test_version_of_a_checkout_has_its_commit_and_a_dirty_mark(tmp_path: Path) -> None:
     assert version._checkout_commit(tmp_path) == "", "no repository"
     _git(tmp_path, "init", "--quiet")
     assert version._checkout_commit(tmp_path) == "", "no commit"
@@ -55,7 +55,7 @@ def test_a_checkout_says_its_commit_and_whether_files_differ_from_it(tmp_path: P
     assert version._checkout_commit(tmp_path) == f"{commit}-dirty"
 
 
-def test_without_git_a_checkout_says_its_version(
+def test_checkout_without_git_has_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".git").mkdir()

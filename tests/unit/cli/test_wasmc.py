@@ -100,7 +100,7 @@ def test_running_a_filter_imports_neither_a_cluster_nor_a_server(
     assert modules.isdisjoint(FORBIDDEN_ALWAYS)
 
 
-async def test_file_that_cannot_be_pushed_at_all_is_refused_whatever_is_forced(
+async def test_force_does_not_push_an_irregular_or_too_large_file(
     wasmc: Client, tmp_path: Path
 ) -> None:
     with (tmp_path / "large.wasm").open("wb") as file:
@@ -282,7 +282,7 @@ async def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(
     assert [line.partition(": ")[0] for line in rest] == ["wasmc"]
 
 
-async def test_what_was_not_checked_of_a_module_is_a_warning_before_it_is_pushed(
+async def test_push_warns_of_unchecked_parts_before_the_upload(
     wasmc: Client, tmp_path: Path
 ) -> None:
     text = """(module (memory (export "memory") 1)

@@ -99,11 +99,11 @@ def test_flag_wins_over_environment_over_default() -> None:
     assert settings.outgoing.allow_cidr == ("::/0", "10.0.0.0/8")
 
 
-def test_empty_variable_is_none() -> None:
+def test_empty_environment_variable_leaves_the_default() -> None:
     assert read(*NEEDED, environment={"WASMER_WORKERS": ""}).workers == 4
 
 
-def test_what_is_needed_may_come_from_the_environment() -> None:
+def test_required_flags_may_come_from_the_environment() -> None:
     settings = read("standalone", environment={"WASMER_CONFIG": "c", "WASMER_ENVOY_DIR": "e"})
     assert settings.standalone is not None
     assert settings.standalone.envoy_dir == Path("e")
@@ -162,7 +162,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flag", "value", "says"), WRONG)
-def test_wrong_value_names_the_flag_and_what_is_right(flag: str, value: str, says: str) -> None:
+def test_wrong_value_names_the_flag_and_the_problem(flag: str, value: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         read(*NEEDED, f"{flag}={value}")
     assert str(caught.value).startswith(f"{flag}: ")
@@ -180,7 +180,7 @@ def test_wrong_variable_is_named_as_a_variable() -> None:
 
 
 @pytest.mark.parametrize("missing", ["--config", "--envoy-dir"])
-def test_what_is_missing_is_named_with_its_variable(missing: str) -> None:
+def test_missing_flag_is_named_with_its_variable(missing: str) -> None:
     index = NEEDED.index(missing)
     variable = "WASMER_" + missing.removeprefix("--").replace("-", "_").upper()
     with pytest.raises(UsageError, match=f"{missing} is required .or {variable}"):

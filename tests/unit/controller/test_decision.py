@@ -132,7 +132,7 @@ def test_resolves_at(case: str) -> None:
     assert isinstance(decide(wanted, live=live, previous=previous), ResolveSource)
 
 
-def test_wish_differs_whenever_the_user_asks_again() -> None:
+def test_resolve_key_differs_for_each_generation_and_refresh() -> None:
     wishes = {
         decide(object_of(LATEST, generation=generation, refresh=refresh), live=None, previous=Status())
         for generation in (1, 2)
@@ -141,7 +141,7 @@ def test_wish_differs_whenever_the_user_asks_again() -> None:
     assert len(wishes) == 6
 
 
-def test_what_a_poll_found_replaces_what_is_live() -> None:
+def test_polled_record_replaces_the_live_record() -> None:
     moved = recorded(TAG, sha256="c" * 64)
     assert decide(object_of(TAG), live=OLD, previous=status(), found=moved) == UseRecord(moved)
 
@@ -155,19 +155,21 @@ def test_what_a_poll_found_replaces_what_is_live() -> None:
     ],
     ids=["the user asks for a look now", "the spec was changed since", "another source"],
 )
-def test_a_later_wish_comes_before_what_a_poll_found(wanted: Any, previous: Status) -> None:
+def test_a_changed_resolve_key_takes_precedence_over_a_polled_record(
+    wanted: Any, previous: Status
+) -> None:
     moved = recorded(TAG, sha256="c" * 64)
     assert isinstance(decide(wanted, live=OLD, previous=previous, found=moved), ResolveSource)
 
 
-def test_what_a_poll_found_and_is_gone_since_is_not_used() -> None:
+def test_polled_record_that_was_lost_since_is_not_used() -> None:
     moved = recorded(TAG, sha256="c" * 64)
     assert decide(
         object_of(TAG), live=OLD, previous=status(), found=moved, lost={moved}
     ) == UseRecord(OLD)
 
 
-def test_live_record_is_kept_although_its_origin_has_it_no_more() -> None:
+def test_live_record_is_kept_although_its_origin_lost_it() -> None:
     assert decide(object_of(TAG), live=OLD, previous=status(), lost={OLD}) == UseRecord(OLD)
 
 
@@ -182,18 +184,18 @@ def test_record_that_is_gone_and_not_live_is_skipped_for_the_next_one() -> None:
     [object_of(TAG, generation=2), object_of(TAG, pullPolicy="Always")],
     ids=["the spec was changed, IfNotPresent", "Always, the spec is as it was"],
 )
-def test_what_a_poll_found_is_used_unless_always_and_a_change_come_together(wanted: Any) -> None:
+def test_polled_record_is_used_unless_always_resolves_a_change(wanted: Any) -> None:
     moved = recorded(TAG, sha256="c" * 64)
     assert decide(wanted, live=OLD, previous=status(), found=moved) == UseRecord(moved)
 
 
-def test_what_a_poll_found_is_not_used_where_another_digest_is_expected() -> None:
+def test_polled_record_is_not_used_if_the_spec_expects_another_digest() -> None:
     moved = recorded(TAG, sha256="c" * 64)
     wanted = object_of(TAG, sha256=digest("a"))
     assert decide(wanted, live=OLD, previous=status(), found=moved) == UseRecord(OLD)
 
 
-def test_generation_is_part_of_the_wish_only_where_each_change_asks_again() -> None:
+def test_generation_does_not_change_the_decision_for_if_not_present() -> None:
     wishes = [
         decide(object_of(TAG, generation=generation), live=None, previous=Status())
         for generation in (1, 2)

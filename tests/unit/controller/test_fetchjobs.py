@@ -76,7 +76,7 @@ async def jobs(fetcher: Fetcher, changed: list[ObjectKey]) -> AsyncIterator[Fetc
             jobs.forget(key)
 
 
-async def test_runs_then_tells_then_is_done(
+async def test_finished_fetch_queues_the_key_and_keeps_its_result(
     jobs: FetchJobs, fetcher: Fetcher, changed: list[ObjectKey]
 ) -> None:
     assert jobs.ensure(KEY, REQUEST) == FetchRunning(0)
@@ -113,7 +113,7 @@ async def test_retries_at_growing_times_and_never_early(
 @pytest.mark.parametrize(
     ("error", "seconds"), [(SourceNotFound("x"), 15), (SourceDenied("x"), 300)]
 )
-async def test_waits_by_what_the_error_says(
+async def test_retry_delay_follows_the_error(
     jobs: FetchJobs, fetcher: Fetcher, error: AutoWasmError, seconds: float
 ) -> None:
     fetcher.fail(error)
@@ -126,7 +126,7 @@ async def test_waits_by_what_the_error_says(
     assert seconds - 2 <= state.retry_in <= seconds * 1.1
 
 
-async def test_what_cannot_mend_itself_is_never_due(jobs: FetchJobs, fetcher: Fetcher) -> None:
+async def test_permanent_failure_is_not_retried(jobs: FetchJobs, fetcher: Fetcher) -> None:
     fetcher.fail(AddressBlocked("loopback"))
     jobs.ensure(KEY, REQUEST)
     await asyncio.sleep(100_000)
@@ -137,7 +137,7 @@ async def test_what_cannot_mend_itself_is_never_due(jobs: FetchJobs, fetcher: Fe
 
 
 @pytest.mark.parametrize("resolve_key", ["", "2"])
-async def test_another_request_or_wish_ends_what_runs_and_begins_anew(
+async def test_another_request_or_resolve_key_cancels_and_restarts_the_fetch(
     jobs: FetchJobs, fetcher: Fetcher, changed: list[ObjectKey], resolve_key: str
 ) -> None:
     other = FetchRequest(namespace="default", source=REQUEST.source, secret=resolve_key or "other")
@@ -152,7 +152,7 @@ async def test_another_request_or_wish_ends_what_runs_and_begins_anew(
     assert changed == [KEY]
 
 
-async def test_another_wish_does_not_wait_for_the_last_ones_retry(
+async def test_another_resolve_key_starts_a_fetch_without_the_retry_delay(
     jobs: FetchJobs, fetcher: Fetcher
 ) -> None:
     fetcher.fail(SourceDenied("x"))
@@ -161,7 +161,7 @@ async def test_another_wish_does_not_wait_for_the_last_ones_retry(
     assert jobs.ensure(KEY, REQUEST, resolve_key="2") == FetchRunning(0)
 
 
-async def test_forgetting_ends_what_runs_in_silence(
+async def test_forgetting_a_job_cancels_its_fetch_without_a_report(
     jobs: FetchJobs, fetcher: Fetcher, changed: list[ObjectKey]
 ) -> None:
     jobs.ensure(KEY, REQUEST)

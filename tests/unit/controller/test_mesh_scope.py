@@ -10,7 +10,7 @@ from tests.fakes.autowasms import autowasm
 EVERYTHING: dict[str, Any] = {"selector": {"matchLabels": {}}}
 
 
-def test_whole_mesh_needs_the_operators_word() -> None:
+def test_mesh_wide_selector_needs_the_operators_flag() -> None:
     mesh_wide = autowasm(namespace="istio-system", spec=EVERYTHING)
     with pytest.raises(SpecError, match="--allow-mesh-wide") as caught:
         check_mesh_scope(mesh_wide, cluster=Cluster())

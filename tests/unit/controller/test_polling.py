@@ -141,7 +141,7 @@ async def running(
 A, B = ObjectKey("team", "a"), ObjectKey("team", "b")
 
 
-async def test_asks_within_an_interval_and_then_about_once_in_each() -> None:
+async def test_first_poll_and_all_others_follow_the_interval_with_jitter() -> None:
     async with running() as poller:
         poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(3600)
@@ -195,7 +195,9 @@ async def test_a_shorter_interval_counts_at_once() -> None:
     ],
     ids=["no interval", "pinned by sha256", "pinned by digest", "another source"],
 )
-async def test_nothing_to_ask(fields: dict[str, Any]) -> None:
+async def test_source_is_not_polled_if_pinned_changed_or_without_interval(
+    fields: dict[str, Any],
+) -> None:
     document = autowasm(A, **fields)
     async with running() as poller:
         poller.polling.published(A, autowasm(A), record())
@@ -204,7 +206,7 @@ async def test_nothing_to_ask(fields: dict[str, Any]) -> None:
         assert poller.times() == []
 
 
-async def test_a_deleted_object_is_asked_for_no_more() -> None:
+async def test_a_deleted_object_is_no_longer_polled() -> None:
     async with running() as poller:
         poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(100)
@@ -215,7 +217,7 @@ async def test_a_deleted_object_is_asked_for_no_more() -> None:
         assert len(poller.times()) == polls
 
 
-async def test_an_answer_for_what_was_deleted_meanwhile_changes_nothing() -> None:
+async def test_poll_result_for_a_deleted_object_changes_nothing() -> None:
     async with running(Registry(NEW, seconds=20)) as poller:
         poller.polling.published(A, autowasm(A), record())
         while not poller.registry.polls:
@@ -227,7 +229,7 @@ async def test_an_answer_for_what_was_deleted_meanwhile_changes_nothing() -> Non
         assert poller.outcome("outdated") == 1
 
 
-async def test_a_moved_tag_is_fetched_once_for_all_who_ask_the_same() -> None:
+async def test_a_moved_tag_is_fetched_once_for_all_objects_that_use_it() -> None:
     async with running(Registry(NEW)) as poller:
         poller.polling.published(A, autowasm(A), record())
         poller.polling.published(B, autowasm(B), record())
@@ -256,7 +258,7 @@ async def test_a_thousand_of_one_tag_cost_one_request_an_interval() -> None:
         assert 8 <= len(poller.times()) <= 12
 
 
-async def test_another_secret_asks_for_itself() -> None:
+async def test_objects_with_different_secrets_are_polled_separately() -> None:
     async with running(Registry(NEW)) as poller:
         poller.polling.published(A, autowasm(A, secret="one"), record())
         poller.polling.published(B, autowasm(B, secret="two"), record())
@@ -264,7 +266,7 @@ async def test_another_secret_asks_for_itself() -> None:
         assert poller.registry.fetched == 2
 
 
-async def test_what_somebody_resolved_since_is_not_taken_back() -> None:
+async def test_poll_does_not_revert_a_later_resolve() -> None:
     async with running() as poller:
         poller.polling.published(A, autowasm(A), record())
         await asyncio.sleep(62)  # the poll knows OLD
@@ -306,7 +308,7 @@ async def test_a_hanging_registry_of_one_namespace_leaves_places_to_others() -> 
     assert {namespace for _, namespace in poller.registry.polls} == {"one", "two", "three"}
 
 
-async def test_a_registry_that_is_down_is_asked_less_and_less_and_nothing_is_reported() -> None:
+async def test_polls_of_an_unreachable_registry_back_off_without_a_report() -> None:
     error = SourceUnavailable("down", reason="RegistryUnavailable")
     async with running(Registry(error=error)) as poller:
         poller.polling.published(A, autowasm(A, refreshInterval="30s"), record())
@@ -336,7 +338,7 @@ async def test_retry_after_is_honoured() -> None:
 @pytest.mark.parametrize(
     "error", [SourceDenied("no"), ContentRejected("not wasm", reason="InvalidModule")]
 )
-async def test_a_refusal_is_reported_once_and_taken_back_once(error: AutoWasmError) -> None:
+async def test_a_refused_poll_is_reported_once_and_cleared_once(error: AutoWasmError) -> None:
     registry = Registry(NEW, fetch_error=error)
     async with running(registry) as poller:
         poller.polling.published(A, autowasm(A), record())
@@ -362,7 +364,7 @@ async def test_a_bug_fails_one_poll_only() -> None:
         assert poller.changed == [A]
 
 
-async def test_nobody_asks_without_leading_and_what_is_under_way_ends_with_it() -> None:
+async def test_polls_run_only_while_leading_and_end_with_it() -> None:
     tenure = Tenure(lambda _: None)
     async with running(Registry(NEW, seconds=50), leadership=tenure) as poller:
         poller.polling.published(A, autowasm(A), record())
@@ -417,7 +419,7 @@ async def test_an_object_with_other_validators_and_the_same_bytes_is_no_change()
 
 
 @pytest.mark.parametrize("error", [None, SourceUnavailable("down")])
-async def test_answer_to_a_question_that_is_no_longer_asked_changes_nothing(
+async def test_answer_to_an_outdated_poll_changes_nothing(
     error: Exception | None,
 ) -> None:
     registry = Registry(NEW, error=error, seconds=10)
@@ -431,7 +433,7 @@ async def test_answer_to_a_question_that_is_no_longer_asked_changes_nothing(
         assert poller.outcome("outdated") == 1
 
 
-async def test_object_whose_spec_changes_is_polled_for_what_it_asks_for_now() -> None:
+async def test_object_is_polled_for_the_image_of_its_current_spec() -> None:
     other = IMAGE.replace("a/b", "c/d")
     async with running() as poller:
         poller.polling.published(A, autowasm(A), record())

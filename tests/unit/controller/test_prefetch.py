@@ -89,7 +89,7 @@ async def replica(tmp_path: Path, pools: Pools) -> AsyncIterator[PrefetchingRepl
         replica.copies.ensure(KEY)
 
 
-async def test_copies_what_is_published_and_missing(replica: PrefetchingReplica) -> None:
+async def test_copies_a_published_module_that_is_missing(replica: PrefetchingReplica) -> None:
     replica.publish()
     replica.others.have = True
     assert not replica.copies.is_settled(KEY)
@@ -129,7 +129,7 @@ async def test_tries_again_for_as_long_as_it_is_published(replica: PrefetchingRe
     assert sha256_of(MODULE) in replica.store
 
 
-async def test_copy_ends_with_what_it_was_for(replica: PrefetchingReplica) -> None:
+async def test_copy_ends_with_the_envoyfilter_that_needs_it(replica: PrefetchingReplica) -> None:
     replica.publish()
     replica.others.answering.clear()
     replica.copies.ensure(KEY)

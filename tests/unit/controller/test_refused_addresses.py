@@ -49,7 +49,7 @@ async def warned(*records: Record, **outgoing: Any) -> list[dict[str, Any]]:
     return sorted(logs, key=lambda log: str(log["host"]))
 
 
-async def test_one_warning_for_each_host_says_how_many_modules_and_which_flag() -> None:
+async def test_one_warning_for_each_host_has_the_number_of_modules_and_the_flag() -> None:
     logs = await warned(
         image("inside.example/a/b"),
         image("inside.example/c"),
@@ -81,7 +81,7 @@ async def test_one_warning_for_each_host_says_how_many_modules_and_which_flag() 
         {"proxy": "http://proxy.example:3128"},
     ],
 )
-async def test_what_is_open_earns_no_warning(outgoing: dict[str, Any]) -> None:
+async def test_allowed_address_causes_no_warning(outgoing: dict[str, Any]) -> None:
     assert await warned(image("inside.example/a"), **outgoing) == []
 
 
@@ -91,10 +91,10 @@ async def test_an_exception_from_the_proxy_is_judged() -> None:
     assert len(await warned(image("10.1.2.3/a"), proxy="http://proxy.example:3128")) == 1
 
 
-async def test_what_no_flag_opens_is_said_to_be_so() -> None:
+async def test_warning_says_that_no_setting_allows_the_address() -> None:
     logs = await warned(image("metadata.example/a"), inside=True)
     assert "no setting allows it" in logs[0]["error"]
 
 
-async def test_nothing_published_looks_nothing_up() -> None:
+async def test_no_published_module_causes_no_address_warning() -> None:
     assert await warned() == []

@@ -43,7 +43,7 @@ OBJECT = Source(object=ObjectSource("https://o.example/f"))
         (ContentRejected("x", reason="SizeMismatch"), 99, TAG, 300),
     ],
 )
-def test_delay_is_what_the_error_says(
+def test_delay_follows_the_error(
     error: AutoWasmError, failures: int, source: Source, seconds: float
 ) -> None:
     delay = retry_delay(error, failures=failures, source=source, limits=FetchLimits())
@@ -54,7 +54,5 @@ def test_delay_is_what_the_error_says(
 @pytest.mark.parametrize(
     ("error", "source"), [(ContentRejected("x"), PINNED), (AddressBlocked("x"), TAG)]
 )
-def test_what_only_a_change_can_mend_is_not_tried_again(
-    error: AutoWasmError, source: Source
-) -> None:
+def test_error_that_needs_a_change_is_not_retried(error: AutoWasmError, source: Source) -> None:
     assert retry_delay(error, failures=1, source=source, limits=FetchLimits()) is None

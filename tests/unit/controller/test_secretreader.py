@@ -60,7 +60,7 @@ async def test_an_api_server_that_fails_makes_the_source_unavailable(
     assert (caught.value.reason, caught.value.retry_after) == ("SecretUnavailable", 7.0)
 
 
-async def test_what_does_not_exist_is_empty() -> None:
+async def test_missing_secret_or_account_is_empty() -> None:
     assert await _ask(NotFound("gone", code=404), _secret) is None
     assert await _ask(NotFound("gone", code=404), _names) == ()
 

@@ -51,7 +51,7 @@ async def test_opens_at_once_with_nothing_to_wait_for(replica: StartingReplica) 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("listed", [True, False])
-async def test_opens_at_the_deadline_whatever_is_missing(
+async def test_opens_at_the_deadline_even_if_not_ready(
     replica: StartingReplica, listed: bool
 ) -> None:
     if listed:

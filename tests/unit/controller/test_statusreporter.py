@@ -14,7 +14,7 @@ def conditions(status: Status) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in status.conditions}
 
 
-def test_synced_says_what_from_where() -> None:
+def test_synced_message_names_module_and_source() -> None:
     status = statusreporter.synced_status(
         autowasm(generation=4), record(), previous=Status(), now=NOW
     )
@@ -112,7 +112,7 @@ def test_failure_keeps_module_history_and_pods() -> None:
     assert (after.module, after.history) == (before.module, before.history)
 
 
-def test_fetching_promises_nothing_of_the_generation_yet() -> None:
+def test_fetching_status_does_not_observe_the_new_generation() -> None:
     status = statusreporter.fetching_status(
         autowasm(generation=2), live=True, previous=Status(), now=NOW
     )

@@ -148,7 +148,7 @@ def named(name: str, *patches: dict[str, Any], namespace: str = "shop") -> dict[
     return {**envoyfilter(*patches), "metadata": {"name": name, "namespace": namespace}}
 
 
-def test_extension_that_the_agent_fetches_is_one_filter() -> None:
+def test_extension_fetched_by_the_agent_becomes_one_filter() -> None:
     found = convert(envoyfilter(extension("a", rootId="r"), discovered("a")))
     assert not found.losses
     assert only(found) == PLAIN | {"rootID": "r"}
@@ -297,7 +297,7 @@ def test_patches_that_differ_in_the_port_are_one_autowasm() -> None:
         (patch(anchor="envoy.router"), "", True),
     ],
 )  # fmt: skip
-def test_what_an_autowasm_cannot_say_is_named(
+def test_fields_without_an_equivalent_in_autowasm_are_named(
     changed: dict[str, Any], path: str, is_converted: bool
 ) -> None:
     found = convert(envoyfilter(changed))
@@ -389,7 +389,7 @@ def test_extensions_of_a_policy_become_autowasms_in_their_order() -> None:
          "spec.wasm[0].code.image.pullSecretRef.namespace"),
     ],
 )  # fmt: skip
-def test_what_a_policy_loses_is_named(spec: dict[str, Any], path: str) -> None:
+def test_lost_fields_of_a_policy_are_named(spec: dict[str, Any], path: str) -> None:
     found = convert(policy(**spec))
     assert [one.path for one in found.losses] == [path]
 

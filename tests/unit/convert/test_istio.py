@@ -132,7 +132,7 @@ def test_each_direction_is_an_autowasm(
         {"higress": "x"},
     ],
 )
-def test_plugin_of_a_gateway_is_for_what_the_gateway_receives(labels: dict[str, str]) -> None:
+def test_plugin_of_a_gateway_has_the_gateway_context(labels: dict[str, str]) -> None:
     found = convert({"selector": {"matchLabels": labels}, "url": "oci://r.example/a"})
     assert only(found)["filter"]["context"] == "GATEWAY"
     flagged = convert({"selector": DETAILS, "url": "oci://r.example/a"}, gateway=True)
@@ -195,7 +195,7 @@ def test_plugin_without_selector_is_for_all_pods_and_gateways() -> None:
         ({"newField": {"a": 1}}, "spec.newField", True),
     ],
 )  # fmt: skip
-def test_what_an_autowasm_cannot_say_is_named(
+def test_fields_without_an_equivalent_in_autowasm_are_named(
     fields: dict[str, Any], path: str, is_converted: bool
 ) -> None:
     found = convert(plugin(**fields))
@@ -204,7 +204,7 @@ def test_what_an_autowasm_cannot_say_is_named(
 
 
 @pytest.mark.parametrize("labels", [{"istio": "ingressgateway"}, {"app": "details"}])
-def test_server_mode_of_a_gateway_leaves_nothing(labels: dict[str, str]) -> None:
+def test_server_mode_of_a_gateway_is_lost_without_an_autowasm(labels: dict[str, str]) -> None:
     found = convert(plugin(selector={"matchLabels": labels}), gateway=not labels.keys() & {"istio"})
     assert [one.path for one in found.losses] == ["spec.match"]
     assert not found.autowasms
@@ -297,7 +297,7 @@ def test_rules_of_a_higress_plugin_are_in_the_configuration_as_higress_writes_th
         ({"matchRules": [{"ingress": ["a"], "later": 1}]}, "spec.matchRules[0].later", True),
     ],
 )  # fmt: skip
-def test_what_a_higress_plugin_loses_is_named(
+def test_lost_fields_of_a_higress_plugin_are_named(
     fields: dict[str, Any], path: str, is_converted: bool
 ) -> None:
     found = higress(**fields)

@@ -48,7 +48,7 @@ async def test_all_pages_of_all_namespaces_are_read() -> None:
     assert {query["labelSelector"] for _, query in cluster.requests} == {"app=x"}
 
 
-async def test_no_more_are_read_than_a_person_waits_for() -> None:
+async def test_reader_stops_at_the_object_limit_and_reports_it() -> None:
     cluster = Cluster(MAX_OBJECTS + 1)
     made = reader(cluster)
     found = await made.list_all(PODS, ["a", "b"], Named, what="pods")
@@ -65,7 +65,9 @@ async def test_no_more_are_read_than_a_person_waits_for() -> None:
         (ServerError("etcd is down", code=500), {"pods": "etcd is down"}),
     ],
 )
-async def test_what_cannot_be_read_is_said(error: Exception, unread: dict[str, str]) -> None:
+async def test_failed_list_is_recorded_unless_the_kind_is_unknown(
+    error: Exception, unread: dict[str, str]
+) -> None:
     made = reader(Cluster(error=error))
     assert await made.list_all(PODS, ["a"], Named, what="pods") == ()
     assert made.unread == unread

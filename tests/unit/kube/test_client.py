@@ -33,7 +33,7 @@ QUICK = KubeLimits(call_timeout=0.3, connect_timeout=0.3, body_bytes=1000)
 EAGER = KubeLimits(credentials_every=0.0, min_credentials_interval=0.0)
 
 
-async def test_says_who_it_is_and_what_it_wants(tmp_path: Path) -> None:
+async def test_request_has_user_agent_token_and_accept_headers(tmp_path: Path) -> None:
     wire = Wire(json_answer({"metadata": {"name": "name"}}))
     async with client_of(wire, tmp_path) as client:
         assert await client.get(SECRETS, KEY) == {"metadata": {"name": "name"}}
@@ -197,22 +197,24 @@ class TestExecPlugin:
                             await client.get(SECRETS, KEY)
         return [request.headers["authorization"] for request in wire.requests]
 
-    async def test_is_asked_once_for_a_token_without_an_end(self, tmp_path: Path) -> None:
+    async def test_exec_plugin_runs_once_for_a_token_without_expiry(self, tmp_path: Path) -> None:
         tokens = await self.tokens(tmp_path, Wire(otherwise=json_answer({})), calls=3)
         assert tokens == ["Bearer token-1"] * 3
 
-    async def test_is_asked_again_when_the_server_refuses_the_token(self, tmp_path: Path) -> None:
+    async def test_exec_plugin_runs_again_after_the_server_refuses_the_token(
+        self, tmp_path: Path
+    ) -> None:
         wire = Wire(json_answer({}), failure(401, "Unauthorized"), otherwise=json_answer({}))
         tokens = await self.tokens(tmp_path, wire, calls=4)
         assert tokens == ["Bearer token-1"] * 2 + ["Bearer token-2"] * 2
 
-    async def test_is_asked_again_before_a_token_ends(self, tmp_path: Path) -> None:
+    async def test_exec_plugin_runs_again_before_the_token_expires(self, tmp_path: Path) -> None:
         expiry = ', "expirationTimestamp": "2020-01-01T00:00:00Z"'
         wire = Wire(otherwise=json_answer({}))
         tokens = await self.tokens(tmp_path, wire, calls=2, expiry=expiry)
         assert tokens == ["Bearer token-2", "Bearer token-3"]
 
-    async def test_its_failure_is_a_wrong_flag(self, tmp_path: Path) -> None:
+    async def test_failing_exec_plugin_is_a_usage_error(self, tmp_path: Path) -> None:
         exec_ = {"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/false"}
         path = write_kubeconfig(tmp_path / "config", "http://127.0.0.1:1", {"exec": exec_})
         with Pools() as pools, pytest.raises(UsageError, match="returned 1"):
@@ -273,7 +275,7 @@ class TestServiceAccount:
                 server.close()
                 await after.stop()
 
-    async def test_a_mount_that_fails_for_a_moment_leaves_what_was_read(
+    async def test_a_briefly_failing_mount_keeps_the_credentials_read_before(
         self, tmp_path: Path, logs: list[Any]
     ) -> None:
         authority = Authority()

@@ -35,7 +35,7 @@ def test_an_empty_list_may_be_null() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"items": 3}', b"\xff"])
-def test_a_page_that_is_none_is_refused(body: bytes) -> None:
+def test_malformed_page_of_objects_is_refused(body: bytes) -> None:
     with pytest.raises(UnexpectedAnswer):
         CODEC.decode_page(body)
 

@@ -166,7 +166,7 @@ async def test_errors_are_tried_again_with_backoff(error: Exception) -> None:
         assert reconciler.times == [0, 1, 3, 7]
 
 
-async def test_a_server_that_says_when_is_believed() -> None:
+async def test_retry_after_of_the_server_sets_the_time_of_the_retry() -> None:
     reconciler = Scripted(TooManyRequests("later", code=429, retry_after=17))
     async with running(reconciler) as it:
         it.queue.add(KEY)
@@ -238,7 +238,7 @@ async def test_one_key_is_never_with_two_workers_and_others_go_on() -> None:
     assert set(it.outcomes.results) == {"success"}
 
 
-async def test_a_drained_shut_down_finishes_what_is_queued() -> None:
+async def test_a_drained_shut_down_reconciles_the_queued_keys() -> None:
     reconciler = Scripted()
     it = Running(reconciler)
     it.queue.add(KEY)

@@ -40,7 +40,7 @@ async def test_a_field_of_too_many_values_is_null_and_the_others_stay() -> None:
     assert read == WatchEvent("MODIFIED", ("ns", "a"), wanted, "7")  # type: ignore[arg-type]
 
 
-async def test_what_is_many_only_together_stays_whole() -> None:
+async def test_spec_and_status_are_limited_separately() -> None:
     half = list(range(25))
     given = thing(spec={"a": half}, status={"a": half})
     read = await FEW.event(line("ADDED", given))
@@ -48,7 +48,7 @@ async def test_what_is_many_only_together_stays_whole() -> None:
     assert read.object == given
 
 
-async def test_metadata_keeps_what_is_small() -> None:
+async def test_metadata_keeps_small_fields() -> None:
     labels = {f"l{n}": "v" for n in range(40)}
     given = thing(metadata={"labels": labels, "uid": "u", "finalizers": ["f"]}, spec={"a": 1})
     read = await FEW.event(line("ADDED", given))
@@ -58,7 +58,7 @@ async def test_metadata_keeps_what_is_small() -> None:
 
 
 @pytest.mark.parametrize("text", [json.dumps(list(range(100))), "\\" * 99 + ",", '",{[' * 40])
-async def test_what_is_in_a_string_does_not_count(text: str) -> None:
+async def test_content_of_strings_does_not_count_as_values(text: str) -> None:
     given = thing(spec={"config": text})
     read = await FEW.event(line("ADDED", given))
     assert isinstance(read, WatchEvent)
@@ -73,7 +73,7 @@ async def test_on_a_page_each_object_counts_for_itself() -> None:
     assert (page.resource_version, page.continue_token) == ("9", "x")
 
 
-async def test_bookmarks_and_errors_of_many_values_are_what_they_are() -> None:
+async def test_bookmarks_and_errors_with_many_values_are_decoded() -> None:
     assert await FEW.event(line("BOOKMARK", thing(spec=MANY))) == Bookmark("7")
     gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "old", "details": MANY}
     with pytest.raises(Expired):
@@ -84,7 +84,7 @@ async def test_bookmarks_and_errors_of_many_values_are_what_they_are() -> None:
     "text",
     [b"[" * 99, b"," * 99, b'{"metadata":{},"spec":[' + b"0," * 99, b'{"a":"\xff' + b"," * 99],
 )
-async def test_what_is_no_object_is_refused(text: bytes) -> None:
+async def test_answer_that_is_no_object_is_refused(text: bytes) -> None:
     for read in (FEW.event(text), FEW.page(text), decode_bounded(text, most=30)):
         with pytest.raises(UnexpectedAnswer):
             await read
@@ -209,7 +209,7 @@ async def test_nothing_but_an_addition_is_taken_from_the_store() -> None:
 
 
 @pytest.mark.parametrize("most", [30, 1000])
-async def test_who_changed_an_object_and_when_stays_and_which_fields_does_not(most: int) -> None:
+async def test_managed_fields_keep_manager_and_time_without_the_fields(most: int) -> None:
     codec = DocumentCodec(KubeLimits(object_values=most))
     entry = {"manager": "kubectl", "time": "2026-01-01T00:00:00Z"}
     managed = [{**entry, "fieldsV1": {"f:spec": {}}}]

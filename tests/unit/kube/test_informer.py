@@ -61,7 +61,7 @@ async def running(script: Script, *, resync: float | None = None) -> AsyncIterat
             await task
 
 
-async def test_handlers_hear_of_every_change_after_the_store_has_it() -> None:
+async def test_handlers_receive_every_change_after_the_store_has_it() -> None:
     said = [
         event("ADDED", "b", "6"),
         event("MODIFIED", "a", "7", "new"),
@@ -117,7 +117,7 @@ async def test_one_that_runs_again_is_synced_once_it_has_listed_again() -> None:
         await task
 
 
-async def test_a_late_handler_hears_of_what_is_there() -> None:
+async def test_a_late_handler_receives_the_existing_objects() -> None:
     async with running(Script(page("a", rv="5"))) as informer:
         await informer.wait_synced()
         handler = RecordingHandler(informer)
@@ -148,7 +148,7 @@ async def test_a_handler_that_raises_stops_neither_the_others_nor_the_informer()
         assert handler.facts == [("add", "a", "initial"), ("add", "b", "live")]
 
 
-async def test_tells_how_old_its_knowledge_is() -> None:
+async def test_informer_reports_the_age_of_its_last_event() -> None:
     async with running(Script(page("a", rv="5"))) as informer:
         assert informer.last_event_age is None
         await asyncio.sleep(5)

@@ -182,7 +182,7 @@ async def test_leader_stops_leading_at_the_renew_deadline_of_its_last_success(
         assert loop.time() == pytest.approx(10, abs=0.01)
 
 
-async def test_answer_that_hangs_counts_from_when_it_was_asked_for(election: Election) -> None:
+async def test_late_answer_to_a_renewal_counts_from_its_request(election: Election) -> None:
     one, loop = election.join("one"), asyncio.get_running_loop()
     async with led(one):
         one.client.after = lambda: 4.0
@@ -248,7 +248,7 @@ async def test_stop_during_a_renewal_that_was_stored_releases_nevertheless(
         assert election.server.spec["holderIdentity"] == ""
 
 
-async def test_follower_that_stops_leaves_the_lease_alone(election: Election) -> None:
+async def test_stopped_follower_does_not_change_the_lease(election: Election) -> None:
     one = election.join("one")
     async with led(one):
         two = election.join("two")
@@ -411,7 +411,9 @@ def test_timings_are_those_of_client_go() -> None:
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.5, 0.999])
-async def test_followers_ask_in_periods_that_are_spread(election: Election, luck: float) -> None:
+async def test_followers_read_the_lease_at_jittered_intervals(
+    election: Election, luck: float
+) -> None:
     async with led(election.join("one")):
         two, loop = election.join("two", luck=luck), asyncio.get_running_loop()
         requests: list[float] = []
@@ -454,7 +456,7 @@ async def leads_after(election: Election, spec: dict[str, Any], *, luck: float =
     ("duration", "seconds"),
     [(1, 1), (2, 2), (4, 4), (5, 5), (20, 20), (0, 15), (-1, 15), (None, 15), ("4", 15)],
 )
-async def test_holder_that_says_nothing_is_waited_for_as_long_as_its_lease_lasts(
+async def test_candidate_waits_for_the_lease_duration_of_a_silent_holder(
     election: Election, duration: object, seconds: float
 ) -> None:
     assert await leads_after(election, held("gone", leaseDurationSeconds=duration)) == seconds
@@ -480,7 +482,7 @@ async def test_lease_that_is_free_or_our_own_is_taken_at_once(
     assert election.candidates[0].elector.others_led == float("-inf")
 
 
-async def test_taking_the_lease_keeps_what_others_wrote_beside(election: Election) -> None:
+async def test_acquiring_the_lease_keeps_foreign_fields(election: Election) -> None:
     await leads_after(election, held("", strategy="OldestEmulationVersion", acquireTime="then"))
     assert election.server.spec["strategy"] == "OldestEmulationVersion"
     assert election.server.spec["leaseDurationSeconds"] == 15
@@ -499,7 +501,7 @@ async def test_leader_that_restarts_keeps_its_acquire_time_and_counts_no_transit
 
 
 @pytest.mark.parametrize(("transitions", "after"), [(0, 1), (7, 8), (None, 1), ("7", 1)])
-async def test_transitions_are_counted_from_what_the_lease_says(
+async def test_transitions_continue_from_the_count_in_the_lease(
     election: Election, transitions: object, after: int
 ) -> None:
     await leads_after(election, held("gone", leaseTransitions=transitions))
@@ -540,7 +542,7 @@ async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
     assert all(before != after for before, after in itertools.pairwise(times))
 
 
-async def test_who_leads_is_known_once_the_lease_was_seen(election: Election) -> None:
+async def test_leader_is_known_once_the_lease_was_read(election: Election) -> None:
     one, two = election.join("one"), election.join("two")
     assert (one.elector.leader, two.elector.leader) == ("", "")
     async with led(one):
@@ -571,7 +573,7 @@ async def test_deleted_lease_is_made_again_as_it_was(election: Election) -> None
         assert one.changes == [True]
 
 
-async def test_lease_of_another_that_was_deleted_binds_until_it_would_have_expired(
+async def test_deleted_lease_of_another_holder_binds_until_its_expiry(
     election: Election,
 ) -> None:
     election.server.create(held("gone"))
@@ -700,7 +702,7 @@ async def test_leader_that_renewed_too_late_says_so(election: Election) -> None:
     ]
 
 
-async def test_first_answer_that_comes_late_counts_from_when_it_was_asked_for(
+async def test_late_answer_to_the_first_acquisition_counts_from_its_request(
     election: Election,
 ) -> None:
     one, loop = election.join("one"), asyncio.get_running_loop()
@@ -729,7 +731,7 @@ async def test_release_that_another_changed_is_tried_twice(election: Election) -
         assert election.server.spec["holderIdentity"] == "one"
 
 
-async def test_release_after_a_change_writes_what_was_read_then(election: Election) -> None:
+async def test_release_after_a_conflict_keeps_the_changes_of_the_lease(election: Election) -> None:
     one = election.join("one")
     async with led(one):
         election.server.update({**election.server.spec, "strategy": "x"}, election.server.get())

@@ -95,7 +95,7 @@ async def until(condition: object) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_asked(tmp_path: Path) -> None:
+async def test_list_and_watch_requests_have_the_expected_parameters(tmp_path: Path) -> None:
     server = Server(
         lists=[listed(thing("a", 1), rv=5, token="t/1="), listed(thing("b", 2), rv=5)], watches=[]
     )

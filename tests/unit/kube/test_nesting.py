@@ -53,13 +53,13 @@ async def test_a_watch_event_with_such_an_object_is_refused_by_parsing_and_nothi
 
 
 @given(JSON)
-async def test_what_is_not_deep_stays_as_it_is(value: Any) -> None:
+async def test_shallow_documents_are_unchanged(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False).encode()
     assert await without_depths(text) == text
 
 
 @given(JSON, st.integers(0, 5))
-async def test_only_what_is_deeper_goes(value: Any, beyond: int) -> None:
+async def test_only_deeper_values_are_removed(value: Any, beyond: int) -> None:
     inner = json.dumps(value).encode()
     around = DEEPEST + beyond
     text = b'[0,{"k":' * (around // 2) + inner + b'},"]"]' * (around // 2)
@@ -71,7 +71,7 @@ async def test_only_what_is_deeper_goes(value: Any, beyond: int) -> None:
         shown = shown[1]["k"]
 
 
-async def test_what_is_no_json_is_refused_and_not_decoded_for_ever() -> None:
+async def test_invalid_json_is_refused_without_endless_decoding() -> None:
     for text in (b"[" * 5_000, b'{"a' * 900, b"]" * 10, b'"' + b"[" * 900):
         with pytest.raises(UnexpectedAnswer):
             await decode_any_depth(DocumentCodec().decode_page, text)

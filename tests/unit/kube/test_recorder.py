@@ -56,7 +56,7 @@ async def recording(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_event_says_what_happened_to_what(tmp_path: Path) -> None:
+async def test_event_names_object_reason_message_and_source(tmp_path: Path) -> None:
     wire = Wire(otherwise=json_answer({}, status=201))
     async with recording(wire, tmp_path) as recorder:
         recorder.event(THING, "Warning", "Failed", "no such image")
@@ -166,7 +166,7 @@ async def test_an_event_that_cannot_be_written_stops_no_other(tmp_path: Path) ->
     assert [one.document["message"] for one in wire.requests] == ["good"]
 
 
-async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_path: Path) -> None:
+async def test_events_queued_before_a_hurry_are_written_without_a_pause(tmp_path: Path) -> None:
     wire = Wire(otherwise=json_answer({}))
     limits = KubeLimits(events_burst=1, events_rate=1 / 3600)
     async with recording(wire, tmp_path, limits, busy=["key"]) as recorder:
@@ -189,7 +189,7 @@ async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_
         assert len(wire.requests) == 20
 
 
-async def test_a_flush_writes_what_is_queued_without_a_pause(tmp_path: Path) -> None:
+async def test_a_flush_writes_queued_events_without_a_pause(tmp_path: Path) -> None:
     wire = Wire(otherwise=json_answer({}))
     limits = KubeLimits(events_burst=1, events_rate=1 / 3600)
     async with recording(wire, tmp_path, limits, busy=["key"]) as recorder:
@@ -213,7 +213,7 @@ async def test_a_flush_ends_with_its_deadline_and_says_how_many_are_left(tmp_pat
     ]
 
 
-async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) -> None:
+async def test_a_long_message_is_cut_to_the_limit_of_the_server(tmp_path: Path) -> None:
     wire = Wire(otherwise=json_answer({}))
     async with recording(wire, tmp_path) as recorder:
         recorder.event(THING, "Normal", "Synced", "ä" * 1000)

@@ -221,7 +221,7 @@ async def test_resumes_without_a_list_after(error: ApiError) -> None:
     assert gaps[0] < gaps[1] < gaps[2]
 
 
-async def test_waits_as_long_as_a_busy_server_asks() -> None:
+async def test_reflector_waits_for_the_retry_after_of_a_busy_server() -> None:
     script = Script(page("a", rv="5"), TooManyRequests("slow down", code=429, retry_after=42))
     await Run().through(script)
     assert script.times[2] == 42
@@ -322,7 +322,7 @@ async def test_a_list_without_a_resource_version_is_refused() -> None:
     assert store.states == {"b": "b"}
 
 
-async def test_tells_how_long_the_server_has_been_silent() -> None:
+async def test_reflector_reports_the_age_of_the_last_event() -> None:
     run = Run()
     script = Script(page("a", rv="5"), [Pause(10), bookmark("6"), Pause(100)])
     task = asyncio.create_task(run.through(script))
@@ -388,7 +388,7 @@ class TestStreamingList:
         assert [what for what, _ in script.order] == ["stream", "list", "watch", "list", "watch"]
         assert script.times[1] == 0
 
-    async def test_a_server_that_ignores_the_parameter_is_found_out_in_ten_seconds(self) -> None:
+    async def test_server_that_ignores_streaming_lists_is_detected_in_ten_seconds(self) -> None:
         script = Script([event("ADDED", "a", "2"), Pause()], page("a", rv="5"))
         store = await Run(streaming=True).through(script)
         assert store.states == {"a": "a"}

@@ -11,7 +11,7 @@ KEYS = st.sampled_from([A, B, C, ObjectKey("other", "a")])
 WORDS = st.text("xyz", max_size=3)
 
 
-def test_tells_what_changed() -> None:
+def test_upsert_and_delete_return_the_change() -> None:
     store: ObjectStore[str] = ObjectStore()
     assert store.upsert(A, "x") == Delta(A, None, "x")
     assert store.upsert(A, "y") == Delta(A, "x", "y")
@@ -21,7 +21,7 @@ def test_tells_what_changed() -> None:
     assert len(store) == 0
 
 
-def test_replace_tells_what_vanished_with_its_last_state() -> None:
+def test_replace_returns_deleted_objects_with_their_last_state() -> None:
     store: ObjectStore[str] = ObjectStore()
     for key, word in ((A, "x"), (B, "y")):
         store.upsert(key, word)
@@ -40,7 +40,7 @@ operations = st.lists(
 
 
 @given(operations)
-def test_holds_what_it_was_given_and_reports_each_change_once(
+def test_store_equals_the_model_and_reports_each_change_once(
     steps: list[tuple[str, object, str]],
 ) -> None:
     store: ObjectStore[str] = ObjectStore()

@@ -164,7 +164,7 @@ async def test_a_worker_cancelled_as_it_is_woken_loses_no_key() -> None:
     assert await asyncio.wait_for(second, 1) == "a"
 
 
-async def test_drained_shut_down_hands_out_what_is_queued_and_ignores_adds() -> None:
+async def test_drained_shut_down_hands_out_queued_keys_and_ignores_adds() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     queue.add_after("later", 0.001)

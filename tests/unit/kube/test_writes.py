@@ -31,7 +31,7 @@ async def test_create_posts_to_the_namespace(tmp_path: Path) -> None:
     assert (request.method, request.path, request.document) == ("POST", PATH, thing())
 
 
-async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
+async def test_replace_is_conditional_on_the_version_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ), failure(409, "Conflict"))
     async with client_of(wire, tmp_path) as client:
         await writes.update(client, THINGS, thing(labels={"a": "b"}), read=READ)
@@ -55,7 +55,7 @@ async def test_managed_fields_are_the_server_s(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_status_is_put_alone_and_bound_to_what_was_read(tmp_path: Path) -> None:
+async def test_a_status_is_put_alone_and_conditional_on_the_version_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:
         await writes.update_status(client, THINGS, {"phase": "Synced"}, read=READ)

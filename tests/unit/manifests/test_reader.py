@@ -72,7 +72,7 @@ def test_refuses_with_a_sentence_that_says_where(content: str, sentence: str) ->
         read(content)
 
 
-def test_what_is_not_utf_8_is_refused_with_its_line() -> None:
+def test_invalid_utf_8_is_refused_with_its_line() -> None:
     with pytest.raises(Unreadable, match="line 2: byte 11 is not UTF-8; save the file as UTF-8"):
         reader.read(b"kind: X\na: \xff\n", object_bytes=100, file_bytes=100)
 
@@ -97,7 +97,7 @@ def test_what_is_not_utf_8_is_refused_with_its_line() -> None:
         '{"kind": "X"}{"kind": "X"}{"password": "s3cret\n"',
     ],
 )
-def test_says_what_is_wrong_without_quoting_values(content: str) -> None:
+def test_error_message_quotes_no_value(content: str) -> None:
     with pytest.raises(Unreadable) as caught:
         read(content if content.startswith("{") else HEAD + content)
     assert "s3cret" not in str(caught.value)
@@ -113,7 +113,7 @@ def test_says_what_is_wrong_without_quoting_values(content: str) -> None:
         ("---\nkind: X\n...\nkind: Y\n", "text after its end is ignored"),
     ],
 )
-def test_remarks_on_what_kubectl_takes_without_a_word(content: str, remark: str) -> None:
+def test_reader_remarks_on_input_that_kubectl_accepts_silently(content: str, remark: str) -> None:
     found = read(content)
     assert len(found.objects) == 1
     assert [remark in each for each in found.remarks] == [True]

@@ -9,7 +9,7 @@ from autowasm.manifests import writer
 from autowasm.manifests.nodes import Unreadable
 
 
-def test_words_stand_without_quotes_and_what_a_reader_may_take_otherwise_with_them() -> None:
+def test_writer_quotes_only_text_that_a_reader_may_take_for_another_type() -> None:
     document = {"name": "a-b/c.d", "y": "y", "8080": "0X1F", "n": None, "on": True, "one": 1}
     assert writer.dump(document) == (
         'name: a-b/c.d\n"y": "y"\n"8080": "0X1F"\n"n": null\n"on": true\none: 1\n'
@@ -32,7 +32,7 @@ def test_long_strings_stay_on_their_line() -> None:
     assert writer.dump({"a": "word " * 2_000}).count("\n") <= 2
 
 
-def test_what_earlier_versions_wrote_is_read_as_they_meant_it() -> None:
+def test_yaml_of_earlier_versions_is_read_back_as_intended() -> None:
     """PyYAML's own dumper left these without quotes."""
     meant = {"DEBUG": "y", "rate": "1e3", "octal": "0o17", "at": "2021-10-27T10:00:36Z", "N": "x"}
     assert writer.read_back(yaml.safe_dump(meant)) == meant
@@ -40,6 +40,6 @@ def test_what_earlier_versions_wrote_is_read_as_they_meant_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: !!bool x", "a: !!timestamp x", "\x00"])
-def test_what_was_not_written_here_is_refused(text: str) -> None:
+def test_read_back_refuses_text_that_the_writer_never_produces(text: str) -> None:
     with pytest.raises(Unreadable):
         writer.read_back(text)

@@ -87,7 +87,7 @@ def test_never_reaches_metadata_link_local_or_multicast_in_any_notation(
 
 @pytest.mark.parametrize("purpose", Purpose)
 @pytest.mark.parametrize("address", [*PRIVATE, *LOOPBACK])
-def test_what_is_inside_is_closed_and_the_message_says_how_to_open_it(
+def test_internal_address_is_blocked_and_the_message_names_the_flag(
     address: str, purpose: Purpose
 ) -> None:
     with pytest.raises(AddressBlocked) as caught:
@@ -102,7 +102,7 @@ def test_what_is_inside_is_closed_and_the_message_says_how_to_open_it(
 
 @pytest.mark.parametrize("purpose", Purpose)
 @pytest.mark.parametrize("address", [*PRIVATE, *LOOPBACK])
-def test_what_is_inside_can_be_opened_by_address_or_altogether(
+def test_internal_addresses_can_be_allowed_by_range_or_altogether(
     address: str, purpose: Purpose
 ) -> None:
     check(AddressPolicy(allow=["0.0.0.0/0", "::/0"]), address, purpose)
@@ -191,7 +191,7 @@ def test_allow_opens_only_its_own_range() -> None:
         check(policy, "10.2.0.1", Purpose.OBJECT)
 
 
-def test_allowing_an_outer_range_does_not_open_what_is_embedded() -> None:
+def test_allowing_an_outer_range_does_not_allow_embedded_addresses() -> None:
     with pytest.raises(AddressBlocked):
         check(AddressPolicy(allow=["64:ff9b::/96"]), "64:ff9b::10.0.0.1", Purpose.OBJECT)
 
@@ -203,7 +203,7 @@ def test_deny_wins_over_allow(address: str) -> None:
         check(policy, address, Purpose.REGISTRY)
 
 
-def test_what_is_no_address_is_blocked() -> None:
+def test_text_that_is_no_address_is_blocked() -> None:
     with pytest.raises(AddressBlocked):
         check(AddressPolicy(), "localhost", Purpose.REGISTRY)
 

@@ -98,7 +98,7 @@ async def test_cancelling_ends_a_lookup_at_once() -> None:
             await pools.transfer.run(int)
 
 
-async def test_a_connect_that_nobody_answers_is_ended_by_the_loop() -> None:
+async def test_an_unanswered_connect_is_ended_by_the_loop() -> None:
     """A listener with a full backlog drops connection attempts, like a dead host."""
     limits = replace(LIMITS, connect_timeout=60.0)
     with contextlib.ExitStack() as held:
@@ -124,7 +124,7 @@ async def test_a_connect_that_nobody_answers_is_ended_by_the_loop() -> None:
                 await pools.transfer.run(int)
 
 
-async def test_connect_that_nobody_answers_is_given_up_in_time() -> None:
+async def test_unanswered_connect_fails_at_its_deadline() -> None:
     with contextlib.ExitStack() as held:
         listener = held.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

@@ -43,7 +43,9 @@ IMAGE = Responder(
         (418, SourceUnavailable, "UnexpectedAnswer"),
     ],
 )
-def test_a_status_says_what_to_do(status: int, expected: type[Exception], reason: str) -> None:
+def test_status_code_selects_error_type_and_reason(
+    status: int, expected: type[Exception], reason: str
+) -> None:
     error = error_for(status, {}, answerer=IMAGE)
     assert type(error) is expected
     assert error.reason == reason
@@ -72,7 +74,7 @@ def test_a_status_says_what_to_do(status: int, expected: type[Exception], reason
         (504, Operation.READ, b"", "no response in time"),
     ],
 )  # fmt: skip
-def test_a_message_has_the_number_what_was_said_and_the_usual_meaning(
+def test_message_has_the_status_code_its_meaning_and_the_servers_text(
     status: int, doing: Operation, body: bytes, says: str
 ) -> None:
     answerer = dataclasses.replace(IMAGE, doing=doing)

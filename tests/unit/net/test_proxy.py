@@ -91,14 +91,14 @@ async def test_https_goes_through_a_tunnel_and_the_proxy_sees_no_login_of_the_re
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_host_rules_hold_for_what_is_written_in_the_url(scheme: str, host: str) -> None:
+async def test_address_rules_apply_to_the_host_in_the_url(scheme: str, host: str) -> None:
     async with ForwardProxy("127.0.0.1:1") as proxy:
         with pytest.raises(AddressBlocked):
             await get(f"{scheme}://{host}/", through(proxy))
         assert proxy.asked == []
 
 
-async def test_exceptions_are_asked_directly_and_judged_in_full() -> None:
+async def test_no_proxy_hosts_are_connected_directly_and_checked_by_the_policy() -> None:
     async with ScriptedServer(ok) as server, ForwardProxy(server.host) as proxy:
         with pytest.raises(AddressBlocked, match="loopback"):
             await get(server.url, through(proxy, "127.0.0.0/8"))
@@ -125,7 +125,7 @@ async def test_a_proxy_that_opens_no_tunnel_is_named(answer: bytes, says: str) -
 @pytest.mark.parametrize(
     "url", ["https://p:1", "socks5://p:1", "p:3128", "http://", "http://p:x", "http://u:s3cret@p/x"]
 )
-def test_what_is_no_proxy_is_refused_without_its_password(url: str) -> None:
+def test_invalid_proxy_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(UsageError, match="--registry-proxy") as caught:
         Proxy.parse(url)
     assert "s3cret" not in str(caught.value)

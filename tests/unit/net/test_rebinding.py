@@ -96,7 +96,7 @@ async def test_an_object_whose_name_moves_inside_is_not_followed(inside: str) ->
     assert names.lookups == ["evil.example"] * 2, "one lookup for each connection: nothing between"
 
 
-async def test_a_name_that_means_both_at_once_reaches_only_what_is_allowed() -> None:
+async def test_name_with_allowed_and_blocked_addresses_reaches_only_the_allowed_ones() -> None:
     names = FickleNames([[METADATA, "127.0.0.2", "127.0.0.1"]])
     async with ScriptedServer(again) as server, objects(names) as session:
         port = server.host.rpartition(":")[2]

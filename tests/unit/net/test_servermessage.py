@@ -99,7 +99,7 @@ def test_the_sentence_of_the_server_is_found(body: bytes, expected: str) -> None
         (b"<html><script>var a = 1;</script><h1>Blocked</h1> by proxy</html>", "text/html; charset=utf-8", "Blocked  by proxy"),
     ],
 )  # fmt: skip
-def test_of_a_page_the_title_is_shown_and_that_it_is_one(
+def test_web_page_is_recognized_and_shown_by_its_title(
     body: bytes, kind: str, expected: str
 ) -> None:
     parsed = parse(body, kind)

@@ -177,7 +177,7 @@ async def test_retry_after_is_passed_on() -> None:
     assert error.retry_after == 30.0
 
 
-async def test_what_is_not_http_is_said_so() -> None:
+async def test_answer_that_is_not_http_is_an_unavailable_object() -> None:
     async def script(exchange: Exchange) -> None:
         exchange.writer.write(b"SSH-2.0-x\r\n\r\n")
 

@@ -60,7 +60,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_returns_what_the_function_returns(pools: Pools) -> None:
+async def test_run_returns_the_result_of_the_function(pools: Pools) -> None:
     def work(transfer: Transfer) -> str:
         assert current_transfer() is transfer
         return threading.current_thread().name
@@ -68,7 +68,7 @@ async def test_returns_what_the_function_returns(pools: Pools) -> None:
     assert str(await run(pools.transfer, work)).startswith("autowasm-transfer")
 
 
-async def test_raises_what_the_function_raises(pools: Pools) -> None:
+async def test_run_raises_the_exception_of_the_function(pools: Pools) -> None:
     def work(transfer: Transfer) -> None:
         raise LookupError("mine")
 
@@ -147,7 +147,7 @@ async def test_waiting_for_an_answer_is_not_slow(pools: Pools) -> None:
     assert await run(pools.transfer, work) == "done"
 
 
-async def test_cancelling_brings_the_thread_back_and_is_not_swallowed(
+async def test_cancelling_a_transfer_frees_its_thread_and_raises(
     pools: Pools, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     waiting = threading.Event()

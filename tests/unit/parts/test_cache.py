@@ -101,7 +101,7 @@ def test_looking_for_a_part_builds_nothing() -> None:
     assert cache.is_there(get)
 
 
-def test_what_is_asked_for_is_reported_whether_it_is_there_or_not_and_not_what_a_build_needs(
+def test_requested_parts_are_reported_even_if_cached_without_those_of_their_builds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used: list[str] = []
@@ -142,7 +142,7 @@ def test_within_one_run_a_part_that_failed_is_not_tried_a_second_time(
     assert len(attempts) == 2
 
 
-def test_what_a_killed_process_left_half_made_goes() -> None:
+def test_partial_entry_of_a_killed_process_is_removed() -> None:
     leftover = cache.cache_dir() / "bin/.group-key-a1b2c3d4"
     other = cache.cache_dir() / "bin/.group-key-other-a1b2c3d4"
     for folder in (leftover, other):
@@ -167,7 +167,7 @@ def test_waiting_for_a_part_is_bracketed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert events == ["waits", "builds", "goes on"]
 
 
-def test_progress_says_what_is_got_how_long_that_usually_takes_and_how_long_it_took(
+def test_progress_names_the_part_its_usual_time_and_its_actual_time(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", logger=cache.log.name)

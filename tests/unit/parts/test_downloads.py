@@ -49,7 +49,7 @@ async def test_outcome_of_an_answer(answer: bytes, outcome: type[Outcome]) -> No
     assert type(found) is outcome, found.problem
 
 
-async def test_nobody_who_listens_is_unreachable() -> None:
+async def test_port_without_a_listener_is_unreachable() -> None:
     async with answering(b"") as replica:
         pass
     assert type(await fetch(replica, "00")) is Unreachable
@@ -69,7 +69,7 @@ async def test_nobody_who_listens_is_unreachable() -> None:
         (WrongBytes, (Outcome,), (0, 0, 1)),
     ],
 )
-def test_what_counts(
+def test_each_outcome_is_counted_as_good_refused_or_wrong(
     outcome: Callable[[], Outcome], excused: tuple[type[Outcome], ...], counts: tuple[int, int, int]
 ) -> None:
     watch = Watch()

@@ -65,7 +65,7 @@ def test_answer_of_echo_is_read_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"configuration 00\n", b"configuration zz\n"])
-def test_what_is_not_an_answer_of_echo_is_an_error(body: bytes) -> None:
+def test_body_that_echo_did_not_write_is_an_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"lacks|hexadecimal"):
         filters.Echo.parse(body)
 

@@ -50,7 +50,7 @@ async def test_death_before_readiness_shows_the_end_of_the_log(tmp_path: Path) -
     assert str(tmp_path / "log") in text
 
 
-async def test_death_is_noticed_even_if_someone_else_answers(tmp_path: Path) -> None:
+async def test_death_is_noticed_even_if_another_process_answers(tmp_path: Path) -> None:
     process = python("raise SystemExit(1)", log=tmp_path / "log")
     exited = asyncio.Event()
 

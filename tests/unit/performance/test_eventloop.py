@@ -19,7 +19,7 @@ def ready_sockets(stack: ExitStack, count: int) -> list[socket.socket]:
     return found
 
 
-def test_a_turn_takes_a_few_and_nobody_starves() -> None:
+def test_a_turn_takes_a_few_sockets_and_none_starves() -> None:
     with ExitStack() as stack, TimedSelector(LoopLimits(ready=4)) as selector:
         for one in ready_sockets(stack, 10):
             selector.register(one, 1)

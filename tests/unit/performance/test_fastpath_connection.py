@@ -298,7 +298,9 @@ async def test_send_that_goes_on_after_its_deadline_is_reset(served: ServedClien
         request(SMALL) * 2,
     ],
 )
-async def test_all_else_goes_over_with_the_socket(served: ServedClient, data: bytes) -> None:
+async def test_other_requests_are_handed_over_with_their_socket(
+    served: ServedClient, data: bytes
+) -> None:
     served.clock.move_to(3)
     await served.send(data)
     await served.until(lambda: served.owner.events)
@@ -549,7 +551,7 @@ async def test_connection_that_is_closed_during_a_send_leaves_nothing_behind(
     assert served.clock.pending() == []
 
 
-async def test_connection_that_is_closed_sends_what_was_taken(served: ServedClient) -> None:
+async def test_closing_a_connection_sends_the_accepted_answer_first(served: ServedClient) -> None:
     await served.send(request(SMALL))
     await served.until(lambda: served.owner.events)
     for _ in range(2):

@@ -20,7 +20,7 @@ ENVOY = (
 )
 
 
-def test_takes_what_envoy_sends() -> None:
+def test_takes_the_request_of_envoy() -> None:
     assert plain_request(ENVOY.encode()) == DIGEST
 
 
@@ -28,7 +28,7 @@ def test_takes_the_query_that_makes_envoy_ask_once_more() -> None:
     assert plain_request(ENVOY.replace(DIGEST, DIGEST + "?r=7&anything").encode()) == DIGEST
 
 
-def test_takes_what_curl_sends() -> None:
+def test_takes_the_request_of_curl() -> None:
     curl = f"GET /wasm/{DIGEST} HTTP/1.1\r\nHost: [::1]:8081\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n"
     assert plain_request(curl.encode()) == DIGEST
 

@@ -93,7 +93,9 @@ def test_waiting_is_no_turn() -> None:
     assert run(work).seconds <= time.perf_counter() - began - 0.3
 
 
-def test_tells_who_held_the_loop_and_for_how_long(hold_until_sampled: Callable[[], None]) -> None:
+def test_a_blocked_loop_is_logged_with_its_stack_and_duration(
+    hold_until_sampled: Callable[[], None],
+) -> None:
     async def work() -> None:
         hold_the_loop(0.2)
         hold_until_sampled()

@@ -163,7 +163,7 @@ async def test_new_code_of_a_module_replaces_the_old(disk: Caches) -> None:
     assert disk.metrics.preflight_code_bytes._value.get() == 3
 
 
-async def test_another_engine_finds_nothing_and_removes_what_it_cannot_load(
+async def test_another_engine_version_finds_nothing_and_removes_old_code(
     disk: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await put(disk.make(), 1, b"code")
@@ -172,7 +172,7 @@ async def test_another_engine_finds_nothing_and_removes_what_it_cannot_load(
     assert disk.files() == []
 
 
-async def test_what_was_staged_and_never_committed_is_gone(disk: Caches) -> None:
+async def test_staged_code_that_was_never_committed_is_removed(disk: Caches) -> None:
     cache = disk.make()
     os.close((await cache.stage()).fd)  # wasmer was killed here
     assert len(disk.files()) == 1

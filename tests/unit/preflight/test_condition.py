@@ -23,7 +23,7 @@ RECORD = Record(source=f"registry:{IMAGE}", sha256=SHA256, size=8, abi="0.2.1")
         ("FAIL_RELOAD", FailurePolicy.RELOAD),
     ],
 )
-def test_plugin_is_what_envoy_gets(strategy: str, policy: FailurePolicy) -> None:
+def test_plugin_of_the_trial_equals_the_rendered_one(strategy: str, policy: FailurePolicy) -> None:
     autowasm = validation.parse(document(pluginConfig={"b": 1.0, "a": "ü"}, failStrategy=strategy))
     plugin = plugin_of(envoyfilters.render(autowasm, RECORD, EnvoyFetch()))
     assert plugin.configuration == '{"b":1,"a":"ü"}'.encode()

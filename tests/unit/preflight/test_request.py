@@ -49,7 +49,9 @@ def test_equal_requests_are_equal_bytes() -> None:
         {"failure_policy": FailurePolicy.CLOSED},
     ],
 )
-def test_whatever_a_module_can_notice_makes_another_request(changed: dict[str, object]) -> None:
+def test_every_difference_that_a_module_can_notice_changes_the_request(
+    changed: dict[str, object],
+) -> None:
     other = Request(
         replace(PLUGIN, **changed),  # type: ignore[arg-type]
         REQUEST.limits,

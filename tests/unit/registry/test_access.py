@@ -23,7 +23,7 @@ from tests.unit.registry.access import (
 )
 
 
-async def test_a_token_realm_on_another_host_gets_the_login_and_nobody_else_does() -> None:
+async def test_a_token_realm_on_another_host_gets_the_login_and_no_other_host_does() -> None:
     registry = Guarded("")
     tokens = Tokens(registry, {BASIC})
     async with ScriptedServer(tokens) as auth, ScriptedServer(registry) as server, client() as made:

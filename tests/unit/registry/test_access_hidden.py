@@ -76,7 +76,7 @@ async def test_without_a_credential_a_hidden_image_is_asked_for_once() -> None:
     assert sent(server) == [None]
 
 
-async def test_a_ping_that_redirects_cannot_name_who_gets_the_login() -> None:
+async def test_a_redirected_ping_cannot_choose_the_recipient_of_the_login() -> None:
     thief = Hiding(ping=challenges("Basic realm=r"))
     async with ScriptedServer(thief) as other:
         thief.ping = challenges(f'Bearer realm="{other.url}/token"')

@@ -229,6 +229,6 @@ def test_a_token_is_no_password() -> None:
         assert not make(TokenEndpoint(), credential=credential).respond('Basic realm="r"')
 
 
-def test_what_is_sent_to_a_token_endpoint_is_in_no_repr() -> None:
+def test_repr_of_a_token_request_hides_the_credentials() -> None:
     request = TokenRequest("https://t.example/", "Basic s3cret", b"refresh_token=s3cret")
     assert "s3cret" not in repr(request)

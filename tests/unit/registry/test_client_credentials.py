@@ -250,7 +250,7 @@ async def test_a_token_is_never_shared_between_credentials_or_repositories() -> 
     assert all("authorization" not in headers for headers in first_of_each)
 
 
-async def test_refusal_of_what_a_login_may_do_shows_it_no_second_time() -> None:
+async def test_forbidden_request_is_not_repeated_with_the_same_login() -> None:
     """403 to a login that the registry knows, with a challenge as on 401."""
 
     async def script(exchange: Exchange) -> bool:

@@ -45,7 +45,7 @@ def image(*types: str, kind: str | None = mediatypes.OCI_MANIFEST, config: str =
         ),
     ],
 )
-def test_istio_and_its_copy_say_what_they_miss(
+def test_istio_and_envoy_gateway_name_the_missing_requirement(
     manifest: Manifest, last: LastLayer | None, why: str
 ) -> None:
     verdicts = answers(manifest, last)

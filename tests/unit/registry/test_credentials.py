@@ -65,7 +65,7 @@ def test_every_name_of_docker_hub_is_docker_hub(key: str) -> None:
         "r.example/team/ap",
     ],
 )
-def test_what_only_looks_alike_does_not_match(key: str) -> None:
+def test_a_similar_but_different_host_key_does_not_match(key: str) -> None:
     assert find({key: auth("bob:p")}) is None
 
 
@@ -141,7 +141,7 @@ def test_a_space_inside_auth_is_refused_as_go_does() -> None:
         find({"r.example": {"auth": "Ym9i OnMzY3JldA=="}})
 
 
-def test_a_malformed_entry_of_another_host_harms_nobody() -> None:
+def test_a_malformed_entry_of_another_host_is_ignored() -> None:
     assert find({"other.example": "nonsense", "r.example": auth("a:b")}) == Credential("a", "b")
 
 

@@ -56,7 +56,7 @@ def test_a_row_is_recognised_and_its_readers_follow_from_their_rules(variant: Kn
     assert {WASMER, *told} == set(variant.readers)
 
 
-def test_a_type_is_opened_in_one_way_whatever_the_row() -> None:
+def test_each_media_type_has_one_packing_in_all_rows() -> None:
     for variant in VARIANTS:
         for media_type in variant.layer_types:
             assert PACKING[media_type] is variant.packing

@@ -95,7 +95,7 @@ def test_every_kind_of_artifact_is_its_one_module(media_type: str) -> None:
     assert (chosen.kind, digests(chosen)) == ("artifact", named("module"))
 
 
-def test_what_no_layer_can_hold_is_rejected_naming_the_types() -> None:
+def test_image_without_a_usable_layer_is_rejected_naming_the_media_types() -> None:
     with pytest.raises(ContentRejected) as caught:
         layout(layer("application/vnd.cncf.helm.chart.content.v1.tar+gzip", "chart"))
     assert caught.value.reason == "UnsupportedLayout"

@@ -28,7 +28,7 @@ def show(logins: LoginThrottle, *, taken: bool, credential: Credential | None = 
             login.refused()
 
 
-def test_a_refused_login_is_left_alone_and_longer_each_time() -> None:
+def test_a_refused_login_is_paused_longer_each_time() -> None:
     clock = FakeClock(0.0)
     logins = LoginThrottle(LIMITS, clock=clock)
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_an_attempt_without_outcome_counts_as_none() -> None:
             pass
 
 
-async def test_a_login_that_nobody_took_yet_is_shown_by_one_at_a_time() -> None:
+async def test_a_login_not_yet_accepted_is_sent_by_one_request_at_a_time() -> None:
     """Ten that would all be refused: the account sees two."""
     logins, shown, release = LoginThrottle(LIMITS), [0], threading.Event()
 

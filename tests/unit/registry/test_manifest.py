@@ -95,7 +95,7 @@ def test_fields_that_are_null_or_unknown_do_no_harm() -> None:
     assert parse(image(layers=None)).layers is None
 
 
-def test_what_could_be_read_as_both_is_rejected() -> None:
+def test_document_that_is_both_image_and_index_is_rejected() -> None:
     assert "both" in rejected(image(manifests=[descriptor("child")]))
 
 
@@ -108,7 +108,7 @@ def test_a_document_whose_two_names_contradict_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("media_type", sorted(mediatypes.SCHEMA_1))
-def test_docker_schema_1_is_rejected_with_what_to_do(media_type: str) -> None:
+def test_docker_schema_1_is_rejected_with_a_remedy(media_type: str) -> None:
     assert "push the image again" in rejected({"schemaVersion": 1, "fsLayers": []}, media_type)
 
 
@@ -135,7 +135,7 @@ def test_docker_schema_1_is_rejected_with_what_to_do(media_type: str) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_no_manifest_is_rejected(document: Any) -> None:
+def test_document_that_is_no_manifest_is_rejected(document: Any) -> None:
     rejected(document)
 
 
@@ -222,7 +222,7 @@ def test_of_an_index_wasm_is_preferred_then_linux_amd64_then_the_first(
     assert children_by_preference(parse(index(*children)))[0].digest == Digest.of(chosen.encode())
 
 
-def test_an_index_without_an_image_is_rejected_naming_what_it_holds() -> None:
+def test_an_index_without_an_image_is_rejected_with_its_media_types() -> None:
     document = index(descriptor("x", mediaType="application/evil\n"), platform("y", "unknown", "x"))
     with pytest.raises(ContentRejected) as caught:
         children_by_preference(parse(document))[0]
@@ -231,7 +231,7 @@ def test_an_index_without_an_image_is_rejected_naming_what_it_holds() -> None:
 
 
 @pytest.mark.parametrize("kind", [mediatypes.OCI_INDEX, mediatypes.DOCKER_MANIFEST_LIST])
-def test_an_index_in_an_index_is_not_followed_and_what_to_do_is_said(kind: str) -> None:
+def test_a_nested_index_is_rejected_with_a_remedy(kind: str) -> None:
     document = index(descriptor("x", mediaType=kind))
     with pytest.raises(ContentRejected, match="reference the inner one by its digest"):
         children_by_preference(parse(document))[0]
@@ -277,7 +277,7 @@ def test_an_empty_answer_is_called_empty(data: bytes) -> None:
     ],
     ids=["no UTF-8", "no UTF-8 in the config", "nested", "nested in a field that is read"],
 )
-def test_what_cannot_be_decoded_is_rejected_as_such(data: bytes) -> None:
+def test_undecodable_manifest_is_rejected_as_not_readable(data: bytes) -> None:
     assert "not readable" in rejected(data)
 
 

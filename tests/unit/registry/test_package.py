@@ -104,7 +104,7 @@ def test_an_image_is_a_compat_image(module: Path, tmp_path: Path) -> None:
 FORMS = ("artifact", "image", "cncf", "kwctl")
 
 
-def test_a_cncf_artifact_is_what_oci_wasm_reads(module: Path, tmp_path: Path) -> None:
+def test_a_cncf_artifact_has_the_form_that_oci_wasm_reads(module: Path, tmp_path: Path) -> None:
     package = make_package("cncf", module, abi="0.2.1", workdir=tmp_path)
     manifest = check(package)
     assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
@@ -120,7 +120,9 @@ def test_a_cncf_artifact_is_what_oci_wasm_reads(module: Path, tmp_path: Path) ->
     }
 
 
-def test_a_kwctl_artifact_is_what_policy_fetcher_reads(module: Path, tmp_path: Path) -> None:
+def test_a_kwctl_artifact_has_the_form_that_policy_fetcher_reads(
+    module: Path, tmp_path: Path
+) -> None:
     package = make_package("kwctl", module, abi="0.2.1", workdir=tmp_path)
     manifest = check(package)
     assert manifest["config"]["mediaType"] == "application/vnd.wasm.config.v1+json"
@@ -160,7 +162,7 @@ def test_a_container_image_has_no_artifact_type(module: Path, tmp_path: Path) ->
         assert manifest.get("artifactType") == wanted
 
 
-def test_the_same_module_gives_the_same_bytes_whatever_its_name_and_time(tmp_path: Path) -> None:
+def test_manifest_does_not_depend_on_file_name_and_time(tmp_path: Path) -> None:
     packages = []
     for number in range(2):
         folder = tmp_path / str(number)
@@ -175,7 +177,9 @@ def test_the_same_module_gives_the_same_bytes_whatever_its_name_and_time(tmp_pat
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_we_read_what_we_push_as_the_table_says(form: str, module: Path, tmp_path: Path) -> None:
+def test_each_pushed_format_is_recognized_as_its_row_of_the_table(
+    form: str, module: Path, tmp_path: Path
+) -> None:
     package = make_package(form, module, abi=None, workdir=tmp_path)
     manifest = parse_manifest(package.manifest, package.media_type, limits=Limits())
     assert isinstance(manifest, Manifest)

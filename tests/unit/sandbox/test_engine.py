@@ -75,7 +75,9 @@ def test_features_of_envoys_engine_compile(engine: Engine, text: str, feature: s
         ),
     ],
 )
-def test_what_cannot_be_compiled_is_an_error_of_the_sandbox(engine: Engine, module_: bytes) -> None:
+def test_module_that_cannot_be_compiled_raises_cannot_compile(
+    engine: Engine, module_: bytes
+) -> None:
     with pytest.raises(CannotCompile) as caught:
         compile_module(engine, module_)
     assert "\n" not in str(caught.value)

@@ -44,7 +44,7 @@ def _vm(
         ("proxy_on_request_headers", call("proxy_continue_stream", 1), "does not exist"),
     ],
 )
-def test_what_crashes_envoy_is_a_failure(
+def test_call_that_crashes_envoy_is_a_failure(
     compiled: Callable[[bytes], Compiled], callback: str, made: Call, what: str
 ) -> None:
     found = exchange(_vm(compiled, {callback: [made]}), Request(), Response())
@@ -190,7 +190,9 @@ def test_clusters_answer_with_one_thing_after_another(
     assert seen == [b"201", b"202", b"202"]
 
 
-def test_clusters_answer_what_a_function_says(compiled: Callable[[bytes], Compiled]) -> None:
+def test_clusters_answer_with_the_result_of_a_function(
+    compiled: Callable[[bytes], Compiled],
+) -> None:
     def answer(callout: Callout) -> Answer:
         return HttpAnswer(200 + len(callout.body))
 

@@ -107,7 +107,7 @@ def test_a_refusal_after_a_question_about_envoy_is_a_doubt(
 
 
 @pytest.mark.parametrize("path", [b"plugin_name", b"plugin_root_id", b"plugin_vm_id"])
-def test_what_is_known_of_the_plugin_is_no_doubt(
+def test_known_properties_of_the_plugin_cause_no_doubt(
     compiled: Callable[[bytes], Compiled], path: bytes
 ) -> None:
     verdict = _judged(compiled, [call("proxy_get_property", path, Out(0), Out(1))], returns=0)

@@ -66,7 +66,7 @@ async def test_longest_unseen_addresses_and_digests_go_first() -> None:
     assert set(await seen(found, B)) == {"10.0.1.1", "10.0.1.2"}
 
 
-async def test_what_was_forgotten_is_not_said_never_to_have_been(
+async def test_evicted_entry_shortens_the_covered_time_of_its_digest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1_000.0

@@ -25,7 +25,7 @@ def filled(series: int) -> CollectorRegistry:
     return registry
 
 
-async def test_text_is_what_the_library_writes() -> None:
+async def test_text_equals_the_output_of_the_library() -> None:
     registry = filled(300)
     gauge = Gauge("wide", 'One with "quotes".', ["number"], registry=registry)
     for number in range(2 * SLICE + 1):

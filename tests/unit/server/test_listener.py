@@ -47,7 +47,7 @@ async def test_hands_on_all_in_several_turns() -> None:
         one.close()
 
 
-async def test_close_hands_on_who_waits_with_the_kernel() -> None:
+async def test_close_accepts_the_connections_in_the_backlog() -> None:
     accepted: list[socket.socket] = []
     listener, port = _listener(accepted)
     clients = [_connected(port) for _ in range(3)]

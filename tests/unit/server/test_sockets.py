@@ -27,7 +27,7 @@ def test_reads_addresses(text: str, expected: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "8081", "::1:80", "host.example:80", "1.2.3.4:", "1.2.3.4:70000", "[::]:x", "1.2:3"]
 )  # fmt: skip
-def test_says_what_is_wrong_with_an_address(text: str) -> None:
+def test_malformed_listen_address_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="cannot listen on"):
         sockets.parse_listen(text)
 
@@ -63,7 +63,7 @@ def test_a_taken_port_is_named() -> None:
             sockets.listening_socket(f"127.0.0.1:{port}", backlog=1)
 
 
-def test_raises_the_descriptor_limit_to_what_is_allowed() -> None:
+def test_raises_the_descriptor_limit_to_the_maximum() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[0]), before[1]))

@@ -23,7 +23,7 @@ async def test_a_task_that_fails_is_logged_with_its_name() -> None:
     assert isinstance(event["exc_info"], ZeroDivisionError)
 
 
-async def test_what_runs_is_cancelled_at_the_end_without_a_word() -> None:
+async def test_close_cancels_running_tasks_without_a_log_event() -> None:
     owner, ended = TaskOwner(), []
 
     async def wait() -> None:

@@ -175,7 +175,9 @@ async def test_changes_between_load_and_run_are_not_missed(
         await until(lambda: handler.keys == [ONE], timeout=3)  # before the first rescan
 
 
-async def test_untouched_files_wake_nobody(config: Path, directory: ConfigDirectory) -> None:
+async def test_files_with_unchanged_content_cause_no_event(
+    config: Path, directory: ConfigDirectory
+) -> None:
     (config / "a.yaml").write_text(autowasm("one"))
     await directory.load()
     async with followed(directory) as handler:
@@ -197,7 +199,7 @@ async def test_untouched_files_wake_nobody(config: Path, directory: ConfigDirect
     ],
     ids=["half", "half second", "empty", "comment", "bytes", "huge"],
 )
-async def test_file_that_cannot_be_understood_keeps_what_it_defined(
+async def test_invalid_file_keeps_its_previous_objects(
     config: Path, directory: ConfigDirectory, logs: list[EventDict], content: str, problem: str
 ) -> None:
     file = config / "a.yaml"

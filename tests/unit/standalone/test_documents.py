@@ -90,7 +90,7 @@ def test_other_kinds_are_named_and_break_nothing() -> None:
         ("a: [", "line"),
     ],
 )  # fmt: skip
-def test_what_is_not_understood_breaks_the_file(content: str, sentence: str) -> None:
+def test_invalid_document_breaks_the_file(content: str, sentence: str) -> None:
     parsed = parse(content)
     assert parsed.broken
     assert len(parsed.problems) == 1

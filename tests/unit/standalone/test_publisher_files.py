@@ -39,7 +39,7 @@ def test_changed_bytes_come_by_rename(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two"
 
 
-def test_failed_write_leaves_what_was_there_and_no_half_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_target_and_leaves_no_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.mkdir()
     with pytest.raises(StorageError, match=r"cannot write .*a\.yaml"):
@@ -47,7 +47,7 @@ def test_failed_write_leaves_what_was_there_and_no_half_file(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_removes_what_is_there(tmp_path: Path) -> None:
+def test_remove_deletes_an_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"one")
     assert publisher.remove(path)

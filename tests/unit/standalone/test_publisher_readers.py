@@ -42,7 +42,7 @@ def test_reader_sees_the_old_bytes_or_the_new_ones(tmp_path: Path) -> None:
     assert partial == []
 
 
-def test_killed_writer_leaves_a_whole_file_and_half_files_that_nobody_reads(tmp_path: Path) -> None:
+def test_killed_writer_leaves_a_whole_file_and_ignored_partial_files(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     publisher.write_if_changed(path, ONE)
     for pause in (0.0, 0.01, 0.03, 0.05, 0.1):

@@ -9,7 +9,7 @@ def test_page_is_up_to_date() -> None:
     assert page.read_text() == metrics.render(), "run `make reference`"
 
 
-def test_every_metric_has_one_row_and_says_what_it_is() -> None:
+def test_every_metric_has_one_row_with_a_description() -> None:
     found = list(metrics.rows())
     assert len({row.name for row in found}) == len(found)
     assert all(row.name.startswith("autowasm_") and row.meaning.endswith(".") for row in found)

@@ -76,7 +76,7 @@ def test_wrong_property_is_refused(given: list[str]) -> None:
         b"HTTP/2 403\nx-a: b\n\nno\r\n",
     ],
 )
-def test_answer_is_what_curl_prints(content: bytes) -> None:
+def test_answer_is_read_from_the_output_of_curl(content: bytes) -> None:
     answer = inputs.http_answer(content, name="f")
     assert (answer.status, answer.headers) == (403, (("x-a", "b"),))
     assert answer.body.rstrip() == b"no"
@@ -132,7 +132,7 @@ def test_length_is_added_as_a_client_or_a_service_does() -> None:
     assert names(Response(trailers=(("a", "b"),))) == [("transfer-encoding", "chunked")]
 
 
-def test_configuration_is_what_an_autowasm_gives_the_filter() -> None:
+def test_configuration_equals_that_of_an_autowasm() -> None:
     assert inputs.configuration_of({"b": 1.0, "a": "ü"}) == '{"a":"ü","b":1}'.encode()
     assert inputs.configuration_of(" text\n") == b" text\n"
 

@@ -75,7 +75,7 @@ def mismatches(expected: Any, found: Exchange = FOUND) -> dict[str, tuple[str, .
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_as_expected_is_no_mismatch(expected: Any) -> None:
+def test_matching_values_are_no_mismatch(expected: Any) -> None:
     assert mismatches(expected) == {}
 
 

@@ -119,7 +119,7 @@ def test_several_modules_are_named(extract: Extraction) -> None:
     assert "(a.wasm, b.wasm)" in str(error)
 
 
-def test_an_archive_without_a_module_says_what_it_holds(extract: Extraction) -> None:
+def test_archive_without_a_module_is_rejected_with_its_contents(extract: Extraction) -> None:
     error = extract.refusal(gz(tar({"main.go": b"x", "go.mod": b"y"})))
     assert error.reason == "ModuleNotFoundInArchive"
     assert "it holds main.go, go.mod" in str(error)
@@ -176,7 +176,7 @@ def test_an_archive_may_end_without_the_final_zeros(extract: Extraction) -> None
     assert extract(header(b"plugin.wasm", len(WASM)) + padded(WASM), "tar")[1] == WASM
 
 
-def test_what_follows_the_end_of_a_tar_is_not_looked_at(extract: Extraction) -> None:
+def test_bytes_after_the_end_of_a_tar_are_ignored(extract: Extraction) -> None:
     assert extract(tar({"plugin.wasm": WASM}) + b"garbage" * 100, "tar")[1] == WASM
 
 

@@ -81,7 +81,7 @@ def test_several_of_one_rank_are_named(names: list[str], listed: str) -> None:
     assert f"there are 2 modules in it ({listed}): " in str(caught.value)
 
 
-def test_nothing_to_choose_from_says_what_to_do() -> None:
+def test_missing_wasm_file_is_rejected_with_a_remedy() -> None:
     with pytest.raises(ContentRejected, match=r"no \*\.wasm file in it: add the module as"):
         choose_member([])
 
@@ -186,7 +186,9 @@ def test_packings_in_each_other_have_a_limit(source: Path, depth: int) -> None:
         (b"\x28\xb5\x2f\xfe", "this is neither"),
     ],
 )
-def test_content_that_is_no_module_says_what_it_is(source: Path, data: bytes, what: str) -> None:
+def test_content_that_is_no_module_is_rejected_with_its_kind(
+    source: Path, data: bytes, what: str
+) -> None:
     error = refusal(source, data)
     assert error.reason == "NotWasm"
     assert what in str(error)

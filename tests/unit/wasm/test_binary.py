@@ -325,7 +325,7 @@ TEXT = "it is WebAssembly text; compile it with wat2wasm"
         (b"\xde\xad\xbe\xef" * 3, "it begins with the bytes de ad be ef de ad be ef"),
     ],
 )
-def test_says_what_the_bytes_look_like(data: bytes, words: str) -> None:
+def test_rejection_names_the_detected_format(data: bytes, words: str) -> None:
     assert guess(data) == words
     with pytest.raises(ContentRejected) as caught:
         check_header(data)

@@ -30,7 +30,7 @@ def test_a_refused_module_is_described_too(tmp_path: Path) -> None:
     assert [str(each) for each in described.imports] == ["js.f"]
 
 
-def test_of_what_is_no_module_nothing_is_said(tmp_path: Path) -> None:
+def test_description_of_an_invalid_module_is_empty(tmp_path: Path) -> None:
     module = wat.header_filter("world")
     for data in (b"", b"rubbish", b"\0asm\x0d\0\1\0", module[:-10], module + b"\x02\x05abc"):
         assert describe(tmp_path, data) == Description()

@@ -54,7 +54,7 @@ def test_an_export_over_which_envoy_crashes_is_refused(
     assert words in str(error)
 
 
-def test_what_stays_inside_may_be_of_any_type(compile_text: Compile) -> None:
+def test_definitions_that_are_not_exported_may_have_any_type(compile_text: Compile) -> None:
     inspect(compile_text(f"(module {MEMORY}{OTHERS}{INSIDE})"))
 
 

@@ -46,7 +46,7 @@ def test_an_empty_layer_has_nothing(tmp_path: Path) -> None:
     assert layer(tmp_path) == ImageLayer((), nothing, nothing, nothing, None)
 
 
-def test_each_kind_of_entry_counts_for_what_it_is(tmp_path: Path) -> None:
+def test_each_kind_of_archive_entry_has_its_effect(tmp_path: Path) -> None:
     found = layer(
         tmp_path,
         "opt/",
@@ -86,9 +86,7 @@ def test_of_several_entries_with_one_path_the_last_counts_and_comes_last(tmp_pat
 
 
 @pytest.mark.parametrize("later", ["a.wasm", "a.wasm/"], ids=["link", "folder"])
-def test_a_module_that_something_else_replaces_in_its_layer_is_none(
-    tmp_path: Path, later: str
-) -> None:
+def test_a_module_replaced_later_in_its_layer_is_not_listed(tmp_path: Path, later: str) -> None:
     assert layer(tmp_path, ("a.wasm", b"1"), later).modules == ()
 
 
@@ -191,7 +189,7 @@ def test_a_module_is_gone_when_a_layer_above_takes_it_or_a_folder_of_it(
         "b/m.wasm",
     ],
 )
-def test_a_module_stays_when_a_layer_above_takes_something_else(
+def test_a_module_stays_visible_if_upper_layers_change_other_paths(
     tmp_path: Path, above: str | tuple[str, bytes]
 ) -> None:
     assert visible(tmp_path, above, below="a/b/m.wasm")

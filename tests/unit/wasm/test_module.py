@@ -70,7 +70,7 @@ def test_a_good_filter_is_described(hello: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["earth", "trap", "refuses_configuration"])
-def test_what_only_shows_when_it_runs_is_not_refused(
+def test_faults_that_appear_only_at_run_time_are_not_refused(
     module: Callable[[str], bytes], name: str
 ) -> None:
     assert inspect(module(name)).abi == "0.2.1"
@@ -182,7 +182,7 @@ def test_an_imported_tag_which_crashes_envoy_is_refused(
 
 
 @pytest.mark.parametrize("what", ["(memory 1)", "(table 1 funcref)"])
-def test_imported_memories_and_tables_are_what_envoy_creates(
+def test_imported_memories_and_tables_match_those_of_envoy(
     tmp_path: Path, compile_text: Callable[[str], bytes], what: str
 ) -> None:
     own = "" if "memory" in what else MEMORY
@@ -244,7 +244,9 @@ def test_a_malformed_body_is_refused(hello: bytes) -> None:
     assert "\n" not in str(error)
 
 
-def test_what_was_not_checked_is_said(compile_text: Callable[[str], bytes], hello: bytes) -> None:
+def test_unchecked_function_bodies_are_reported(
+    compile_text: Callable[[str], bytes], hello: bytes
+) -> None:
     body = "(tag $t (param i32))(func (try (do (throw $t (i32.const 1))) (catch_all)))"
     info = inspect(compile_text(f"(module {PLAIN}{body})"))
     assert info.unchecked.startswith("1 of 3 function bodies were not validated")
@@ -263,7 +265,9 @@ def test_what_was_not_checked_is_said(compile_text: Callable[[str], bytes], hell
         "(memory $second 1)",
     ],
 )
-def test_what_envoys_v8_knows_is_accepted(compile_text: Callable[[str], bytes], body: str) -> None:
+def test_features_of_envoys_v8_are_accepted(
+    compile_text: Callable[[str], bytes], body: str
+) -> None:
     assert inspect(compile_text(f"(module {PLAIN}{body})"))
 
 

@@ -88,7 +88,7 @@ def test_more_elements_than_the_limit_are_not_looked_at() -> None:
     places=st.lists(st.integers(0, 6), max_size=4),
     size=st.integers(0, 3),
 )
-def test_what_is_refused_traps_and_what_traps_is_refused(
+def test_segments_are_refused_exactly_if_they_trap(
     offsets: list[int], places: list[int], size: int
 ) -> None:
     data = "".join(f'(data (i32.const {offset}) "{"x" * size}")' for offset in offsets)

@@ -55,7 +55,7 @@ def test_too_much_code_proves_nothing(compile_text: Callable[[str], bytes]) -> N
         ("(throw $t)", "StartFails"),
     ],
 )
-def test_what_is_caught_does_not_fail(
+def test_caught_exception_in_start_does_not_fail(
     compile_text: Callable[[str], bytes], body: str, reason: str
 ) -> None:
     text = f'(tag $t) (func (export "_start") {body})'

@@ -58,7 +58,7 @@ def test_regular_files_have_content(kind: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", list(LINKS))
-def test_links_and_devices_have_no_content_whatever_size_they_claim(kind: int) -> None:
+def test_links_and_devices_have_no_content_despite_their_size_field(kind: int) -> None:
     data = header(b"a", 3, bytes([kind])) + FILE
     first, second = entries(data)
     assert first == TarEntry("a", 0, is_file=False)

@@ -75,7 +75,7 @@ class Shrinking(io.BytesIO):
         return found
 
 
-def test_a_file_that_shrinks_when_it_was_read_is_judged_by_what_was_read(
+def test_a_file_that_shrinks_while_read_is_judged_by_the_bytes_read(
     hello: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(_: Path, mode: str) -> IO[bytes]:
@@ -180,7 +180,7 @@ def test_a_memory_and_an_allocator_that_envoy_reaches_are_enough(
     assert inspect(compile_text(f"(module {memory}{ABI}{function})")).abi == "0.2.1"
 
 
-def test_what_envoy_needs_and_the_module_does_not_export_is_named(compile_text: Compile) -> None:
+def test_missing_exports_that_envoy_needs_are_named(compile_text: Compile) -> None:
     assert refusal(compile_text(f"(module (memory 1){ABI}{ALLOCATOR})")) == (
         "ExportMissing",
         "the module exports no memory, and Envoy crashes at its first call into such a module: "
@@ -256,7 +256,7 @@ def test_a_host_function_called_by_reference_is_refused(how: str, is_refused: bo
     )
 
 
-def test_a_module_without_code_is_judged_by_what_it_imports(
+def test_a_module_without_code_is_judged_by_its_imports(
     tmp_path: Path, compile_text: Compile
 ) -> None:
     imported = (

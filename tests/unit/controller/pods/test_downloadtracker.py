@@ -199,7 +199,7 @@ async def test_restart_forgets_nothing_that_the_status_says() -> None:
     )
 
 
-async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods() -> None:
+async def test_status_for_another_selector_is_not_used_for_these_pods() -> None:
     tracked = TrackedPods()
     found = loading(tracked)
     await report_of(found)
@@ -218,7 +218,7 @@ async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods()
     )
 
 
-async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> None:
+async def test_missed_start_or_readiness_of_a_pod_is_found_by_the_next_check() -> None:
     late = pod("a", "10.0.0.1")
     unready = msgspec.structs.replace(late, ready=False)
     for before in (unready, pod("a", "", started=0)):
@@ -292,7 +292,7 @@ async def test_answers_to_the_queries_of_longest_ago_are_forgotten() -> None:
     assert tracked.queries == [paths[0]]
 
 
-async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
+async def test_download_of_a_deleted_pod_does_not_make_the_others_unknown() -> None:
     tracked = TrackedPods()
     found = loading(tracked)
     await report_of(found)
@@ -305,7 +305,7 @@ async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
     assert (await report_of(found)).loaded.reason == "NeverAsked"
 
 
-async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None:
+async def test_never_asked_becomes_not_known_once_a_replica_is_lost() -> None:
     tracked = TrackedPods(others=["b"])
     found = loading(tracked)
     await report_of(found)
@@ -319,7 +319,7 @@ async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None
     assert (await report_of(found)).loaded.reason == "NeverAsked", "it was silent only"
 
 
-async def test_nothing_published_says_nothing() -> None:
+async def test_object_without_an_envoyfilter_has_no_report() -> None:
     class Empty(TrackedPods):
         def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
             return None
@@ -327,7 +327,7 @@ async def test_nothing_published_says_nothing() -> None:
     assert await loading(Empty()).report(KEY) is None
 
 
-async def test_nothing_is_said_of_what_is_not_published_and_its_state_is_forgotten() -> None:
+async def test_unpublished_object_has_no_report_and_no_state() -> None:
     class Gone(TrackedPods):
         live = there = True
 
@@ -362,7 +362,7 @@ async def test_an_object_that_was_deleted_is_counted_no_more() -> None:
     assert tracked.touched == 0
 
 
-async def test_the_time_of_what_is_said_changes_only_with_what_is_said() -> None:
+async def test_time_of_the_report_changes_only_with_its_content() -> None:
     tracked = TrackedPods()
     found = loading(tracked)
     first = await report_of(found)
@@ -385,7 +385,7 @@ async def test_the_latest_of_several_strangers_counts() -> None:
     assert (await report_of(found)).loaded.reason == "Unattributed"
 
 
-async def test_an_object_without_a_generation_is_said_of_none() -> None:
+async def test_condition_of_an_object_without_a_generation_observes_generation_0() -> None:
     class Unnumbered(TrackedPods):
         def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
             return {"metadata": {"name": key.name}, "status": {}}

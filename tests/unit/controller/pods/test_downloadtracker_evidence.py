@@ -39,7 +39,7 @@ class Answers(PeerQuery):
 
 
 @pytest.mark.looptime
-async def test_ages_count_from_when_replicas_were_asked() -> None:
+async def test_ages_count_from_the_start_of_the_peer_query() -> None:
     tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 200)
     found = loading(tracked, peer_query=Answers(tracked, age=30.0))
     await report_of(found)
@@ -67,7 +67,7 @@ async def test_an_answer_may_be_half_an_interval_old_and_not_older_than_the_news
     assert answers.within[f"/seen/{A}"] == 5.0
 
 
-async def test_a_module_is_learned_of_although_no_replica_tells_its_name() -> None:
+async def test_downloads_are_learned_even_from_replicas_without_an_instance_name() -> None:
     class Nameless(TrackedPods):
         async def query(self, path: str) -> list[bytes]:
             return await super().query(path) if path != "/seen" else [b"{}"]
@@ -80,7 +80,7 @@ async def test_a_module_is_learned_of_although_no_replica_tells_its_name() -> No
     assert (await report_of(found)).pods.fetched == 1
 
 
-async def test_an_error_is_news_too() -> None:
+async def test_a_new_error_causes_a_query_like_a_new_download() -> None:
     class Erring(TrackedPods):
         errors = 0
 
@@ -116,7 +116,7 @@ async def test_replicas_are_asked_again_until_all_answer() -> None:
 
 
 @pytest.mark.parametrize(("later", "remembered"), [(15, True), (16, False)])
-async def test_sixteen_replicas_that_went_are_remembered(later: int, remembered: bool) -> None:
+async def test_sixteen_lost_replicas_are_remembered(later: int, remembered: bool) -> None:
     others = [f"other-{number}" for number in range(later)]
     tracked = TrackedPods(others=["first", *others])
     found = loading(tracked)
@@ -133,7 +133,7 @@ async def test_sixteen_replicas_that_went_are_remembered(later: int, remembered:
     assert reason == ("NotKnown" if remembered else "NeverAsked")
 
 
-async def test_a_status_is_believed_once_and_not_against_what_is_seen_later() -> None:
+async def test_status_is_used_once_and_never_overrides_later_evidence() -> None:
     tracked = TrackedPods(seen={"10.0.0.1": {"ok": 90.0}}, downloads=1)
     found = loading(tracked)
     await report_of(found)
@@ -156,7 +156,7 @@ async def test_a_status_is_believed_once_and_not_against_what_is_seen_later() ->
     )
 
 
-async def test_what_is_known_is_of_the_last_look_only_after_news() -> None:
+async def test_evidence_needs_a_new_query_only_after_news() -> None:
     tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 30)], published=NOW - 30)
     found = loading(tracked)
     await report_of(found)
@@ -166,7 +166,7 @@ async def test_what_is_known_is_of_the_last_look_only_after_news() -> None:
     assert (await report_of(found)).loaded.reason == "NeverAsked", "there was no news since"
 
 
-async def test_before_replicas_are_asked_it_is_known_that_they_could_have_answered() -> None:
+async def test_missing_pods_are_not_known_before_the_first_peer_query() -> None:
     tracked = TrackedPods(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 100)
     found = loading(tracked)
     assert (await report_of(found)).loaded.reason == "NotKnown"
@@ -218,7 +218,7 @@ async def test_the_time_stays_while_the_same_is_seen() -> None:
     assert (await report_of(found)).pods.time == stamp(NOW)
 
 
-async def test_the_time_is_now_where_none_was_said() -> None:
+async def test_report_without_an_earlier_time_has_the_current_one() -> None:
     tracked = TrackedPods()
     tracked.write(await report_of(loading(tracked)))
     del tracked.status["pods"]
@@ -226,7 +226,7 @@ async def test_the_time_is_now_where_none_was_said() -> None:
     assert (await report_of(loading(tracked))).pods.time == stamp(NOW + 30)
 
 
-async def test_what_was_seen_of_a_module_is_forgotten_with_its_last_object() -> None:
+async def test_downloads_of_a_module_are_forgotten_with_its_last_object() -> None:
     class Changing(TrackedPods):
         is_there = True
 
@@ -257,7 +257,7 @@ def iterations() -> tuple[asyncio.Task[None], list[int]]:
     return asyncio.create_task(counting()), count
 
 
-async def test_others_get_a_turn_between_steps_of_learning_and_after_each_object() -> None:
+async def test_check_yields_to_the_event_loop_between_steps_and_after_each_object() -> None:
     tracked = TrackedPods(seen={f"10.9.{n >> 8}.{n & 255}": {"ok": 1.0} for n in range(2_000)})
     found = loading(tracked)
     await report_of(found)
@@ -331,7 +331,7 @@ async def test_a_rollout_that_was_over_when_the_object_changed_is_not_measured()
 
 
 @pytest.mark.looptime
-async def test_a_new_leader_does_not_know_which_replicas_went_or_what_they_counted() -> None:
+async def test_a_new_leader_starts_without_lost_replicas_and_download_counts() -> None:
     tracked = TrackedPods(others=["b", "c"])
     tenure = Tenure(lambda _: None)
     found = loading(tracked, interval=10.0)
@@ -361,9 +361,7 @@ async def test_a_new_leader_does_not_know_which_replicas_went_or_what_they_count
 
 
 @pytest.mark.looptime
-async def test_an_object_that_was_reported_before_the_lead_is_asked_about_when_it_is_reported_again() -> (
-    None
-):
+async def test_new_leader_queries_replicas_about_an_object_once_it_is_reported_again() -> None:
     tracked = TrackedPods()
     tenure = Tenure(lambda _: None)
     found = loading(tracked, interval=10.0)

@@ -84,7 +84,7 @@ def test_absent_statistics_are_not_zero() -> None:
     assert (stats.draining, stats.listeners_changed) == (None, None)
 
 
-def test_plugins_beyond_what_a_sidecar_has_are_not_kept() -> None:
+def test_plugins_and_names_beyond_the_limits_are_dropped() -> None:
     many = b"".join(b"envoy_wasm_p%d_vm_reload{} 0\n" % number for number in range(300))
     stats = parse(many + b"envoy_wasm_p0_vm_reload_success{} 7\n")
     assert len(stats.plugins) == envoystats.MAX_PLUGINS

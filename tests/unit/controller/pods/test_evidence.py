@@ -77,7 +77,7 @@ def test_address_that_is_shown_late_is_given_its_download_then() -> None:
         assert not known.strangers
 
 
-def test_address_of_a_pod_that_went_is_no_stranger_until_it_asks_again() -> None:
+def test_address_of_a_deleted_pod_is_no_stranger_until_its_next_request() -> None:
     known = learned(document(ok=50))
     learn(known, document(ok=61), now=NOW + 10)
     assert not known.strangers
@@ -106,7 +106,7 @@ def test_large_mesh_is_learned_in_steps_and_shows_at_once() -> None:
     assert not known.refused
 
 
-def test_numbers_that_no_replica_says_harm_nobody() -> None:
+def test_invalid_numbers_from_a_replica_are_harmless() -> None:
     for number in ("Infinity", "NaN", "1" + "0" * 400, "-1", '"x"'):
         ages = f'{{"ok": {number}, "error": {number}, "status": {number}}}'
         text = f'{{"instance": "a", "up": {number}, "seen": {{"10.0.0.1": {ages}}}}}'
@@ -135,7 +135,7 @@ def believed(found: Status, *pods: Pod, sha256: str = A) -> set[bytes]:
     return set(known.fetched)
 
 
-def test_status_of_a_leader_before_is_believed_where_it_tells_of_every_pod() -> None:
+def test_status_of_the_previous_leader_counts_if_it_covers_every_pod() -> None:
     a, b, c = (pod(name) for name in "abc")
     assert believed(status(2, "c"), a, b, c) == {a.uid, b.uid}
     assert believed(status(1, "c"), a, b, c) == set(), "not all that are missing are named"
@@ -156,7 +156,7 @@ def test_nothing_is_known_before_replicas_are_asked() -> None:
     )
 
 
-def test_an_answer_ends_all_doubt_of_before() -> None:
+def test_a_new_answer_resets_all_earlier_uncertainty() -> None:
     known = learned(document(ok=5), pods=[], complete=False)
     assert (known.learned, known.queried, known.watched_since) == (NOW, True, NEVER)
     assert known.strangers == {"10.0.0.1": NOW - 5}
@@ -187,7 +187,7 @@ def log_of(**ages: float | str) -> bytes:
         ({"error": 7, "status": "x"}, None, 0),
     ],
 )
-def test_what_an_address_got_last_since_its_pod_started_counts(
+def test_last_answer_to_an_address_since_its_pod_started_counts(
     ages: dict[str, float | str], fetched: float | None, refused: int | None
 ) -> None:
     known = learned(log_of(**ages))
@@ -197,7 +197,7 @@ def test_what_an_address_got_last_since_its_pod_started_counts(
     assert known.strangers == {}
 
 
-def test_nothing_asked_for_counts_for_no_pod_however_early_it_started() -> None:
+def test_address_without_requests_counts_for_no_pod() -> None:
     known = learned(log_of(), pods=[pod(started=1)])
     assert (known.fetched, known.refused) == ({}, {})
 
@@ -223,7 +223,7 @@ def test_of_two_replicas_the_later_answer_counts(
     assert known.refused == ({} if refused is None else {pod().uid: refused})
 
 
-def test_an_error_takes_a_download_back_and_only_the_last_errors_are_kept() -> None:
+def test_an_error_revokes_a_download_and_only_current_errors_are_kept() -> None:
     known = learned(document(ok=50))
     assert known.fetched == {pod().uid: NOW - 50}
     learn(known, log_of(error=3, status=503), now=NOW + 10, pods=[pod()])
@@ -252,7 +252,7 @@ def test_an_address_of_two_pods_is_no_stranger() -> None:
     assert known.fetched == {pod("b").uid: NOW - 5}
 
 
-def test_a_stranger_that_only_got_errors_is_one() -> None:
+def test_an_unknown_address_with_errors_only_is_a_stranger() -> None:
     assert learned(log_of(error=9, status=503), pods=[]).strangers == {"10.0.0.1": NOW - 9}
     assert learned(log_of(error=9, ok=30), pods=[]).strangers == {"10.0.0.1": NOW - 9}
 
@@ -264,7 +264,7 @@ def test_a_pod_that_is_shown_late_is_given_the_error_of_its_address() -> None:
     assert (known.fetched, known.refused, known.strangers) == ({}, {pod().uid: 503}, {})
 
 
-def test_what_was_placed_late_is_placed_for_good() -> None:
+def test_late_assignment_of_a_download_is_final() -> None:
     known = learned(document(ok=50), pods=[])
     list(known.place([pod()], is_shared=lambda _: False))
     known.fetched.clear()
@@ -281,7 +281,7 @@ def test_a_pod_with_several_addresses_is_found_by_each() -> None:
     assert known.fetched == {dual.uid: NOW - 50}
 
 
-def test_a_pod_whose_start_is_not_known_keeps_what_its_address_asked_for() -> None:
+def test_download_is_kept_until_the_start_time_of_its_pod_is_known() -> None:
     known = learned(document(ok=50), pods=[])
     list(known.place([pod(started=0)], is_shared=lambda _: False))
     assert known.fetched == {}
@@ -337,7 +337,7 @@ def without(found: Status, **changes: Any) -> Status:
     return msgspec.structs.replace(found, **changes)
 
 
-def test_a_status_that_does_not_tell_everything_is_not_believed() -> None:
+def test_an_incomplete_or_contradictory_status_is_ignored() -> None:
     a, b, c = (pod(name) for name in "abc")
     whole = status(2, "c")
     assert believed(whole, a, b, c) == {a.uid, b.uid}
@@ -375,14 +375,14 @@ def test_a_missing_pod_is_known_by_its_namespace_too() -> None:
     assert believed(status(2, "c"), elsewhere, pod("c")) == {elsewhere.uid}
 
 
-def test_what_was_seen_counts_before_what_a_status_says() -> None:
+def test_seen_download_takes_precedence_over_the_status() -> None:
     a, b = pod("a"), pod("b")
     known = learned(document(ok=50), pods=[a])
     list(known.believe(status(2, matched=2), A, [a, b]))
     assert known.fetched == {a.uid: NOW - 50, b.uid: 0.0}
 
 
-def test_status_whose_time_anybody_may_have_written_proves_nothing() -> None:
+def test_status_with_an_invalid_time_proves_nothing() -> None:
     previous = Status(
         module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
         pods=Pods(matched=1, injected=1, fetched=1, time="yesterday"),

@@ -29,7 +29,9 @@ from autowasm.controller.pods.loadreport import epoch, loads, number, read
         ([], 7.0),
     ],
 )
-def test_a_number_is_one_that_a_replica_would_say(value: object, expected: float) -> None:
+def test_a_value_that_no_replica_would_send_is_replaced_by_the_default(
+    value: object, expected: float
+) -> None:
     assert number(value, 7.0) == expected
     assert type(number(value, 7.0)) is float
     assert number(value) == (0.0 if expected == 7.0 else expected)
@@ -44,7 +46,7 @@ def test_a_time_is_seconds_since_the_epoch() -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[1]", b"1", b"\xff", b"[" * 100_000, b'"x"', b"null"]
 )
-def test_what_is_no_object_is_read_as_an_empty_one(text: bytes) -> None:
+def test_non_object_is_read_as_an_empty_object(text: bytes) -> None:
     assert loads(text) == {}
     found, addresses = read(text)
     assert (found, list(addresses)) == ({}, [])
@@ -87,13 +89,13 @@ def test_addresses_that_cannot_be_read_are_none(text: bytes) -> None:
     assert list(read(text)[1]) == []
 
 
-def test_what_comes_behind_the_addresses_is_known_unless_it_ends_as_they_do() -> None:
+def test_fields_behind_the_addresses_are_read() -> None:
     found, addresses = read(b'{"seen":{"x":{"ok":1}},"up":1}')
     assert found["up"] == 1
     assert list(addresses) == [("x", {"ok": 1})]
 
 
-def test_what_comes_before_the_addresses_is_known_without_them() -> None:
+def test_fields_before_the_addresses_are_read_without_them() -> None:
     found, _ = read(b'{"instance":"a","up":1,"seen":{"x":{"ok":1}}}')
     assert found == {"instance": "a", "up": 1, "seen": {}}
 

@@ -79,7 +79,7 @@ def test_all_sidecars_that_fetched_make_it_true() -> None:
         (pod("a"), evidence(watched_since=float("inf")), MissingReason.NOT_KNOWN, "Unknown"),
     ],
 )
-def test_who_did_not_is_named_with_what_can_be_known(
+def test_pod_without_the_module_is_named_with_its_reason(
     one: Pod, known: LoadEvidence, why: MissingReason, status: str
 ) -> None:
     found = report_of([one, pod("b")], replace(known, fetched={pod("b").uid}))
@@ -93,7 +93,7 @@ def test_silence_counts_where_all_replicas_watched_since_the_module_is_known() -
     assert report_of([pod("a")], evidence(watched_since=5_500.0)).loaded.reason == "NeverAsked"
 
 
-def test_selector_without_pods_is_said_so() -> None:
+def test_selector_without_pods_is_reported() -> None:
     found = report_of([], evidence())
     assert (found.loaded.status, found.loaded.reason) == ("Unknown", "NoPods")
     assert found.loaded.message == "the selector matches no Pod"

@@ -57,7 +57,7 @@ def test_a_pod_that_ends_is_counted_no_more_and_its_watchers_are_notified(
     assert list(matcher.pods(KEY)) == []
 
 
-def test_of_pods_with_the_same_labels_only_the_one_that_went_is_counted_no_more(
+def test_deleting_a_pod_keeps_the_counts_of_pods_with_the_same_labels(
     matcher: PodMatcher,
 ) -> None:
     matcher.set_selector(KEY, selector(A))

@@ -64,9 +64,7 @@ class StatusServer:
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("prunes", [False, True])
-async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it(
-    *, prunes: bool
-) -> None:
+async def test_status_is_not_rewritten_even_if_the_server_prunes_it(*, prunes: bool) -> None:
     server = StatusServer(prunes=prunes)
     await server.touched(5)
     assert len(server.writes) == 1
@@ -176,7 +174,7 @@ def test_time_is_that_of_the_last_change_of_either_report() -> None:
     assert old.pods.time == "earlier", "a previous leader's evidence gets no younger"
 
 
-def test_without_a_run_report_nothing_is_said_of_running() -> None:
+def test_report_without_run_states_has_no_running_count() -> None:
     load = LoadReport(
         Pods(2, 2, fetched=2, running=1, time="t"), Condition("Loaded", "True", "F"), {}
     )

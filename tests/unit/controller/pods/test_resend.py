@@ -102,7 +102,7 @@ def resender(
     )
 
 
-async def test_sidecar_that_got_an_error_and_stopped_asking_is_healed_once() -> None:
+async def test_sidecar_without_requests_since_its_error_gets_one_resend() -> None:
     resends = ResentDownloads()
     resends.refuse(40)
     resend = resender(resends)
@@ -164,7 +164,7 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
     assert count("autowasm_unexpected_errors_total", {"work": "resend"}) == 1
 
 
-async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
+async def test_pending_resends_are_forgotten_when_leadership_ends() -> None:
     """Another replica leads then, and its publication may begin without a count."""
     resends = ResentDownloads()
     resends.refuse(40)
@@ -182,7 +182,7 @@ async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
     running.cancel()
 
 
-async def test_what_is_gone_is_forgotten() -> None:
+async def test_resend_count_of_a_deleted_object_is_forgotten() -> None:
     resends = ResentDownloads()
     resends.refuse(40)
     resend = resender(resends)
@@ -230,7 +230,7 @@ async def test_count_goes_on_from_the_live_envoyfilter() -> None:
     assert resend.wanted(KEY, resends.envoyfilter_, A) == 8
 
 
-async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> None:
+async def test_changes_in_the_second_an_outage_began_cause_a_resend() -> None:
     # The API server truncates times to seconds: by their timestamps, both are before the outage.
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = (
@@ -242,7 +242,7 @@ async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> 
         assert resends.requeued == [KEY]
 
 
-async def test_what_happened_in_the_second_before_an_outage_does_not_count() -> None:
+async def test_changes_in_the_second_before_an_outage_cause_no_resend() -> None:
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = (
         ResentDownloads(pods=[started(NOW - 201)]),
@@ -335,7 +335,7 @@ async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
         "short",
     ],
 )
-async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
+async def test_outage_without_a_failed_download_causes_no_resend(spare: str) -> None:
     outage = OUTAGE
     resends = ResentDownloads(pods=[started(NOW - 200)])
     if spare == "downloaded":
@@ -410,7 +410,9 @@ async def test_pod_that_has_it_as_the_status_says_is_not_healed(missing: tuple[s
 
 
 @pytest.mark.parametrize(("led", "resent"), [(0.0, False), (700.0, True)])
-async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, resent: bool) -> None:
+async def test_outage_is_left_to_a_leader_that_led_long_enough_after_it(
+    led: float, resent: bool
+) -> None:
     """`led`: seconds since another led."""
     outage = Outage(NOW - 1000, NOW - 900)
     resends = ResentDownloads(pods=[started(NOW - 950)])

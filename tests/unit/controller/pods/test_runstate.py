@@ -95,7 +95,7 @@ def test_counters_that_began_again_do_not_hide_a_missing_module() -> None:
     assert state(None, stats("new", active_vms=None)) is RunState.FETCH_FAILED
 
 
-def test_awaited_module_is_starting_whatever_runs_beside_it() -> None:
+def test_awaited_module_is_starting_while_other_modules_run() -> None:
     assert state(OLD, stats("old", "new", active_vms=4, fetched=1, warming=1)) is RunState.STARTING
     arrived = stats("old", "new", active_vms=4, fetched=2, warming=1)
     assert state(OLD, arrived) is RunState.STARTING, "another module may have arrived"
@@ -164,7 +164,7 @@ def test_vms_that_can_only_be_its_own_prove_that_it_runs(
     assert state(before, after) is RunState.RUNNING
 
 
-def test_vms_that_may_be_others_prove_nothing() -> None:
+def test_vms_that_may_belong_to_other_filters_prove_nothing() -> None:
     assert state(None, stats("other", "new", active_vms=4)) is RunState.UNKNOWN
     both = stats("old", "new", "third", active_vms=8, fetched=2)
     assert state(OLD, both) is RunState.UNKNOWN, "either of the two that were added"

@@ -318,7 +318,7 @@ async def test_one_reading_is_no_proof_of_a_refusal(filtered: FilteredPods) -> N
     assert not filtered.events
 
 
-async def test_event_tells_of_the_first_pod_once_for_each_failure_and_change(
+async def test_event_names_the_first_pod_once_for_each_failure_and_change(
     filtered: FilteredPods,
 ) -> None:
     filtered.sidecars.pages = {A: page(["test"], vms=0), B: page(["test"], vms=0)}
@@ -466,7 +466,7 @@ async def test_new_leader_believes_the_status_and_reads_the_others_only(
 
 
 @pytest.mark.parametrize("change", ["generation", "published", "count", "unwritten"])
-async def test_status_of_something_else_is_not_believed(
+async def test_outdated_or_incomplete_status_is_ignored(
     filtered: FilteredPods, change: str
 ) -> None:
     filtered.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
@@ -487,7 +487,7 @@ async def test_status_of_something_else_is_not_believed(
     assert filtered.sidecars.reads == {A: 1, B: 1}
 
 
-async def test_status_is_touched_when_states_change_and_not_for_what_a_moment_will_change(
+async def test_status_changes_with_run_states_and_not_for_a_brief_state(
     filtered: FilteredPods,
 ) -> None:
     filtered.pods = filtered.pods[:1]

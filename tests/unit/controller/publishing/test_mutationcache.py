@@ -17,7 +17,7 @@ def version(number: int, *, generation: int = 1) -> dict[str, Any]:
     return {"metadata": {"uid": "u", "resourceVersion": str(number), "generation": generation}}
 
 
-async def test_shows_what_was_written_until_the_informer_does() -> None:
+async def test_shows_own_write_until_the_informer_does() -> None:
     stored: dict[ObjectKey, Any] = {}
     overlay = MutationCache(stored.get)
     overlay.wrote(KEY, version(2))
@@ -31,14 +31,14 @@ async def test_shows_what_was_written_until_the_informer_does() -> None:
     assert overlay.get(KEY) == version(3)
 
 
-async def test_forgets_what_the_informer_never_shows() -> None:
+async def test_forgets_a_write_that_the_informer_never_shows() -> None:
     overlay = MutationCache({}.get)
     overlay.wrote(KEY, version(2))
     await asyncio.sleep(KEPT)
     assert overlay.get(KEY) is None
 
 
-async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
+async def test_does_not_show_an_object_deleted_during_a_request() -> None:
     overlay = MutationCache({}.get)
     with overlay.in_flight(KEY):
         assert not overlay.observed(KEY, None)
@@ -126,7 +126,7 @@ async def test_echoes_of_two_writers_of_one_object_are_recognised() -> None:
     assert changed == []
 
 
-async def test_two_may_ask_about_one_object() -> None:
+async def test_deletion_during_two_concurrent_writes_wins_over_their_answers() -> None:
     overlay = MutationCache({}.get)
     with overlay.in_flight(KEY):
         with overlay.in_flight(KEY):
@@ -138,7 +138,7 @@ async def test_two_may_ask_about_one_object() -> None:
     assert overlay.get(KEY) == version(5)
 
 
-async def test_does_not_show_what_went_while_no_watch_ran() -> None:
+async def test_does_not_show_an_object_deleted_while_no_watch_ran() -> None:
     """Created by us, deleted by another client; then a list without it: no informer delivers an event."""
     position: str | None = None
     overlay = MutationCache({}.get, lambda: position)

@@ -55,7 +55,9 @@ OFFER = {"wasm.tcm.io/adopt": "true"}
         ({"metadata": {"name": "test", "ownerReferences": None}}, Ownership.FOREIGN),
     ],
 )
-def test_whose_it_is(live: dict[str, Any], whose: Ownership) -> None:
+def test_ownership_follows_controller_reference_and_adopt_annotation(
+    live: dict[str, Any], whose: Ownership
+) -> None:
     assert ownership(live, owner=OWNER) is whose
 
 
@@ -77,11 +79,11 @@ def as_written() -> dict[str, Any]:
     return body
 
 
-def test_what_is_as_it_should_be_is_not_written() -> None:
+def test_unchanged_envoyfilter_is_not_written() -> None:
     assert replacement(as_written(), wanted()) is None
 
 
-def test_what_others_added_stays_and_is_no_reason_to_write() -> None:
+def test_foreign_labels_and_annotations_stay_and_cause_no_write() -> None:
     live = as_written()
     live["metadata"]["labels"]["team"] = "a"
     live["metadata"]["annotations"]["kubectl"] = "b"
@@ -134,7 +136,7 @@ def test_write_is_fenced_and_carries_no_managed_fields() -> None:
     assert "managedFields" not in body["metadata"]
 
 
-def test_earlier_reference_of_ours_goes() -> None:
+def test_owner_reference_of_an_earlier_autowasm_is_removed() -> None:
     body = replacement(envoyfilter(reference(uid="u-1")), wanted())
     assert body is not None
     assert body["metadata"]["ownerReferences"] == [reference()]
@@ -151,7 +153,7 @@ def written_by_us() -> dict[str, Any]:
     return envoyfilters.render(autowasm(), record(), EnvoyFetch())
 
 
-def test_what_we_wrote_and_lost_its_owner_is_orphaned() -> None:
+def test_own_envoyfilter_without_its_owner_is_orphaned() -> None:
     assert is_labelled(written_by_us())
     assert ownership(written_by_us(), owner=OWNER) is Ownership.ORPHANED
 

@@ -104,7 +104,7 @@ async def test_only_a_leader_sends_a_write(write: str, leading: bool) -> None:
 
 
 @pytest.mark.parametrize("call", ["find", "create", "replace", "status"])
-async def test_an_answer_of_before_the_deletion_is_not_shown(call: str) -> None:
+async def test_late_answer_does_not_restore_a_deleted_object(call: str) -> None:
     owner = document(metadata={"uid": "u", "resourceVersion": "1"})
     autowasms: dict[ObjectKey, Any] = {KEY: owner}
     envoyfilters = {KEY: _envoyfilter(version="1")} if call == "replace" else {}
@@ -200,7 +200,7 @@ TERMINATING = frozenset({"NamespaceTerminating"})
         ),
     ],
 )
-async def test_a_refused_write_says_why_or_is_tried_again(
+async def test_a_refused_write_is_reported_or_retried(
     error: errors.ApiError, raised: type[Exception], says: str
 ) -> None:
     stored = {KEY: _envoyfilter(version="1")}
@@ -264,7 +264,7 @@ async def test_a_status_that_says_the_same_is_not_written() -> None:
 
 
 @pytest.mark.parametrize("kind", ["status", "spec"])
-async def test_what_is_being_deleted_is_not_written(kind: str) -> None:
+async def test_object_being_deleted_is_not_written(kind: str) -> None:
     gone = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/hold"]}
     client = CountingClient()
     owner = document(metadata={"uid": "u", "resourceVersion": "1", **gone})

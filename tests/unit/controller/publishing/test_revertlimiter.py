@@ -35,7 +35,7 @@ def write(
 
 
 @pytest.mark.parametrize("raises", [0, 1])
-async def test_who_rewrites_it_is_left_after_three_rounds(raises: int) -> None:
+async def test_reverts_of_a_rewritten_envoyfilter_stop_at_the_limit(raises: int) -> None:
     revert_limiter = RevertLimiter()
     assert not write(revert_limiter, envoyfilter(), None)
     for turn in range(1, MAX_REVERTS + 1):
@@ -47,7 +47,7 @@ async def test_who_rewrites_it_is_left_after_three_rounds(raises: int) -> None:
     assert caught.value.reason == "Mutated"
 
 
-async def test_who_deletes_it_is_left_after_three_rounds() -> None:
+async def test_reverts_of_a_deleted_envoyfilter_stop_at_the_limit() -> None:
     revert_limiter = RevertLimiter()
     assert not write(revert_limiter, envoyfilter(resend=1), None)
     for _ in range(MAX_REVERTS):
@@ -56,7 +56,7 @@ async def test_who_deletes_it_is_left_after_three_rounds() -> None:
         write(revert_limiter, envoyfilter(resend=1), None)
 
 
-async def test_healing_is_no_round_and_ends_no_fight() -> None:
+async def test_resend_is_no_revert_and_does_not_reset_the_revert_count() -> None:
     revert_limiter = RevertLimiter()
     assert not write(revert_limiter, envoyfilter(), None)
     for resend in range(1, 9):
@@ -72,7 +72,7 @@ async def test_healing_is_no_round_and_ends_no_fight() -> None:
     st.lists(st.sampled_from(["edit", "raise", "raise and edit", "lower", "delete", "break"])),
     st.integers(0, 3),
 )
-async def test_no_turn_of_another_makes_us_write_more_often(
+async def test_number_of_reverts_is_bounded_for_any_change_of_another_client(
     iterations: list[str], resent: int
 ) -> None:
     """`resent`: the count of resends that we wrote, independent of the other client's changes."""
@@ -122,7 +122,7 @@ async def test_client_that_only_raises_the_count_is_reported_after_three_times()
     assert not revert_limiter.in_place(KEY, again, envoyfilter(resend=12)), "the user asked again"
 
 
-async def test_our_own_healing_whose_answer_was_lost_is_nobody_elses() -> None:
+async def test_own_resend_with_a_lost_answer_counts_as_no_revert() -> None:
     revert_limiter = RevertLimiter()
     write(revert_limiter, envoyfilter(), None)
     assert not revert_limiter.is_revert(KEY, OWNER, envoyfilter(resend=1), live=envoyfilter())
@@ -137,7 +137,7 @@ async def test_a_replica_that_leads_no_more_keeps_no_count() -> None:
     assert not write(revert_limiter, envoyfilter(), None)
 
 
-async def test_another_module_or_another_wish_of_the_user_begins_anew() -> None:
+async def test_another_module_or_generation_resets_the_revert_count() -> None:
     revert_limiter = RevertLimiter()
     for _ in range(1 + MAX_REVERTS):
         write(revert_limiter, envoyfilter(), None)

@@ -65,7 +65,7 @@ def gone() -> NotFound:
     return NotFound("gone", code=404)
 
 
-async def test_a_good_one_holds_nothing_back() -> None:
+async def test_a_working_service_does_not_block_publishing() -> None:
     watched = WatchedService()
     await watched.published.check()
     assert (watched.reason, watched.reports) == ("", [""])
@@ -81,7 +81,7 @@ async def test_a_good_one_holds_nothing_back() -> None:
         ({"spec": {"type": "ExternalName"}}, "ServicePortMissing", "8081"),
     ],
 )
-async def test_one_that_serves_nobody_holds_back_from_the_start(
+async def test_service_that_is_missing_or_lacks_the_port_blocks_publishing(
     service: Any, reason: str, text: str
 ) -> None:
     watched = WatchedService(service=service)
@@ -92,7 +92,7 @@ async def test_one_that_serves_nobody_holds_back_from_the_start(
     assert watched.gauge(reason) == 1
 
 
-async def test_one_that_is_replaced_within_seconds_is_no_problem() -> None:
+async def test_service_replaced_within_seconds_is_no_problem() -> None:
     watched = WatchedService()
     await watched.published.check()
     running = asyncio.create_task(watched.published.run(watched.changed))
@@ -104,7 +104,7 @@ async def test_one_that_is_replaced_within_seconds_is_no_problem() -> None:
     running.cancel()
 
 
-async def test_objects_are_looked_at_when_it_goes_and_when_it_comes() -> None:
+async def test_objects_are_reconciled_when_the_service_disappears_and_returns() -> None:
     watched = WatchedService()
     await watched.published.check()
     running = asyncio.create_task(watched.published.run(watched.changed))
@@ -121,7 +121,7 @@ async def test_objects_are_looked_at_when_it_goes_and_when_it_comes() -> None:
 @pytest.mark.parametrize(
     "endpoints", [gone(), {}, {"subsets": [{"notReadyAddresses": [{"ip": "10.0.0.1"}]}]}]
 )
-async def test_no_endpoints_are_reported_after_a_start_and_hold_nothing_back(
+async def test_missing_endpoints_are_reported_without_blocking_publishing(
     endpoints: Any,
 ) -> None:
     watched = WatchedService(endpoints=endpoints)
@@ -137,7 +137,7 @@ async def test_no_endpoints_are_reported_after_a_start_and_hold_nothing_back(
     running.cancel()
 
 
-async def test_what_may_not_be_looked_at_holds_nothing_back() -> None:
+async def test_missing_rights_to_the_service_do_not_block_publishing() -> None:
     """An older ClusterRole with a newer image."""
     watched = WatchedService(service=Forbidden("no", code=403))
     await watched.published.check()
@@ -148,7 +148,7 @@ async def test_what_may_not_be_looked_at_holds_nothing_back() -> None:
     assert watched.reports == [""]
 
 
-async def test_an_api_server_that_does_not_answer_changes_nothing() -> None:
+async def test_failing_api_server_keeps_the_last_result_of_the_service_check() -> None:
     watched = WatchedService(service=ServerError("down", code=500))
     await watched.published.check()
     assert (watched.reason, watched.reports) == ("", [])

@@ -39,7 +39,7 @@ FAILURES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-async def test_failure_never_touches_what_works(
+async def test_failed_change_keeps_the_published_module(
     cluster: ReconciledCluster, process: Process, case: str
 ) -> None:
     cluster.registry.add("registry.example/team/filter:bad", b"not wasm")
@@ -114,7 +114,7 @@ async def test_fetching_is_shown_after_a_moment_only(
     assert kinds(cluster) == ["status", "envoyfilter", "status"]
 
 
-async def test_fetching_of_a_change_replaces_what_failed_before(
+async def test_fetch_of_a_change_replaces_the_previous_failure(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply(image="registry.example/team/filter:gone")
@@ -126,7 +126,7 @@ async def test_fetching_of_a_change_replaces_what_failed_before(
     await process.until("Synced")
 
 
-async def test_retry_that_takes_long_keeps_telling_what_failed(
+async def test_long_retry_keeps_the_message_of_the_failure(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     cluster.registry.failures["resolve"] = DOWN
@@ -171,7 +171,7 @@ async def test_envoyfilter_that_is_handed_over_is_noticed_without_an_event(
             await asyncio.sleep(0.01)
 
 
-async def test_filter_that_somebody_keeps_rewriting_is_reported(
+async def test_repeatedly_rewritten_envoyfilter_is_reported(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
@@ -181,7 +181,7 @@ async def test_filter_that_somebody_keeps_rewriting_is_reported(
     assert cluster.condition("Published") == ("False", "Mutated")
 
 
-async def test_filter_whose_label_somebody_keeps_taking_off_is_reported(
+async def test_envoyfilter_whose_label_is_repeatedly_removed_is_reported(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()

@@ -19,7 +19,7 @@ from tests.unit.controller.reconciling.cluster import (
 )
 
 
-async def test_publishes_what_was_fetched_then_says_so(
+async def test_publishes_the_fetched_module_before_the_status(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
@@ -56,7 +56,7 @@ async def test_a_new_module_is_not_published_where_no_sidecar_could_fetch_it(
     assert kinds(cluster).count("envoyfilter") == 1
 
 
-async def test_what_is_in_place_stays_while_no_sidecar_could_fetch_another(
+async def test_live_envoyfilter_stays_while_the_service_cannot_serve(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()

@@ -95,7 +95,7 @@ async def test_going_back_to_a_module_that_is_gone_from_the_cache_fetches_its_re
     assert cluster.registry.count("resolve") == 0
 
 
-async def test_published_module_that_is_lost_is_said_and_changes_nothing(
+async def test_lost_published_module_is_reported_and_changes_nothing(
     cluster: ReconciledCluster, tmp_path: Path
 ) -> None:
     async with cluster.process() as process:
@@ -208,7 +208,7 @@ async def test_damaged_record_is_restored_from_the_status(
     assert cluster.registry.steps == [], "no registry is needed for it"
 
 
-async def test_filter_out_of_sight_is_looked_for_before_it_is_called_absent(
+async def test_envoyfilter_missing_in_the_informer_is_read_before_it_counts_as_absent(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()

@@ -32,9 +32,7 @@ async def test_refresh_annotation_resolves_afresh_once(
     assert cluster.registry.count("resolve") == 2
 
 
-async def test_refresh_that_fails_stays_wanted(
-    cluster: ReconciledCluster, process: Process
-) -> None:
+async def test_failed_refresh_is_retried(cluster: ReconciledCluster, process: Process) -> None:
     await process.apply()
     cluster.registry.add(IMAGE, wat.header_filter(EARTH))
     cluster.registry.failures["resolve"] = DOWN
@@ -46,7 +44,7 @@ async def test_refresh_that_fails_stays_wanted(
     assert cluster.live == sha(EARTH)
 
 
-async def test_always_asks_at_a_change_and_not_at_a_restart(cluster: ReconciledCluster) -> None:
+async def test_always_resolves_at_a_change_and_not_at_a_restart(cluster: ReconciledCluster) -> None:
     async with cluster.process() as process:
         await process.apply(pullPolicy="Always")
         cluster.registry.add(IMAGE, wat.header_filter(EARTH))
@@ -57,7 +55,7 @@ async def test_always_asks_at_a_change_and_not_at_a_restart(cluster: ReconciledC
         assert cluster.live == sha(EARTH)
 
 
-async def test_always_with_a_broken_secret_does_not_pretend_to_have_asked(
+async def test_always_with_an_invalid_secret_is_degraded(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     cluster.secrets.login("default", "pull", "a:b", host="registry.example")
@@ -68,7 +66,7 @@ async def test_always_with_a_broken_secret_does_not_pretend_to_have_asked(
     assert cluster.condition("Fetched") == ("False", "SecretInvalid")
 
 
-async def test_what_a_poll_found_goes_the_way_of_a_change(
+async def test_polled_record_is_published_like_a_change(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
@@ -88,7 +86,7 @@ async def test_what_a_poll_found_goes_the_way_of_a_change(
     assert message.startswith(f"sha256:{str(before)[:12]} → sha256:{sha(EARTH)[:12]}")
 
 
-async def test_what_a_poll_found_is_not_used_against_a_pin(
+async def test_polled_record_is_not_used_against_a_pin(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()
@@ -100,7 +98,7 @@ async def test_what_a_poll_found_is_not_used_against_a_pin(
     assert cluster.live == sha(WORLD)
 
 
-async def test_a_refused_poll_degrades_and_leaves_what_is_published(
+async def test_a_refused_poll_degrades_and_keeps_the_published_module(
     cluster: ReconciledCluster, process: Process
 ) -> None:
     await process.apply()

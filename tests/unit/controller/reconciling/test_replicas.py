@@ -137,7 +137,7 @@ async def test_follower_keeps_nothing_of_an_autowasm_that_is_gone(
     assert not cluster.publisher.writes
 
 
-async def test_follower_has_what_the_leader_published(
+async def test_follower_copies_the_module_that_the_leader_published(
     cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
     cluster.objects.apply(document())
@@ -151,7 +151,7 @@ async def test_follower_has_what_the_leader_published(
     assert cluster.publisher.writes == writes
 
 
-async def test_new_leader_writes_nothing_that_is_there(
+async def test_new_leader_rewrites_no_published_object(
     cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
     cluster.objects.apply(document())
@@ -166,9 +166,7 @@ async def test_new_leader_writes_nothing_that_is_there(
     assert cluster.registry.count("resolve") == 1
 
 
-async def test_lost_leadership_drops_what_was_being_resolved(
-    cluster: SharedCluster, replica: Replica
-) -> None:
+async def test_lost_leadership_stops_resolving(cluster: SharedCluster, replica: Replica) -> None:
     cluster.registry.failures["resolve"] = DOWN
     cluster.objects.apply(document())
     replica.lead()
@@ -303,7 +301,7 @@ async def test_published_module_whose_origin_is_down_is_not_called_lost(
     await another.until("Synced")
 
 
-async def test_remembered_record_that_is_gone_has_its_source_resolved_afresh(
+async def test_record_of_the_history_whose_image_is_gone_resolves_its_source_again(
     cluster: SharedCluster, replica: Replica, another: Replica
 ) -> None:
     cluster.objects.apply(document())

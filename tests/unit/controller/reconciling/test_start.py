@@ -101,7 +101,7 @@ async def test_module_is_published_after_it_was_judged(
     assert cluster.condition("Starts") == ("True", "Started")
 
 
-async def test_refused_configuration_changes_nothing_and_the_status_says_why(
+async def test_refused_configuration_changes_nothing_and_is_reported_in_the_status(
     cluster: ReconciledCluster, process: Checking
 ) -> None:
     await applied(process, "Synced", pluginConfig="good")

@@ -84,7 +84,7 @@ def test_failure_is_a_fault_with_the_pod(changes: dict[str, Any], expected: str)
 
 
 @pytest.mark.parametrize("run", [RunState.CRASHING, RunState.STARTING])
-def test_what_the_statistics_say_is_passed_on(run: RunState) -> None:
+def test_judgement_has_the_message_of_the_statistics(run: RunState) -> None:
     judgement = judged(observed(0, run=run, message="has 3 reloads"))
     finding = judgement.fault or judgement.wait
     assert finding is not None
@@ -104,7 +104,7 @@ def test_what_the_statistics_say_is_passed_on(run: RunState) -> None:
         ({"candidate": replace(PODS[0], ready=False)}, "PodNotReady"),
     ],
 )
-def test_what_is_not_proven_is_waited_for(changes: dict[str, Any], expected: str) -> None:
+def test_step_waits_for_an_unproven_pod(changes: dict[str, Any], expected: str) -> None:
     judgement = judged(observed(0, **changes))
     assert judgement.fault is None
     assert judgement.wait is not None
@@ -121,7 +121,7 @@ def test_step_that_is_not_in_place_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("downloaded", "expected"), [(True, "healthy"), (None, "healthy"), (False, "NotDownloaded")]
 )
-def test_unknown_pods_count_by_their_download_and_the_time_if_the_spec_says_so(
+def test_unknown_pods_count_by_download_and_time_if_the_spec_allows(
     run: RunState, downloaded: bool | None, expected: str
 ) -> None:
     judgement = judged(observed(0, run=run, downloaded=downloaded), spec=CONTINUE)
@@ -182,7 +182,7 @@ def test_without_stable_requests_a_pod_is_compared_with_itself_before() -> None:
     assert reason(last(*without)) == "FailureRatio"
 
 
-def test_few_requests_of_stable_pods_excuse_little() -> None:
+def test_failure_ratio_of_few_stable_requests_excuses_little() -> None:
     """One of one failed is no ratio of 100 %."""
     stable = [observed(n, figures=Figures(0)) for n in range(1, 5)]
     bad = observed(0, figures=Figures(100, 3))

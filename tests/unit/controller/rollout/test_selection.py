@@ -31,7 +31,7 @@ def step(
     return choose(candidates, chosen, size=size, capacity=capacity)
 
 
-def test_larger_steps_have_the_pods_of_the_smaller_ones_whatever_the_order_of_the_input() -> None:
+def test_larger_steps_contain_the_pods_of_smaller_ones_for_any_input_order() -> None:
     candidates = mesh(40, workloads=3)
     one, ten = step(candidates, size=1), step(candidates, step(candidates, size=1), size=10)
     assert len(one.pods) == 1

@@ -222,7 +222,7 @@ def test_placement_of_each_step_is_stable_for_all_and_the_target_for_the_chosen(
     assert placement(state(PAUSED, reason="StableLost")) is None
 
 
-def test_crash_at_the_canary_goes_back_to_stable_and_says_why() -> None:
+def test_failing_canary_restores_the_stable_filter_with_the_reason() -> None:
     story = Story(None)
     chosen = int(story.look().pods[0].name[1:])
     story.look(2)
@@ -289,13 +289,13 @@ def test_edit_during_a_rollout_begins_again_from_stable() -> None:
     assert after.target == variant(OTHER, 8)
 
 
-def test_edit_back_to_the_stable_filter_takes_the_new_one_back() -> None:
+def test_edit_to_the_stable_filter_ends_the_rollout_of_the_target() -> None:
     after = Story(state()).look(target=variant(OLD, 8))
     assert placement(after) == Placement(OLD)
     assert after.phase is SUCCEEDED
 
 
-def test_edit_of_something_else_begins_no_rollout() -> None:
+def test_edit_that_keeps_the_variant_begins_no_rollout() -> None:
     done = state(SUCCEEDED, stable=UNSET, pods=())
     after, actions = advance(done, observation(target=variant(NEW, 8)), SPEC, NOW)
     assert actions == ()
@@ -397,7 +397,7 @@ def test_gap_between_two_leaders_counts_for_a_minute_at_most() -> None:
         assert after.waited_seconds == counted
 
 
-def test_paused_rollout_keeps_its_pods_and_its_time_and_goes_on_when_resumed() -> None:
+def test_paused_rollout_keeps_pods_and_waited_time_until_resumed() -> None:
     story = Story(None)
     before = story.look(3)
     paused = story.look(command="pause")
@@ -523,7 +523,7 @@ def test_limit_of_names_is_reported() -> None:
     assert any("because one EnvoyFilter cannot hold" in one.message for one in actions if isinstance(one, RecordEvent))  # fmt: skip
 
 
-def test_each_look_says_when_the_next_one_is_due() -> None:
+def test_each_advance_schedules_the_next_check_unless_final() -> None:
     for known in (state(), state(PAUSED)):
         _, actions = advance(known, observation(), SPEC, NOW)
         assert [type(one) for one in actions] == [LookAgain]

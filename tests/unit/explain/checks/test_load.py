@@ -28,7 +28,7 @@ def findings_of_load(given: Facts) -> dict[str, Finding]:
     return findings_of(load.loaded, given)
 
 
-def test_all_that_fetched_is_right() -> None:
+def test_load_check_is_ok_if_all_sidecars_fetched() -> None:
     found = findings_of_load(
         _facts({"matched": 2, "injected": 2, "fetched": 2, "time": "2026-01-01T00:00:00Z"})
     )
@@ -50,7 +50,7 @@ def test_all_that_fetched_is_right() -> None:
         ("OfTomorrow", Level.NOTE),
     ],
 )
-def test_only_what_is_known_to_be_wrong_is_called_so(reason: str, level: Level) -> None:
+def test_only_known_faults_are_errors(reason: str, level: Level) -> None:
     given = _facts({"matched": 2, "injected": 2, "fetched": 1, "missing": [_missing(reason)]})
     finding = findings_of_load(given)[f"Load{reason}"]
     assert (finding.level, finding.object) == (level, "Pod team/details-1")
@@ -66,7 +66,7 @@ def test_pods_are_grouped_by_reason_and_those_that_the_status_does_not_name_are_
     assert found["Loaded"].what.endswith("; 4 more that did not are not listed in the status")
 
 
-def test_pods_without_a_sidecar_are_left_to_the_check_that_says_why() -> None:
+def test_load_check_does_not_list_pods_without_a_sidecar() -> None:
     given = _facts(
         {"matched": 1, "injected": 0, "fetched": 0, "missing": [_missing("NotInjected")]}
     )
@@ -78,11 +78,11 @@ def test_message_about_an_earlier_spec_is_not_passed_on() -> None:
     assert set(findings_of_load(given)) == {"LoadNotTold"}
 
 
-def test_a_status_without_the_count_says_so() -> None:
+def test_status_without_the_fetched_count_is_a_finding() -> None:
     assert set(findings_of_load(_facts({"matched": 1, "injected": 1}))) == {"LoadNotTold"}
 
 
-def test_nothing_is_said_where_nothing_is_published_matched_or_applied() -> None:
+def test_load_check_has_no_finding_for_unmatched_or_unapplied_objects() -> None:
     counts = {"matched": 1, "injected": 1, "fetched": 1}
     assert findings_of_load(_facts(None)) == {}
     assert findings_of_load(_facts({"matched": 0, "injected": 0, "fetched": 0})) == {}

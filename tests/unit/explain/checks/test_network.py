@@ -132,7 +132,7 @@ def test_destination_rule_that_breaks_the_fetch(policy: dict[str, Any], check: s
         rule({"tls": {"mode": "SIMPLE"}}, workloadSelector={"matchLabels": {"app": "other"}}),
     ],
 )
-def test_destination_rule_that_harms_nothing(given: DestinationRule) -> None:
+def test_harmless_destination_rule_causes_no_warning(given: DestinationRule) -> None:
     found = findings_of(network.destination_rules, facts(destinationrules=(given,)))
     assert all(one.level < Level.WARNING for one in found.values())
 
@@ -268,7 +268,7 @@ def test_policies_are_compared_with_the_port_of_the_servers_pods(
         assert bool(findings_of(network.ingress, given)) is closed
 
 
-def test_policies_say_nothing_that_could_not_be_read() -> None:
+def test_unreadable_network_policies_cause_no_finding() -> None:
     shut = policy("team", policyTypes=["Egress"], egress=[])
     given = facts(networkpolicies=(shut,), unread={"networkpolicies": "RBAC"})
     assert not findings_of(network.egress, given)

@@ -17,11 +17,11 @@ from autowasm.settings import Cluster
 from tests.parts.explained import RECORD, autowasm, decoded, facts, findings_of, pod
 
 
-def test_all_right_is_said_without_a_warning() -> None:
+def test_healthy_autowasm_has_no_warning() -> None:
     assert max(finding.level for finding in examine(facts())) is Level.NOTE
 
 
-def test_what_could_not_be_read_is_one_note_for_each_reason() -> None:
+def test_unread_objects_are_one_note_for_each_reason() -> None:
     unread = {"pods": "RBAC", "services": "RBAC", "mesh": "timeout"}
     notes = [one.what for one in examine(facts(unread=unread)) if one.check == "NotChecked"]
     assert sorted(notes) == ["not checked: mesh: timeout", "not checked: pods, services: RBAC"]
@@ -73,7 +73,7 @@ def test_status_that_is_absent_old_or_bad() -> None:
     assert "policy" in found.remedy
 
 
-def test_a_phase_on_the_way_asks_to_wait() -> None:
+def test_pending_phase_is_a_warning_with_the_advice_to_wait() -> None:
     document = autowasm()
     document["status"] |= {"phase": "Pending", "message": "waits for its turn"}
     found = findings_of(resource.phase, facts(document))["Phase"]
@@ -137,7 +137,9 @@ def test_a_secret_of_an_object_is_not_used() -> None:
         ("SourceUnavailable", True, Level.ERROR),
     ],
 )
-def test_source_that_cannot_be_had_from_here(kind: str, planned: bool, level: Level) -> None:
+def test_source_that_fails_from_this_machine_is_reported_as_such(
+    kind: str, planned: bool, level: Level
+) -> None:
     fact = SourceFact(kind=kind, reason="Because", problem="no")
     found = findings_of(source.reachable, facts(source=fact, planned=planned))["Because"]
     assert found.level is level

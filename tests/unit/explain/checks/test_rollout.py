@@ -116,7 +116,7 @@ def test_a_failed_pod_is_reported_with_its_figures() -> None:
     assert finding.remedy.startswith("find the failing requests in the log")
 
 
-def test_a_step_that_waits_says_for_what() -> None:
+def test_a_waiting_step_names_its_reason() -> None:
     assert found(WAITING)["Rollout"].what == (
         "Progressing: step 2 of 4: Envoy of Pod team/hello-7d4c9b8f6-x1 has not accepted the new filter yet (1 of 2 Pods proven, 2 of "
         "1204 requests failed (0.17%), 0.09% with the previous filter)"

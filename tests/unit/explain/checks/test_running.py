@@ -72,7 +72,7 @@ def test_module_that_runs_everywhere_is_right() -> None:
         ("OfTomorrow", Level.NOTE),
     ],
 )
-def test_only_what_is_known_to_be_wrong_is_called_so(state: str, level: Level) -> None:
+def test_only_known_faults_are_errors(state: str, level: Level) -> None:
     given = found(_facts(("details-1", state)))
     finding = given[f"Run{state}"]
     assert (finding.level, finding.object, finding.what) == (
@@ -110,7 +110,7 @@ def test_statistics_that_were_read_now_count_more_than_the_status() -> None:
     assert given["RunNotAccepted"].object == "Pod team/b", "it was not read"
 
 
-def test_reading_that_decides_nothing_leaves_what_the_status_knows() -> None:
+def test_inconclusive_reading_keeps_the_run_state_of_the_status() -> None:
     given = found(_facts(("a", "Crashing"), runs=(_run("a", "Unknown"), _run("b", "Unknown"))))
     assert given["RunCrashing"].what == "words of Crashing"
     assert "RunUnknown" not in given
