@@ -81,10 +81,10 @@ def render() -> float:
 
 def parse() -> float:
     """One AutoWasm, from the document of the informer to values."""
-    from tests.fakes.autowasms import document, parsing  # noqa: PLC0415
+    from tests.fakes.autowasms import document, validation  # noqa: PLC0415
 
     given = document()
-    return _of(lambda: parsing.parse(given))
+    return _of(lambda: validation.parse(given))
 
 
 def get() -> float:

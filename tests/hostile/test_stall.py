@@ -132,7 +132,7 @@ async def test_a_long_turn_is_seen() -> None:
     assert await longest_iteration(hold) > MOST
 
 
-def test_a_long_hold_of_the_interpreter_lock_is_measured_and_python_code_is_none() -> None:
+def test_one_long_call_into_c_is_measured_as_a_hold_and_python_code_is_not() -> None:
     """The measurement works: one long call into C holds the lock, although the loop's own thread is idle."""
 
     def counted() -> None:

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.pods.loadreport import LoadEvidence, MissingReason, report, why_missing
+from autowasm.controller.pods.loadreport import (
+    LoadEvidence,
+    MissingReason,
+    load_report,
+    why_missing,
+)
 from autowasm.controller.pods.podmatching import Pod
 from tests.fakes.generators import finished
 
@@ -53,7 +58,9 @@ def cases(draw: st.DrawFn) -> Case:
 
 @given(cases())
 def test_every_pod_is_counted_once_and_only_with_proof(case: Case) -> None:
-    found = finished(report(case.pods, case.known, generation=1, now=NOW, grace=60.0, names=10))
+    found = finished(
+        load_report(case.pods, case.known, generation=1, now=NOW, grace=60.0, names=10)
+    )
     proved = {pod.uid for pod in case.pods if pod.injected and pod.uid in case.known.fetched}
     assert found.pods.fetched == len(proved)
     assert sum(found.states.values()) == found.pods.matched == len(case.pods)
@@ -72,6 +79,6 @@ def test_every_pod_is_counted_once_and_only_with_proof(case: Case) -> None:
 @given(cases())
 def test_order_of_pods_changes_nothing(case: Case) -> None:
     arguments = {"generation": 1, "now": NOW, "grace": 60.0, "names": 10}
-    one = finished(report(case.pods, case.known, **arguments))  # type: ignore[arg-type]
-    other = finished(report(case.pods[::-1], case.known, **arguments))  # type: ignore[arg-type]
+    one = finished(load_report(case.pods, case.known, **arguments))  # type: ignore[arg-type]
+    other = finished(load_report(case.pods[::-1], case.known, **arguments))  # type: ignore[arg-type]
     assert other == one

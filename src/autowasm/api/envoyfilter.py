@@ -425,6 +425,14 @@ def records_of(envoyfilter: Mapping[str, Any]) -> tuple[Record, ...]:
     return known if is_whole and named == set(digests_of(envoyfilter)) else ()
 
 
+def record_of(envoyfilter: Mapping[str, Any]) -> Record | None:
+    """The record in its annotation; None if it is absent or unreadable, or if the spec names another module.
+
+    During a staged rollout, the record of the newer module.
+    """
+    return next(iter(records_of(envoyfilter)), None)
+
+
 def plugin_config_of(envoyfilter: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The PluginConfig that every patch of `render` has; None if there is none. A manual edit may lack fields."""
     return plugin_config(patches.filters_of(envoyfilter))
@@ -440,11 +448,3 @@ def plugin_config(filters: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | N
         if isinstance(config, Mapping):
             return config
     return None
-
-
-def record_of(envoyfilter: Mapping[str, Any]) -> Record | None:
-    """The record in its annotation; None if it is absent or unreadable, or if the spec names another module.
-
-    During a staged rollout, the record of the newer module.
-    """
-    return next(iter(records_of(envoyfilter)), None)

@@ -173,7 +173,7 @@ class RolloutVariant(Struct, frozen=True, omit_defaults=True):
     """One variant of the filter: module, configuration, environment, failStrategy, context, ports, position and allowOnHeadersStopIteration."""
 
     digest: str
-    """`api.variant.Variant.digest`; Envoy's statistics name it."""
+    """`api.envoyfilter.Variant.digest`; Envoy's statistics name it."""
     generation: int = 0
     """The generation of the spec that asked for it; 0 if unknown."""
     module: Module | UnsetType = UNSET

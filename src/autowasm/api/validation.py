@@ -1,9 +1,9 @@
 """Checks a decoded document of the API server or a YAML file, and converts it to a valid AutoWasm.
 
 The checks repeat those of the CRD's schema and add those that no schema can express: the CRD in a cluster may be older than
-wasmer, and standalone mode has none. Invariants: every refusal is a SpecError that names all wrong fields, as a user writes
-their paths, with the value found and the allowed ones; every path is in the schema, or is that of a field that the schema does not
-have, and a test compares both.
+wasmer, and standalone mode has none. AUTOWASM has the words for the messages: allowed values, names of other APIs, and fields that
+are not supported. Invariants: every refusal is a SpecError that names all wrong fields, as a user writes their paths, with the value
+found and the allowed ones; AUTOWASM has a form for fields of the schema only, and advice for other fields only (a test compares them).
 Not a YAML reader (see `manifests/reader.py`).
 """
 
@@ -40,8 +40,8 @@ from autowasm.units import parse_duration
 _FILTER: Final = "spec.filter"
 IMAGE: Final = f"{_FILTER}.source.registry.image"
 OBJECT_URL: Final = f"{_FILTER}.source.object.url"
-_IMAGE: Final = "an image reference such as registry.example/team/filter:v1"
-_URL: Final = "an http or https URL"
+_IMAGE_FORM: Final = "an image reference such as registry.example/team/filter:v1"
+_URL_FORM: Final = "an http or https URL"
 _LABELS: Final = (
     "a mapping of labels such as app: details; {} selects every workload of the namespace"
 )
@@ -75,9 +75,9 @@ AUTOWASM: Final = Vocabulary(
         "spec.secret": "the name of a Secret in the AutoWasm's namespace",
         f"{_FILTER}.source": "a mapping with registry (and its image) or object (and its url)",
         f"{_FILTER}.source.registry": "a mapping with image",
-        f"{_FILTER}.source.registry.image": _IMAGE,
+        f"{_FILTER}.source.registry.image": _IMAGE_FORM,
         f"{_FILTER}.source.object": "a mapping with url",
-        f"{_FILTER}.source.object.url": _URL,
+        f"{_FILTER}.source.object.url": _URL_FORM,
         f"{_FILTER}.applyPorts": "a list of ports such as [9080]",
         f"{_FILTER}.applyPorts[]": "the number of a port, from 1 to 65535",
         f"{_FILTER}.rootID": "a string, the root id of the module",
@@ -473,7 +473,7 @@ _SCHEMA: Final = fielderrors.Schema(_Document, AUTOWASM)
 FIELDS: Final = _SCHEMA.kinds()
 """The path of every field, and its type."""
 _AT_THE_TOP: Final = frozenset(path for path in FIELDS if "." not in path)
-_NAMES: Final = frozenset(path.rpartition(".")[2] for path in FIELDS if "[" not in path)
+_FIELD_NAMES: Final = frozenset(path.rpartition(".")[2] for path in FIELDS if "[" not in path)
 _OF_OTHERS: Final = frozenset({"name", "namespace", "labels", "annotations", "uid", "generation"})
 """Fields that other formats have at the top."""
 
@@ -533,7 +533,7 @@ def _with_hint(problem: str, hint: str) -> str:
     )
 
 
-_STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
+_PATH_STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
 _TEMPLATE: Final = re.compile(r"\{\{|\{%|\$\{|\$\(")
 _TYPOGRAPHIC: Final = re.compile("[\u2018-\u201f\u00ab\u00bb]")
 
@@ -541,7 +541,7 @@ _TYPOGRAPHIC: Final = re.compile("[\u2018-\u201f\u00ab\u00bb]")
 def _copied(document: Any, path: str) -> str:
     """The correction of a wrong value that was copied from a template or from formatted text."""
     value = document
-    for name, inner in _STEP.findall(path):
+    for name, inner in _PATH_STEP.findall(path):
         step = inner or name
         if isinstance(value, list | tuple) and step.isdigit() and int(step) < len(value):
             value = value[int(step)]
@@ -569,6 +569,6 @@ def _understood(document: Mapping[Any, Any]) -> dict[Any, Any]:
         name: value
         for name, value in document.items()
         if not isinstance(name, str)
-        or name in _NAMES - _OF_OTHERS
+        or name in _FIELD_NAMES - _OF_OTHERS
         or fielderrors.similar(name, top) is not None
     }

@@ -1,7 +1,8 @@
 """Admission to the store and eviction from it, on a volume that may fill up (ADR 16).
 
-DiskAdmission (`store.Admission`) makes room for a new blob within the budget. Retention decides which blobs stay, and the Evictor
-removes the others. Which owners need a blob is in `pins.py`, when it was last needed in `lastuse.py`. The free space is checked as
+DiskQuota determines which blobs must stay and what a namespace may pin. DiskAdmission (`store.Admission`) makes room for a new blob
+within the budget. Retention finds the blobs that have expired, and owns the other parts; the Evictor removes blobs. Which owners need a
+blob is in `pins.py`, when it was last needed in `lastuse.py`. The free space is checked as
 well as the budget, because other programs write to the volume too. Invariants: a published blob is never removed; nothing is removed
 before every owner has reported (`Pins.complete`); an unnamed blob is evicted a grace period after an owner last named it, or
 earlier if the budget needs its place; a blob in a history is evicted after all blobs that no owner names; among equals the least
@@ -35,6 +36,8 @@ from autowasm.reasons import Reason
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
+
+_log = structlog.get_logger(__name__)
 
 ANY_NAMESPACE: Final = ""
 """No namespace has this name."""
@@ -243,9 +246,6 @@ def choose(candidates: Iterable[EvictionCandidate], size: int) -> list[EvictionC
         chosen.append(each)
         size -= each.size
     return chosen if size <= 0 else []
-
-
-_log = structlog.get_logger(__name__)
 
 
 class Evictor:

@@ -1,7 +1,7 @@
 """File operations of the store: Blob, blocking functions for the disk pool, staging folders, and the errors of the disk.
 
 A Blob is an open file whose bytes have been verified against its digest. It is not a path: the verified file is served, regardless of
-the current content of the directory. No state of the store is here (see `store.py`), and nothing in staging is ever served.
+the current content of the directory. The index of the store is in `store.py`; nothing in staging is ever served.
 Invariants: a Blob's descriptor is open as long as a reference to the Blob exists, and is closed afterwards, so it is never the number
 of another file; a name in `blobs/` appears only by rename of a file whose bytes were hashed and fsynced; every descriptor that is
 opened here is passed on or closed; the result of a job goes to the caller or, if the caller was cancelled, to `abandoned`; a full

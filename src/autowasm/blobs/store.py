@@ -49,6 +49,10 @@ from autowasm.net.pools import Closer, Pool, Pools
 from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
 
 class KeyedLock:
     """One lock for each digest in use. Invariant: a lock exists as long as a task holds it or waits for it."""
@@ -136,11 +140,6 @@ class BlobIndex:
                 waiters.discard(waiter)
                 if not waiters:
                     self._waiters.pop(sha256, None)
-
-
-T = TypeVar("T")
-
-_log = structlog.get_logger(__name__)
 
 
 class VerifiedReader:
@@ -325,7 +324,7 @@ class AdmitAll:
         yield
 
 
-_WIDTH: Final = 15
+_PID_WIDTH: Final = 15
 """Characters for the process id: a fixed width, so that a full disk need not allocate a new block for it."""
 
 
@@ -355,8 +354,8 @@ class DirectoryLock:
                     reason=Reason.CACHE_DIRECTORY_IN_USE,
                 ) from error
             with contextlib.suppress(OSError):  # disk full: the pid is informative
-                os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
-                os.ftruncate(fd, _WIDTH + 1)
+                os.pwrite(fd, f"{os.getpid():<{_PID_WIDTH}}\n".encode(), 0)
+                os.ftruncate(fd, _PID_WIDTH + 1)
             stack.pop_all()
         self._fd = fd
 

@@ -81,15 +81,17 @@ def as_json(result: RunResult) -> str:
         "start": start_json(result.start),
         "exchange": None
         if result.exchange is None or result.plain is None
-        else _exchange(result.exchange, result.plain),
-        "connection": None if result.conversation is None else _connection(result.conversation),
-        "failure": _failure(passed.failure) if passed is not None else None,
+        else _exchange_json(result.exchange, result.plain),
+        "connection": None
+        if result.conversation is None
+        else _connection_json(result.conversation),
+        "failure": _failure_json(passed.failure) if passed is not None else None,
         "log": [
-            *_log(result.start.log, "start"),
-            *_log(passed.log if passed is not None else (), "request"),
+            *_log_json(result.start.log, "start"),
+            *_log_json(passed.log if passed is not None else (), "request"),
         ],
-        "metrics": [_metric(metric) for metric in result.metrics],
-        "callouts": [_callout(each) for each in passed.callouts] if passed is not None else [],
+        "metrics": [_metric_json(metric) for metric in result.metrics],
+        "callouts": [_callout_json(each) for each in passed.callouts] if passed is not None else [],
         "asked": list(passed.doubts) if passed is not None else [],
         "fuel": passed.fuel if passed is not None else None,
         "envoy": None if result.envoy is None else dataclasses.asdict(result.envoy),
@@ -111,11 +113,11 @@ def start_json(start: StartResult) -> dict[str, Any]:
     }
 
 
-def _exchange(found: Exchange, plain: Exchange) -> dict[str, Any]:
+def _exchange_json(found: Exchange, plain: Exchange) -> dict[str, Any]:
     before = None if found.is_local_reply else plain.response
     return {
-        "request": _message(found.request, plain.request),
-        "response": _message(found.response, before),
+        "request": _message_json(found.request, plain.request),
+        "response": _message_json(found.response, before),
         "status": found.status or None,
         "localReply": found.is_local_reply,
         "details": found.details,
@@ -125,40 +127,40 @@ def _exchange(found: Exchange, plain: Exchange) -> dict[str, Any]:
     }
 
 
-def _message(found: Message | None, before: Message | None) -> dict[str, Any] | None:
+def _message_json(found: Message | None, before: Message | None) -> dict[str, Any] | None:
     if found is None:
         return None
     headers = compared(before.headers if before is not None else None, found.headers)
     trailers = compared(before.trailers if before is not None else None, found.trailers)
     return {
-        "headers": [_header(each) for each in headers],
-        **_data("body", found.body),
+        "headers": [_header_json(each) for each in headers],
+        **_data_json("body", found.body),
         "bodyChanged": None if before is None else before.body != found.body,
-        "trailers": [_header(each) for each in trailers],
+        "trailers": [_header_json(each) for each in trailers],
         "complete": found.is_complete,
     }
 
 
-def _header(header: Header) -> dict[str, Any]:
+def _header_json(header: Header) -> dict[str, Any]:
     return {
-        "name": _text(header.name),
-        "value": _text(header.value),
+        "name": _json_text(header.name),
+        "value": _json_text(header.value),
         "change": header.change.value,
-        "was": None if header.was is None else _text(header.was),
+        "was": None if header.was is None else _json_text(header.was),
     }
 
 
-def _connection(found: Conversation) -> dict[str, Any]:
+def _connection_json(found: Conversation) -> dict[str, Any]:
     return {
-        **_data("toService", found.to_service),
-        **_data("toClient", found.to_client),
+        **_data_json("toService", found.to_service),
+        **_data_json("toClient", found.to_client),
         "closed": found.is_closed,
         "held": found.is_held,
         "filtered": found.is_filtered,
     }
 
 
-def _failure(failure: Failure | None) -> dict[str, Any] | None:
+def _failure_json(failure: Failure | None) -> dict[str, Any] | None:
     if failure is None:
         return None
     return {
@@ -168,7 +170,7 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
     }
 
 
-def _log(lines: Sequence[LogLine], phase: str) -> list[dict[str, Any]]:
+def _log_json(lines: Sequence[LogLine], phase: str) -> list[dict[str, Any]]:
     return [
         {
             "phase": phase,
@@ -179,7 +181,7 @@ def _log(lines: Sequence[LogLine], phase: str) -> list[dict[str, Any]]:
     ]
 
 
-def _metric(metric: Metric) -> dict[str, Any]:
+def _metric_json(metric: Metric) -> dict[str, Any]:
     is_histogram = metric.type is MetricType.HISTOGRAM
     return {
         "type": metric.type.name.lower(),
@@ -189,7 +191,7 @@ def _metric(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _callout(callout: Callout) -> dict[str, Any]:
+def _callout_json(callout: Callout) -> dict[str, Any]:
     answer = callout.answer
     status: int | None = None
     if isinstance(answer, GrpcAnswer) or (answer is not None and not isinstance(answer, Broken)):
@@ -199,15 +201,17 @@ def _callout(callout: Callout) -> dict[str, Any]:
         "cluster": callout.cluster,
         "service": callout.service or None,
         "method": callout.method or None,
-        "headers": [{"name": _text(n), "value": _text(v)} for n, v in decoded(callout.headers)],
-        **_data("body", callout.body),
+        "headers": [
+            {"name": _json_text(n), "value": _json_text(v)} for n, v in decoded(callout.headers)
+        ],
+        **_data_json("body", callout.body),
         "timeoutMilliseconds": callout.timeout_milliseconds,
         "known": answer is not None,
         "status": status,
     }
 
 
-def _data(name: str, data: bytes) -> dict[str, Any]:
+def _data_json(name: str, data: bytes) -> dict[str, Any]:
     """The data as text, or else in base64."""
     try:
         return {name: data.decode(), f"{name}Base64": None}
@@ -215,7 +219,7 @@ def _data(name: str, data: bytes) -> dict[str, Any]:
         return {name: None, f"{name}Base64": base64.b64encode(data).decode()}
 
 
-def _text(text: str) -> str:
+def _json_text(text: str) -> str:
     """Replaces lone surrogates, which stand for bytes that are not UTF-8, because JSON cannot contain them."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 

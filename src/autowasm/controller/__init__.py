@@ -1,1 +1,1 @@
-"""The AutoWasm reconciler with its decisions, fetch jobs and policies; `publishing/` has the writes, `pods/` tracks downloads."""
+"""The AutoWasm reconciler with its decisions, fetch jobs, policies and writes; `pods/` follows the Pods, `rollout/` stages rollouts."""

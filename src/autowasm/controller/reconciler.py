@@ -60,6 +60,18 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.reasons import Reason
 from autowasm.settings import EnvoyFetch
 
+_log = structlog.get_logger(__name__)
+
+GONE_RETRY = 1.0
+"""Seconds until a module that was evicted right after its fetch is fetched again; a full disk may persist."""
+NO_ROOM_RETRY = 30.0
+"""Seconds before another try for a stored module that exceeds its namespace's quota."""
+UNMANAGED_RETRY = 15.0
+"""Seconds between two checks of a foreign or terminating EnvoyFilter that has our name."""
+
+FETCHING_SHOWN_AFTER = 1.0
+"""Seconds. After a shorter fetch or start, the status changes directly to `Synced`: a phase that is too short to see is not written."""
+
 
 class StartupGate:
     """Calls `report` with the readiness of this replica, and with the reason."""
@@ -107,19 +119,6 @@ class StartupGate:
             self._report(True, why)
 
 
-_log = structlog.get_logger(__name__)
-
-GONE_RETRY = 1.0
-"""Seconds until a module that was evicted right after its fetch is fetched again; a full disk may persist."""
-NO_ROOM_RETRY = 30.0
-"""Seconds before another try for a stored module that exceeds its namespace's quota."""
-UNMANAGED_RETRY = 15.0
-"""Seconds between two checks of a foreign or terminating EnvoyFilter that has our name."""
-
-FETCHING_SHOWN_AFTER = 1.0
-"""Seconds. After a shorter fetch, the status changes directly to `Synced`: a phase that is too short to see is not written."""
-
-
 @dataclass(frozen=True, slots=True)
 class Modules:
     """The modules of this replica: fetched, copied from other replicas, stored, or published."""
@@ -159,7 +158,7 @@ class Updates:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class _Publishable:
     """A module that may be published."""
 
     record: Record
@@ -338,7 +337,9 @@ class AutoWasmReconciler:
             self._staged.forget(context.key)
         return ready if isinstance(ready, Result) else await self._publish(context, autowasm, ready)
 
-    async def _get_ready(self, context: ReconcileContext, autowasm: AutoWasm) -> "_Ready | Result":
+    async def _get_ready(
+        self, context: ReconcileContext, autowasm: AutoWasm
+    ) -> _Publishable | Result:
         """The module that the spec names, once nothing blocks its publication."""
         key = context.key
         decision = decide(
@@ -378,7 +379,7 @@ class AutoWasmReconciler:
 
     async def _check(
         self, context: ReconcileContext, autowasm: AutoWasm, record: Record
-    ) -> "_Ready | Result":
+    ) -> _Publishable | Result:
         """Whether the stored module may be published now."""
         try:
             self._admit(str(context.key), context.key.namespace, record.sha256)
@@ -402,10 +403,10 @@ class AutoWasmReconciler:
             return await self._failed(context, start.error, retry_in=start.retry_in, start=start)
         if not await self._is_replicated(context, record):
             return Result()  # the end of the wait queues the key
-        return _Ready(record, wanted, start)
+        return _Publishable(record, wanted, start)
 
     async def _publish(
-        self, context: ReconcileContext, autowasm: AutoWasm, ready: _Ready
+        self, context: ReconcileContext, autowasm: AutoWasm, ready: _Publishable
     ) -> Result:
         record, wanted, start = ready.record, ready.wanted, ready.start
         try:
@@ -441,11 +442,11 @@ class AutoWasmReconciler:
         context: ReconcileContext,
         autowasm: AutoWasm,
         rollout: Rollout,
-        ready: "_Ready | Result",
+        ready: _Publishable | Result,
     ) -> Result:
         """Publish in steps. While the module of an edited spec is not ready, the previous rollout is still watched."""
         record, start, result = None, StartDecision(), Result()
-        if isinstance(ready, _Ready):
+        if isinstance(ready, _Publishable):
             record, start = ready.record, ready.start
         else:
             result = ready

@@ -1,4 +1,4 @@
-"""Reads the facts for the checks from the API server, once; among them the statistics of some sidecars, through its proxy.
+"""Reads the facts for the checks from the API server: objects once, the statistics of some sidecars twice, through its proxy.
 
 Reading statistics needs the permission to `get` `pods/proxy`. Invariants: nothing is written; no Secret is listed, and only the one
 that `spec.secret` names is read; at most `MAX_OBJECTS` objects of a collection are read; an object that cannot be read is recorded in
@@ -41,7 +41,7 @@ from autowasm.explain.objects import (
 )
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
-from autowasm.kube.resources import NAMESPACES, PODS, ObjectKey, ResourceType
+from autowasm.kube.resources import NAMESPACES, PODS, SERVICES, ObjectKey, ResourceType
 from autowasm.limits import StatsLimits
 from autowasm.manifests import reader as manifests
 from autowasm.reasons import Reason
@@ -218,7 +218,6 @@ class ObjectReader:
             self.unread[what] = str(error)[:200]
 
 
-SERVICES: Final = ResourceType("", "v1", "services", "Service")
 _CONFIGMAPS: Final = ResourceType("", "v1", "configmaps", "ConfigMap")
 _SLICES: Final = ResourceType("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 _POLICIES: Final = ResourceType("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")

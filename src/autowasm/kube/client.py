@@ -1,8 +1,8 @@
 """KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors; and ClientConfig, its configuration.
 
 ClientConfig is read from a kubeconfig or a service account, and read again in time. kubernetes_asyncio reads the files and runs exec
-plugins; only this module and `performance/libraryimport.py` import it, in a thread, when a client is opened. Bodies are bytes in and
-dicts out, not typed models. Invariants: every call has a deadline; no body is logged, so no Secret is logged; a message names method
+plugins. `performance/libraryimport.py` imports it, in a thread, when a client is opened; here it is imported for types only. Bodies are
+bytes in and dicts out, not typed models. Invariants: every call has a deadline; no body is logged, so no Secret is logged; a message names method
 and path, never a query, a header or a body; a rotated token or certificate authority takes effect without a restart; a failed refresh
 leaves the previous configuration in use; a server that refuses the credentials does not cause reads more often than
 `min_credentials_interval`; a replaced connection is closed when its last call ends; no file is read on the loop.

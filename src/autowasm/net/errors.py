@@ -2,7 +2,7 @@
 
 Invariants: every unexpected status becomes one of our errors, chosen by the next step of the caller; the message has the status, the
 server's message, and advice only if it can help; an error body is cut before it is parsed; no XML entity is expanded; a ServerMessage
-has no line break, no control character, no query of a URL and no credential that `parse` receives. The message of a failed
+has no line break, no control character, no query of a URL and no credential that `parse_message` receives. The message of a failed
 connection comes from the operating system or TLS, at the root of the exception, never from the text of requests or urllib3, which
 holds URLs with their queries.
 
@@ -90,7 +90,9 @@ class ServerMessage:
 NO_MESSAGE: Final = ServerMessage()
 
 
-def parse(data: bytes, content_type: str = "", *, secrets: Iterable[str] = ()) -> ServerMessage:
+def parse_message(
+    data: bytes, content_type: str = "", *, secrets: Iterable[str] = ()
+) -> ServerMessage:
     """The message in `data`, the beginning of an error body. Never raises. `secrets` are removed from the text."""
     text = data[:BODY_LIMIT].decode(errors="replace").lstrip("\ufeff \t\r\n")
     found = _from_json(text) or _from_xml(text) or _from_text(text, content_type)
@@ -465,7 +467,7 @@ def connection_failure(
 ) -> SourceUnavailable:
     """The error for a failed connection, with `reason` if it may pass by itself, else `CertificateInvalid` or `TlsFailed`."""
     where = redact(url)
-    links = list(chain(error))
+    links = list(causes_of(error))
     for found in links:
         if isinstance(found, ssl.SSLCertVerificationError):
             return certificate_failure(found, where=where, advice=advice)
@@ -549,7 +551,7 @@ def may_be_tls(error: BaseException) -> bool:
     )  # RemoteDisconnected is a BadStatusLine
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
     """The exception and those that it wraps, outermost first: causes, contexts, and urllib3's arguments."""
     current: BaseException | None = error
     for _ in range(_DEEPEST):

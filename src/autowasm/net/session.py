@@ -37,11 +37,11 @@ from autowasm.net.errors import (
     BODY_LIMIT,
     Responder,
     ServerMessage,
+    causes_of,
     certificate_failure,
-    chain,
     error_for,
     may_be_tls,
-    parse,
+    parse_message,
     tls_failure,
 )
 from autowasm.net.pools import Pool, Pools
@@ -430,7 +430,7 @@ class ObjectSession:
             pass  # the status and the bytes so far suffice
         finally:
             response.close()
-        return parse(
+        return parse_message(
             bytes(data), response.headers.get("Content-Type", ""), secrets=query_secrets(url)
         )
 
@@ -549,12 +549,12 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
             f"{shown}: the URL is not valid; check its host",
             reason=Reason.OBJECT_UNAVAILABLE,
         )
-    for found in chain(error):
+    for found in causes_of(error):
         # In TLS 1.3 a server requests a client certificate after the handshake.
         if isinstance(found, ssl.SSLError) and not isinstance(found, ssl.SSLEOFError):
             return tls_failure(found, where=shown, plain_http="http:// in its URL")
     hint = ""
-    if shown.startswith("http:") and any(map(_is_end_of_plain_http, chain(error))):
+    if shown.startswith("http:") and any(map(_is_end_of_plain_http, causes_of(error))):
         hint = (
             "; the request used plain http, and a port that speaks TLS (https) often ends it like this: if it does, "
             "write https:// in its URL"

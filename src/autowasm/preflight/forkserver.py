@@ -22,9 +22,9 @@ from typing import Final
 from autowasm.preflight import isolation, messages
 from autowasm.preflight.messages import (
     DEADLINE,
+    KILL_REQUESTED,
     MEMORY,
     NOT_FORKED,
-    REQUEST,
     Ended,
     Job,
     Kill,
@@ -111,7 +111,7 @@ class Server:
                     self._start(job, descriptors)
                 case Kill(number):
                     if number in self._children:
-                        self._kill(self._children[number], REQUEST)
+                        self._kill(self._children[number], KILL_REQUESTED)
                 case other:
                     raise ValueError(f"not a message for the fork server: {other!r}")
         finally:

@@ -5,7 +5,7 @@ The control socket (SOCK_SEQPACKET) has one message in each packet: `Job` with d
 one frame with the answer, both JSON. Invariants: no tenant data is on the control socket, except `Ended.stderr`, which is bounded; a
 frame that is longer than its reader allows is refused before it is read; an answer comes from a process that ran a tenant's code, so
 its reader accepts any bytes and trusts none: the result is a ValueError, or an `Answer` of bounded size whose texts are lines of
-printable characters. The module imports little, because the fork server loads it.
+printable characters; no import starts a thread, because the fork server loads this module.
 """
 
 import json
@@ -31,9 +31,15 @@ MAX_DESCRIPTORS: Final = 4
 LENGTH: Final = struct.Struct("!I")
 """The length in front of a frame."""
 
+COMPILE: Final = "compile"
+"""Kind of job. Descriptors: the module for reading, a new file for the code. No request."""
+RUN: Final = "run"
+"""Kind of job. Descriptor: the code for reading. The request is a `Request`."""
+
 DEADLINE: Final = "deadline"
+"""`Ended.cause`, as the next three."""
 MEMORY: Final = "memory"
-REQUEST: Final = "request"
+KILL_REQUESTED: Final = "request"
 NOT_FORKED: Final = "not forked"
 
 
@@ -140,13 +146,9 @@ def _read(fd: int, count: int) -> bytes:
     return b"".join(parts)
 
 
-COMPILE: Final = "compile"
-"""Kind of job. Descriptors: the module for reading, a new file for the code. No request."""
-RUN: Final = "run"
-"""Kind of job. Descriptor: the code for reading. The request is a `Request`."""
-
-_MESSAGE: Final = 2000
-_LINES: Final = 200
+_MAX_MESSAGE: Final = 2000
+"""Characters of a text in an answer."""
+_MAX_LINES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Answer:
                 raise ValueError("not an answer: fuel")
             answer = replace(answer, verdict=_printable(answer.verdict))
         if answer.problem is not None:
-            message = shown(answer.problem.message, most=_MESSAGE)
+            message = shown(answer.problem.message, most=_MAX_MESSAGE)
             answer = replace(answer, problem=replace(answer.problem, message=message))
         return answer
 
@@ -215,7 +217,7 @@ def _printable(verdict: Verdict) -> Verdict:
     """The sandbox also does this, but an answer may come from another program."""
     return replace(
         verdict,
-        message=shown(verdict.message, most=_MESSAGE),
+        message=shown(verdict.message, most=_MAX_MESSAGE),
         phase=shown(verdict.phase),
         frames=_lines(verdict.frames),
         log=_lines(verdict.log, most=PreflightLimits().log_line_bytes),
@@ -225,4 +227,4 @@ def _printable(verdict: Verdict) -> Verdict:
 
 def _lines(texts: Iterable[str], *, most: int = 500) -> tuple[str, ...]:
     """The last lines."""
-    return tuple(shown(text, most=most) for text in tuple(texts)[-_LINES:])
+    return tuple(shown(text, most=most) for text in tuple(texts)[-_MAX_LINES:])

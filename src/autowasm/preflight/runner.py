@@ -159,7 +159,7 @@ class Slots:
         self._waiting_gauge.set(self._waiting_count + len(self._without))
 
 
-_MESSAGE: Final = 300
+_MAX_OUTPUT: Final = 300
 """Characters of a child's output in the message of an Unknown."""
 _DOING: Final = {COMPILE: "compiled", RUN: "ran"}
 
@@ -409,7 +409,7 @@ def answer_of(result: Result, *, child: str, seconds: float) -> Answer:
             NoVerdictReason.INVALID_ANSWER, f"{child} gave an invalid answer"
         ) from error
     if answer.problem is not None:
-        message = shown(answer.problem.message, most=_MESSAGE)
+        message = shown(answer.problem.message, most=_MAX_OUTPUT)
         raise NoVerdict(answer.problem.reason, f"{child}: {message}")
     return answer
 
@@ -435,5 +435,5 @@ def _failure(ended: Ended, *, child: str, seconds: float) -> NoVerdict:
         )
     else:
         end = f"was killed by {signal.Signals(os.WTERMSIG(ended.status)).name}"
-    said = f": {shown(ended.stderr.strip(), most=_MESSAGE)}" if ended.stderr.strip() else ""
+    said = f": {shown(ended.stderr.strip(), most=_MAX_OUTPUT)}" if ended.stderr.strip() else ""
     return NoVerdict(NoVerdictReason.CRASHED, f"{child} {end}{said}")

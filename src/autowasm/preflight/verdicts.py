@@ -105,8 +105,8 @@ class Verdicts:
             self._bytes -= dropped
 
 
-_LOG_LINES: Final = 3
-_LOG_LINE: Final = 200
+_MAX_LOG_LINES: Final = 3
+_MAX_LOG_LINE: Final = 200
 """Characters of one log line in a message."""
 _DOUBTS: Final = {
     Doubt.REQUEST_FAILED: Reason.FIRST_REQUEST_FAILED,
@@ -140,12 +140,12 @@ def plugin_of(envoyfilter: Mapping[str, Any]) -> Plugin:
 
 
 def described(verdict: Verdict, plugin: Plugin) -> tuple[str, Reason, str]:
-    """Status (`True`, `False`, `Unknown`), reason and message of the condition."""
+    """Status (`True`, `False`, `Unknown`), reason and message of the condition `Starts`."""
     if verdict.outcome is Outcome.STARTS:
         return "True", Reason.STARTED, "the module starts with this configuration"
     log = ""
     if verdict.log:
-        lines = [shown(line, most=_LOG_LINE) for line in verdict.log[-_LOG_LINES:]]
+        lines = [shown(line, most=_MAX_LOG_LINE) for line in verdict.log[-_MAX_LOG_LINES:]]
         log = f"; its last log lines: {' | '.join(lines)}"
     if verdict.outcome is Outcome.DOUBTFUL:
         reason = _DOUBTS.get(verdict.doubt, Reason.DEPENDS_ON_ENVOY) if verdict.doubt else None

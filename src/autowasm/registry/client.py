@@ -1,6 +1,6 @@
 """RegistryClient: resolve, download and push images, awaitable; the only entry into `registry/` for downloads and pushes.
 
-Repositories keeps connections and tokens between the operations on one repository; thread pools (`net/pools.py`) limit concurrent
+RepositoryPool keeps connections and tokens between the operations on one repository; thread pools (`net/pools.py`) limit concurrent
 operations. Bytes are neither unpacked nor checked as wasm here. Invariants: every operation ends within `limits.fetch_timeout`,
 whatever the registry does; a manifest is used only if its bytes have the requested or announced digest; a refused or missing image is
 requested once; only statuses that mean "later" and broken connections are retried, up to `limits.attempts` attempts; a repository is
@@ -230,7 +230,7 @@ class RegistryClient:
         policy: AddressPolicy | None,
         resolver: "Resolver | None" = None,
         on_request: Callable[[str], None] = lambda _: None,
-        proxies: "Proxies | None" = None,
+        proxies: Proxies | None = None,
     ) -> None:
         """`policy` None: every address may be reached (`wasmc`, run by a person). `resolver` None: the system's.
 

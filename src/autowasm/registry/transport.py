@@ -39,7 +39,7 @@ from autowasm.net.errors import (
     ServerMessage,
     connection_failure,
     error_for,
-    parse,
+    parse_message,
 )
 from autowasm.net.transfer import Transfer, TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
@@ -180,7 +180,7 @@ class RegistryResponse:
         if self._message is None:
             self._message = NO_MESSAGE
             if self.response.request.method != "HEAD":
-                self._message = parse(
+                self._message = parse_message(
                     self._beginning(), self.headers.get("Content-Type", ""), secrets=self._secrets
                 )
         return self._message

@@ -21,7 +21,8 @@ from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
-from autowasm.runtime.modes import ChosenMode, SharedResources
+from autowasm.runtime.context import SharedResources
+from autowasm.runtime.modes import ChosenMode
 from autowasm.server.app import BlobServer
 from autowasm.server.downloadlog import DownloadLog
 from autowasm.settings import Cluster, Outgoing

@@ -37,8 +37,9 @@ from autowasm.performance.eventloop import start_up_complete
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.processes import ForkServer
 from autowasm.preflight.runner import Preflight
+from autowasm.runtime.context import SharedResources
 from autowasm.runtime.datapath import DataPath
-from autowasm.runtime.modes import ChosenMode, SharedResources
+from autowasm.runtime.modes import ChosenMode
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster, ResendSettings

@@ -24,9 +24,10 @@ from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import LoopLimits
 from autowasm.net.pools import Pools
 from autowasm.performance.eventloop import stop_reporting, timing_of
+from autowasm.runtime.context import SharedResources
 from autowasm.runtime.datapath import DataPath, open_data_path
 from autowasm.runtime.manager import Manager, open_stats_reader
-from autowasm.runtime.modes import SharedResources, choose_mode
+from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings

@@ -35,6 +35,8 @@ from autowasm.server.requestlog import CACHE_CONTROL, CONTENT_TYPE, SERVER, Requ
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+_LEVEL: Final = logging.getLogger(__name__)
+"""The same logger, to ask for its level before an event is built."""
 
 _DESCRIPTORS: Final = 1 << 20
 """Enough for a million connections; if the hard limit is infinite, some C libraries loop over all descriptors."""
@@ -169,8 +171,6 @@ class Listener:
         self._loop.add_reader(self._listener, self._readable)
 
 
-_logger: Final = logging.getLogger(__name__)
-
 _CANCELLED_WITHIN: Final = 0.2
 """Seconds for handlers of cut connections to end; they await nothing else."""
 
@@ -214,7 +214,7 @@ class Connections(web.Server):
         self._heads = ResponseHeads(
             server=SERVER, cache_control=CACHE_CONTROL, content_type=CONTENT_TYPE
         )
-        self._log = RequestLog()
+        self._request_log = RequestLog()
         self._tasks = TaskOwner()
         self._open: set[Connection | FastConnection] = set()
         self._changed = asyncio.Event()
@@ -237,7 +237,7 @@ class Connections(web.Server):
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """A response was sent, or the client disconnected during it."""
         self._on_answer(request.method, response.status)
-        self._log.answered(request, response.status)
+        self._request_log.answered(request, response.status)
 
     # --- fast connections
 
@@ -267,7 +267,7 @@ class Connections(web.Server):
         else:
             self._metrics.sends_aborted.labels(cut_for).inc()
         self._on_answer("GET", 200)
-        if _logger.isEnabledFor(logging.DEBUG):
+        if _LEVEL.isEnabledFor(logging.DEBUG):
             _log.debug("answered", method="GET", path=f"/wasm/{sha256}", status=200, client=address)
 
     def hand_over(self, connection: FastConnection, data: bytes, due: float | None) -> None:

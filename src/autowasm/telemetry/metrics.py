@@ -240,6 +240,53 @@ class StagedRolloutMetrics:
         )
 
 
+class ReflectorMetrics:
+    """Lists and watches of one resource."""
+
+    def __init__(self, name: str, *, lists: Counter, watches: Counter) -> None:
+        self._name = name
+        self._lists = lists
+        self._watches = watches
+
+    def listed(self, reason: str, objects: int) -> None:  # the size is in InformerMetrics
+        """A list was fetched."""
+        self._lists.labels(self._name, reason).inc()
+
+    def watch_ended(self, reason: str) -> None:
+        """A watch ended."""
+        self._watches.labels(self._name, reason).inc()
+
+
+class LoopMetrics(Collector):
+    """Time for which the event loop was blocked. Counted by its selector, because a collector's method costs more than an iteration."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.iterations = LoopTiming()
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """The values at the scrape."""
+        iterations = self.iterations
+        totals = list(accumulate(iterations.counts))
+        yield HistogramMetricFamily(
+            "autowasm_loop_turn_duration_seconds",
+            "Duration of one iteration of the event loop. It delays all other work.",
+            buckets=list(zip([*map(str, BOUNDS), "+Inf"], totals, strict=True)),
+            sum_value=iterations.seconds,
+        )
+        yield CounterMetricFamily(
+            "autowasm_loop_blocked",
+            "Iterations of the event loop longer than 50 ms. The log has the stack (`loop blocked`).",
+            value=iterations.blocked,
+        )
+        longest, iterations.longest = iterations.longest, 0.0
+        yield GaugeMetricFamily(
+            "autowasm_loop_longest_turn_seconds",
+            "Longest iteration of the event loop since the last scrape.",
+            value=longest,
+        )
+
+
 NAMED: Final = 100
 """AutoWasms that are not Synced and have a series of their own. More would not help operators, and each costs a series."""
 TAG_AGES: Final = (60.0, 600.0, 3600.0, 86_400.0, 604_800.0, 2_592_000.0, 7_776_000.0)
@@ -635,7 +682,7 @@ class Metrics:
         for outcome in ("starts", "refused", "doubtful", "unknown"):
             self.preflight_judgements.labels(outcome)
 
-    def reflector(self, name: str) -> "ReflectorMetrics":
+    def reflector(self, name: str) -> ReflectorMetrics:
         """Implements `kube.reflector.ReflectorMetrics` for one resource."""
         return ReflectorMetrics(name, lists=self._lists, watches=self._watches)
 
@@ -643,50 +690,3 @@ class Metrics:
 def exemplar_of(owner: str) -> dict[str, str] | None:
     """The AutoWasm of an observation; None if its name is longer than an exemplar may be (OpenMetrics: 128)."""
     return {"autowasm": owner} if 0 < len(owner) <= _EXEMPLAR_LENGTH else None
-
-
-class ReflectorMetrics:
-    """Lists and watches of one resource."""
-
-    def __init__(self, name: str, *, lists: Counter, watches: Counter) -> None:
-        self._name = name
-        self._lists = lists
-        self._watches = watches
-
-    def listed(self, reason: str, objects: int) -> None:  # the size is in InformerMetrics
-        """A list was fetched."""
-        self._lists.labels(self._name, reason).inc()
-
-    def watch_ended(self, reason: str) -> None:
-        """A watch ended."""
-        self._watches.labels(self._name, reason).inc()
-
-
-class LoopMetrics(Collector):
-    """Time for which the event loop was blocked. Counted by its selector, because a collector's method costs more than an iteration."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.iterations = LoopTiming()
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        """The values at the scrape."""
-        iterations = self.iterations
-        totals = list(accumulate(iterations.counts))
-        yield HistogramMetricFamily(
-            "autowasm_loop_turn_duration_seconds",
-            "Duration of one iteration of the event loop. It delays all other work.",
-            buckets=list(zip([*map(str, BOUNDS), "+Inf"], totals, strict=True)),
-            sum_value=iterations.seconds,
-        )
-        yield CounterMetricFamily(
-            "autowasm_loop_blocked",
-            "Iterations of the event loop longer than 50 ms. The log has the stack (`loop blocked`).",
-            value=iterations.blocked,
-        )
-        longest, iterations.longest = iterations.longest, 0.0
-        yield GaugeMetricFamily(
-            "autowasm_loop_longest_turn_seconds",
-            "Longest iteration of the event loop since the last scrape.",
-            value=longest,
-        )

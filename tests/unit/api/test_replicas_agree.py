@@ -10,7 +10,7 @@ from pathlib import Path
 
 _RENDER = """
 import json, sys
-from autowasm.api import parsing
+from autowasm.api import validation
 from autowasm.api.envoyfilter import render
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import document, record
@@ -22,7 +22,7 @@ many = [document(
     applyPorts=[9000 + port for port in range(9)],
     pluginConfig={f"c{key}": {"a": 1, "b": [True, None]} for key in range(9)},
 ) for number in range(3)]
-print(json.dumps([render(parsing.parse(each), record(), EnvoyFetch()) for each in many]))
+print(json.dumps([render(validation.parse(each), record(), EnvoyFetch()) for each in many]))
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
-from autowasm.runtime.modes import candidate
+from autowasm.runtime.apiserver import candidate
 from autowasm.settings import Election
 
 

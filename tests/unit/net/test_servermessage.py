@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.net.errors import BODY_LIMIT, parse
+from autowasm.net.errors import BODY_LIMIT, parse_message
 
 S3 = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message>'
@@ -88,7 +88,7 @@ GCS = (
     ],
 )  # fmt: skip
 def test_the_sentence_of_the_server_is_found(body: bytes, expected: str) -> None:
-    assert str(parse(body)) == expected
+    assert str(parse_message(body)) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_sentence_of_the_server_is_found(body: bytes, expected: str) -> None
 def test_web_page_is_recognized_and_shown_by_its_title(
     body: bytes, kind: str, expected: str
 ) -> None:
-    parsed = parse(body, kind)
+    parsed = parse_message(body, kind)
     assert parsed.is_page
     assert str(parsed).split() == expected.split()
 
@@ -114,7 +114,7 @@ def test_entities_are_never_expanded() -> None:
         b'<!DOCTYPE e [<!ENTITY x SYSTEM "file:///etc/passwd">]><Error><Code>&x;</Code></Error>'
     )
     for document in (body, external):
-        parsed = str(parse(document))
+        parsed = str(parse_message(document))
         assert "aaaaaaaaaaaaaaaaaaaa" not in parsed
         assert "root:" not in parsed
         assert len(parsed) <= 301
@@ -125,7 +125,9 @@ def test_no_credential_and_no_query_is_shown() -> None:
         "see https://bob:pw@r.example/x?sig=topsecret#f and /path?token=topsecret, sent Basic dG9wc2VjcmV0 and "
         "Bearer topsecret.jwt for hunter22"
     )
-    parsed = str(parse(json.dumps({"message": text}).encode(), secrets=("hunter22", "pw", "")))
+    parsed = str(
+        parse_message(json.dumps({"message": text}).encode(), secrets=("hunter22", "pw", ""))
+    )
     assert "https://r.example/x" in parsed
     for secret in ("topsecret", "dG9wc2VjcmV0", "hunter22", "bob", "pw@"):
         assert secret not in parsed
@@ -136,7 +138,7 @@ def test_no_credential_and_no_query_is_shown() -> None:
     st.sampled_from(["", "text/html", "application/json", "application/xml"]),
 )
 def test_any_body_gives_one_short_printable_line(body: bytes, kind: str) -> None:
-    parsed = str(parse(body, kind))
+    parsed = str(parse_message(body, kind))
     assert len(parsed) <= 2 * 301 + 2
     assert parsed.isprintable()
 
@@ -144,15 +146,15 @@ def test_any_body_gives_one_short_printable_line(body: bytes, kind: str) -> None
 @given(st.text(max_size=400), st.text(max_size=400))
 def test_any_message_is_shown_as_one_line(code: str, message: str) -> None:
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
-    parsed = str(parse(body))
+    parsed = str(parse_message(body))
     assert parsed.isprintable()
     assert "\n" not in parsed
 
 
 def test_a_long_body_is_read_to_its_bound_only() -> None:
-    assert str(parse(b" " * BODY_LIMIT + b"late")) == ""
+    assert str(parse_message(b" " * BODY_LIMIT + b"late")) == ""
 
 
 @given(st.integers(1, 3000), st.sampled_from([b"1", b'"x"', b'{"b":"x"}']))
 def test_json_of_any_depth_is_read(depth: int, innermost: bytes) -> None:
-    assert len(str(parse(b'{"a":' * depth + innermost + b"}" * depth))) <= 301
+    assert len(str(parse_message(b'{"a":' * depth + innermost + b"}" * depth))) <= 301

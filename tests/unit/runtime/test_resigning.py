@@ -16,9 +16,10 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.net.pools import Pools
 from autowasm.runtime import manager as module
+from autowasm.runtime.context import SharedResources
 from autowasm.runtime.datapath import open_data_path
 from autowasm.runtime.manager import Manager
-from autowasm.runtime.modes import SharedResources, choose_mode
+from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.settings import PreflightMode, Settings, Standalone
 from autowasm.telemetry.metrics import Metrics

@@ -32,10 +32,10 @@ from autowasm.controller.pods.loadreport import (
     LoadEvidence,
     LoadReport,
     MissingReason,
+    decode_object,
     epoch,
-    loads,
+    load_report,
     number,
-    report,
 )
 from autowasm.controller.pods.podmatching import Pod, everyone, has_target, in_steps
 from autowasm.controller.pods.resend import changed_at
@@ -44,8 +44,18 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings
 from autowasm.telemetry.metrics import Metrics
 
-_KEPT: Final = 32
+_log = structlog.get_logger(__name__)
+
+Document = Mapping[str, Any]
+_MAX_QUERIES: Final = 32
 """Queries with cached answers; an answer may have several megabytes."""
+_STATES = ("Fetched", *(why.value for why in MissingReason))
+_MOVING = frozenset(
+    {MissingReason.WAITING.value, MissingReason.NOT_READY.value, MissingReason.SHARED_ADDRESS.value}
+)
+"""States that end without an event, and maybe without a download."""
+_MAX_GONE: Final = 16
+"""Replicas that are gone are kept in case they answer again; the newest counts."""
 
 
 class PeerAnswers(Protocol):
@@ -63,7 +73,7 @@ class PeerQuery:
 
     def __init__(self, replicas: PeerAnswers) -> None:
         self._replicas = replicas
-        self._kept: FIFOCache[str, tuple[float, list[bytes], bool]] = FIFOCache(_KEPT)
+        self._kept: FIFOCache[str, tuple[float, list[bytes], bool]] = FIFOCache(_MAX_QUERIES)
 
     async def query(self, path: str) -> list[bytes]:
         """The current answers."""
@@ -83,18 +93,6 @@ class PeerQuery:
         kept = (begun, documents, len(documents) >= wanted)
         self._kept[path] = kept
         return kept
-
-
-_log = structlog.get_logger(__name__)
-
-Document = Mapping[str, Any]
-_STATES = ("Fetched", *(why.value for why in MissingReason))
-_MOVING = frozenset(
-    {MissingReason.WAITING.value, MissingReason.NOT_READY.value, MissingReason.SHARED_ADDRESS.value}
-)
-"""States that end without an event, and maybe without a download."""
-_GONE_KEPT = 16
-"""Replicas that are gone are kept in case they answer again; the newest counts."""
 
 
 class Workloads(Protocol):
@@ -153,7 +151,7 @@ class DownloadTracker:
         self._states: dict[ObjectKey, _Downloads] = {}
         self._counted: dict[str, tuple[float, float]] = {}
         """By replica: downloads and errors at the last check."""
-        self._gone: FIFOCache[str, float] = FIFOCache(_GONE_KEPT)
+        self._gone: FIFOCache[str, float] = FIFOCache(_MAX_GONE)
         """Replicas that no longer answer, to when that was seen: their last downloads are lost."""
         self._queue: list[str] = []
         """Modules still to ask about."""
@@ -200,7 +198,7 @@ class DownloadTracker:
             first=epoch(module.fetched_at) if dated and module is not UNSET else published,
         )
         settings = self._settings
-        found = yield from report(
+        found = yield from load_report(
             pods,
             evidence,
             generation=generation if isinstance(generation, int) else 0,
@@ -307,7 +305,7 @@ class DownloadTracker:
         )
         counted = {}
         for document in documents:
-            found = loads(document)
+            found = decode_object(document)
             if isinstance(instance := found.get("instance"), str):
                 counted[instance] = number(found.get("downloads")), number(found.get("errors"))
         before, self._counted = self._counted, counted

@@ -1,4 +1,4 @@
-"""LoadReport: the Pods that have the module, the Pods that do not, and why. Pure.
+"""LoadReport: the Pods that have the module, the Pods that do not, and why. No I/O.
 
 DownloadEvidence has the known downloads of one module, from the replicas' download logs and a previous leader's status.
 `downloadtracker.py` queries the replicas. Invariants: a download counts only for a Pod that has its address, which no other Pod may
@@ -24,8 +24,8 @@ from autowasm.reasons import Reason
 
 NEVER = float("inf")
 _LARGEST: Final = 2**53
-_STEP: Final = 200
-"""Addresses in one step: some tenths of a millisecond."""
+_EVIDENCE_STEP: Final = 200
+"""Addresses or Pods in one step of DownloadEvidence: some tenths of a millisecond."""
 _PIECE: Final = 16 * 1024
 """Bytes of a document that are decoded at once: some 400 addresses, half a millisecond."""
 _SEEN: Final = b'"seen":{'
@@ -88,12 +88,12 @@ class DownloadEvidence:
         ups: list[float] = []
         queries: dict[str, _Query] = {}
         for document in documents:
-            found, addresses = read(document)
+            found, addresses = read_log(document)
             ups.append(number(found.get("up")))
             for step, (address, ages) in enumerate(addresses):
                 before = queries.get(address, _NOTHING)
                 queries[address] = _latest(before, ages, now=now)
-                if step % _STEP == 0:
+                if step % _EVIDENCE_STEP == 0:
                     yield
         new.watched_since = now - min(ups) if complete and ups else NEVER
         for step, (address, query) in enumerate(queries.items()):
@@ -107,7 +107,7 @@ class DownloadEvidence:
                 new._unplaced[address] = query
                 if not pods:
                     new.strangers[address] = query.last
-            if step % _STEP == 0:
+            if step % _EVIDENCE_STEP == 0:
                 yield
         self._take_over(new)
 
@@ -123,7 +123,7 @@ class DownloadEvidence:
     def place(self, pods: Iterable[Pod], *, is_shared: Callable[[Pod], bool]) -> Iterator[None]:
         """Assign requests that had no Pod yet to these Pods, by address. In steps."""
         for step, pod in enumerate(pods):
-            if step % _STEP == _STEP - 1:
+            if step % _EVIDENCE_STEP == _EVIDENCE_STEP - 1:
                 yield
             if not self._unplaced:
                 return
@@ -160,7 +160,7 @@ class DownloadEvidence:
         written = epoch(reported.time)
         believed: list[bytes] = []
         for step, pod in enumerate(pods):
-            if step % _STEP == _STEP - 1:
+            if step % _EVIDENCE_STEP == _EVIDENCE_STEP - 1:
                 yield
             if not pod.injected or not 0 < pod.started < written:
                 continue
@@ -178,7 +178,7 @@ def epoch(text: str) -> float:
         return 0.0
 
 
-def loads(document: bytes) -> dict[str, Any]:
+def decode_object(document: bytes) -> dict[str, Any]:
     """The JSON object of a replica; empty if invalid."""
     try:
         found = msgspec.json.decode(document)
@@ -187,7 +187,7 @@ def loads(document: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read(document: bytes) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:
+def read_log(document: bytes) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:
     """A document of the download log: everything except `seen`, then the ages by address, decoded in pieces.
 
     A decoder blocks the event loop and every thread until it is done: 30 ms for 50 000 addresses. `seen` comes last, and its
@@ -195,10 +195,10 @@ def read(document: bytes) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str,
     """
     begin = document.find(_SEEN)
     if begin >= 0 and document.endswith(b"}}"):
-        found = loads(document[:begin] + _SEEN + b"}}")
+        found = decode_object(document[:begin] + _SEEN + b"}}")
         if found:
             return found, _in_pieces(document, begin + len(_SEEN), len(document) - 2)
-    found = loads(document)
+    found = decode_object(document)
     return found, _by_address(found.get("seen"))
 
 
@@ -210,7 +210,7 @@ def _in_pieces(document: bytes, begin: int, end: int) -> Iterator[tuple[str, dic
             piece = msgspec.json.decode(b"{" + document[begin:stop] + b"}")
         except (ValueError, RecursionError):
             # `seen` is not the last field, or the cut was inside a string or an object (no replica writes that), or the JSON is invalid.
-            yield from _by_address(loads(document).get("seen"))
+            yield from _by_address(decode_object(document).get("seen"))
             return
         yield from _by_address(piece)
         begin = stop + 1
@@ -251,7 +251,7 @@ class MissingReason(enum.Enum):
 
 
 STEP: Final = 500
-"""Pods in one step: about half a millisecond."""
+"""Pods in one step of `load_report`: about half a millisecond."""
 _Missing = tuple[int, str, str, Pod]
 """Rank, namespace, name, and the Pod itself."""
 _FACTS = frozenset({MissingReason.REFUSED, MissingReason.NEVER_ASKED, MissingReason.NOT_INJECTED})
@@ -327,7 +327,7 @@ def why_missing(
     return MissingReason.NEVER_ASKED if pod.ready else MissingReason.NOT_READY
 
 
-def report(
+def load_report(
     pods: Iterable[Pod],
     evidence: LoadEvidence,
     *,

@@ -4,8 +4,8 @@ Istio selects sidecars by the EnvoyFilter's workloadSelector; PodMatcher counts 
 the same labels share one tuple, so replicas cost little and a selector checks each label set once; the counts match the rows
 passed to `pod_changed`, in any order of calls; Pods that have ended have no address here, because addresses are reused.
 
-During a staged rollout (ADR 39), `has_target` and `has_override` find the Pods that have the newer of two filters: the former follows
-the status, which determines the EnvoyFilter; the latter the EnvoyFilter in place.
+During a staged rollout (ADR 39), two functions find the Pods that have the newer of two filters: `has_target` follows the status, which
+determines the EnvoyFilter; `has_override` follows the EnvoyFilter in place.
 """
 
 import asyncio

@@ -22,7 +22,13 @@ from msgspec import UNSET
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.controller.interfaces import RecordEvent
-from autowasm.controller.pods.loadreport import DownloadEvidence, epoch, loads, number, read
+from autowasm.controller.pods.loadreport import (
+    DownloadEvidence,
+    decode_object,
+    epoch,
+    number,
+    read_log,
+)
 from autowasm.controller.pods.podmatching import Pod, everyone, has_target, in_steps
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leaderelection import Leadership, while_leading
@@ -353,7 +359,7 @@ class Resender:
         """Cheap while there are no errors: one small request to each replica, and none about a module."""
         errors, up = {}, 0.0
         for document in await self._logs.query("/seen"):
-            found = loads(document)
+            found = decode_object(document)
             errors[str(found.get("instance"))] = number(found.get("errors"))
             up = max(up, number(found.get("up")))
         changed = any(count > self._errors.get(name, 0) for name, count in errors.items())
@@ -428,7 +434,7 @@ def _merged(documents: list[bytes]) -> Generator[None, None, dict[str, Answers]]
     """The answers by address, over all replicas."""
     merged: dict[str, Answers] = {}
     for document in documents:
-        _, addresses = read(document)
+        _, addresses = read_log(document)
         for step, (address, ages) in enumerate(addresses):
             if step % _STEP == _STEP - 1:
                 yield

@@ -1,1 +1,1 @@
-"""Staged rollouts (ADR 39): the Pods of each step, and when the next step begins. Pure; the reconciler observes and writes."""
+"""Staged rollouts (ADR 39): the Pods of each step, and when the next one begins. Pure, except `driver.py` (observes) and `publisher.py`."""

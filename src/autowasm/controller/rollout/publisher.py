@@ -1,6 +1,6 @@
 """StagedPublisher: writes the decisions of a staged rollout in order: the status first, then the EnvoyFilter (ADR 39).
 
-The decisions are in `rollout/`. Invariants: the EnvoyFilter is never ahead of `status.rollout`, so a new leader finds at most an
+`driver.py` provides the decisions. Invariants: the EnvoyFilter is never ahead of `status.rollout`, so a new leader finds at most an
 EnvoyFilter that is behind, and writes it; an Event follows the status that it reports; `Synced` is written after the EnvoyFilter.
 """
 

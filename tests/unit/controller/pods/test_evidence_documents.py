@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.controller.pods import loadreport as seen_module
-from autowasm.controller.pods.loadreport import epoch, loads, number, read
+from autowasm.controller.pods import loadreport
+from autowasm.controller.pods.loadreport import decode_object, epoch, number, read_log
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_a_time_is_seconds_since_the_epoch() -> None:
     "text", [b"", b"{", b"[1]", b"1", b"\xff", b"[" * 100_000, b'"x"', b"null"]
 )
 def test_non_object_is_read_as_an_empty_object(text: bytes) -> None:
-    assert loads(text) == {}
-    found, addresses = read(text)
+    assert decode_object(text) == {}
+    found, addresses = read_log(text)
     assert (found, list(addresses)) == ({}, [])
 
 
 def test_an_object_is_read_whole() -> None:
-    assert loads(b'{"instance":"a","up":1}') == {"instance": "a", "up": 1}
-    found, addresses = read(b'{"instance":"a","up":1}')
+    assert decode_object(b'{"instance":"a","up":1}') == {"instance": "a", "up": 1}
+    found, addresses = read_log(b'{"instance":"a","up":1}')
     assert (found, list(addresses)) == ({"instance": "a", "up": 1}, [])
 
 
@@ -74,7 +74,7 @@ def test_an_object_is_read_whole() -> None:
 def test_addresses_and_their_ages_are_found_in_each_form(
     text: bytes, expected: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    assert list(read(text)[1]) == expected
+    assert list(read_log(text)[1]) == expected
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_addresses_and_their_ages_are_found_in_each_form(
     ],
 )
 def test_addresses_that_cannot_be_read_are_none(text: bytes) -> None:
-    assert list(read(text)[1]) == []
+    assert list(read_log(text)[1]) == []
 
 
 def test_fields_behind_the_addresses_are_read() -> None:
-    found, addresses = read(b'{"seen":{"x":{"ok":1}},"up":1}')
+    found, addresses = read_log(b'{"seen":{"x":{"ok":1}},"up":1}')
     assert found["up"] == 1
     assert list(addresses) == [("x", {"ok": 1})]
 
 
 def test_fields_before_the_addresses_are_read_without_them() -> None:
-    found, _ = read(b'{"instance":"a","up":1,"seen":{"x":{"ok":1}}}')
+    found, _ = read_log(b'{"instance":"a","up":1,"seen":{"x":{"ok":1}}}')
     assert found == {"instance": "a", "up": 1, "seen": {}}
 
 
@@ -110,7 +110,7 @@ def decoded(size: int) -> list[int]:
         sizes.append(len(data) - len("{}"))
         return decode(data)
 
-    found, addresses = read(text)
+    found, addresses = read_log(text)
     assert found["up"] == 1
     with patch.object(msgspec.json, "decode", counted):
         assert [len(address) for address, _ in addresses] == [size - 11, 1, 1, 20_000]
@@ -146,8 +146,8 @@ def test_a_document_in_pieces_is_the_whole_document(
 ) -> None:
     separators = (", ", ": ") if spaced else (",", ":")
     told = json.dumps({"instance": "a", "up": 1, "seen": addresses}, separators=separators).encode()
-    with patch.object(seen_module, "_PIECE", size):
-        found, pieces = read(told)
+    with patch.object(loadreport, "_PIECE", size):
+        found, pieces = read_log(told)
         # What follows a piece that cannot be read on its own is read again with it: the last one counts.
         assert dict(pieces) == {
             at: ages for at, ages in addresses.items() if isinstance(ages, dict)
@@ -165,6 +165,6 @@ def test_a_large_document_is_decoded_in_pieces() -> None:
         return decode(data)
 
     with patch.object(msgspec.json, "decode", counted):
-        assert dict(read(told)[1]) == addresses
+        assert dict(read_log(told)[1]) == addresses
     assert max(sizes) < 20_000
     assert sum(sizes) < 1.1 * len(told)

@@ -8,7 +8,7 @@ from autowasm.controller.pods.loadreport import (
     LoadEvidence,
     LoadReport,
     MissingReason,
-    report,
+    load_report,
     why_missing,
 )
 from autowasm.controller.pods.podmatching import Pod
@@ -45,7 +45,7 @@ def evidence(
 
 
 def report_of(pods: list[Pod], known: LoadEvidence, *, names: int = 10) -> LoadReport:
-    return finished(report(pods, known, generation=3, now=NOW, grace=GRACE, names=names))
+    return finished(load_report(pods, known, generation=3, now=NOW, grace=GRACE, names=names))
 
 
 def test_all_sidecars_that_fetched_make_it_true() -> None:
@@ -162,7 +162,7 @@ def test_the_first_reason_that_fits_to_the_second_is_given(
 )
 def test_the_loop_gets_a_turn_after_every_step(pods: int, steps: int) -> None:
     assert STEP == 500
-    running = report(
+    running = load_report(
         [pod(f"p{number:04}") for number in range(pods)],
         evidence(),
         generation=1,

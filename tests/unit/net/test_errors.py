@@ -11,7 +11,7 @@ from autowasm.net.errors import (
     Operation,
     Responder,
     error_for,
-    parse,
+    parse_message,
     retry_after,
     usual_meaning,
 )
@@ -78,7 +78,7 @@ def test_message_has_the_status_code_its_meaning_and_the_servers_text(
     status: int, doing: Operation, body: bytes, says: str
 ) -> None:
     answerer = dataclasses.replace(IMAGE, doing=doing)
-    message = str(error_for(status, {}, answerer=answerer, message=parse(body)))
+    message = str(error_for(status, {}, answerer=answerer, message=parse_message(body)))
     assert str(status) in message
     assert says in message
 
@@ -94,7 +94,7 @@ def test_message_has_the_status_code_its_meaning_and_the_servers_text(
 )
 def test_plain_http_to_a_port_with_tls_is_named_so(body: bytes) -> None:
     answerer = dataclasses.replace(IMAGE, tls_hint="write https://")
-    error = error_for(400, {}, answerer=answerer, message=parse(body, "text/plain"))
+    error = error_for(400, {}, answerer=answerer, message=parse_message(body, "text/plain"))
     assert "TLS (https)" in str(error)
     assert "write https://" in str(error)
 
