@@ -28,7 +28,7 @@ from tests.unit.controller.reconciling.cluster import (
     sha,
 )
 
-ROLLOUT: dict[str, Any] = {"steps": [1, 3], "pause": "4s", "deadline": "60s"}
+ROLLOUT: dict[str, Any] = {"steps": [1, 3], "pause": "4s", "deadline": "1h"}
 FAST = 100
 """A second of the rollout is a hundredth of one."""
 
