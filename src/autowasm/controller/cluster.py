@@ -170,6 +170,8 @@ class AutoWasmObserver(_DocumentObserver):
             self._touch(key)
         if document is None:
             self._pod_status_writer.forget(key)
+        else:
+            self._pod_status_writer.observe(key, document)
         if not echo:
             self._changed(key)
 

@@ -24,6 +24,8 @@ KEPT: Final = 60.0
 exist forever. Dropping an entry too early costs a write that the API server refuses.
 """
 
+_CHANGED_BY_ANY_WRITE: Final = frozenset({"resourceVersion", "managedFields"})
+
 
 @dataclass(frozen=True, slots=True)
 class _Written:
@@ -48,8 +50,8 @@ class MutationCache:
         self._written: dict[ObjectKey, _Written] = {}
         self._in_flight: Counter[ObjectKey] = Counter()
         """Objects with a call to the API server in flight, and how many: a status has two writers."""
-        self._generation: dict[ObjectKey, object] = {}
-        """The generation of objects in `_in_flight`; None: unknown, or the call changes it."""
+        self._read: dict[ObjectKey, dict[str, Any] | None] = {}
+        """The metadata that a call in `_in_flight` leaves as it is; None: it changes them."""
         self._gone: set[ObjectKey] = set()
         """Objects in `_in_flight` that were deleted meanwhile."""
         self._undecided: dict[ObjectKey, str] = {}
@@ -66,19 +68,20 @@ class MutationCache:
         return written.document
 
     @contextmanager
-    def in_flight(self, key: ObjectKey, *, generation: object = None) -> Iterator[None]:
+    def in_flight(self, key: ObjectKey, *, read: Document | None = None) -> Iterator[None]:
         """Encloses a call whose answer goes to `wrote`. A deletion that the informer shows meanwhile is newer than the answer.
 
-        `generation`: the object's, if the call does not change it; a version with another one cannot be the echo.
+        `read`: the object before a call that writes only its status; a version with other metadata, such as another generation,
+        uid or annotation, cannot be the echo.
         """
         self._in_flight[key] += 1
-        self._generation[key] = generation
+        self._read[key] = _metadata(read) if read is not None else None
         try:
             yield
         finally:
             self._in_flight[key] -= 1
             if not self._in_flight[key]:
-                del self._in_flight[key], self._generation[key]
+                del self._in_flight[key], self._read[key]
                 self._gone.discard(key)
                 if self._undecided.pop(key, None) is not None:
                     self._changed(key)
@@ -114,7 +117,7 @@ class MutationCache:
             del self._written[key]
             if _version(document) == _version(written.document):
                 return True
-        if key in self._in_flight and self._generation[key] in {None, _generation(document)}:
+        if key in self._in_flight and self._read[key] in (None, _metadata(document)):
             self._undecided[key] = _version(document)
             return True
         self._undecided.pop(key, None)  # reported now
@@ -135,8 +138,10 @@ def _version(document: Document) -> str:
     return str((document.get("metadata") or {}).get("resourceVersion", ""))
 
 
-def _generation(document: Document) -> object:
-    return (document.get("metadata") or {}).get("generation")
+def _metadata(document: Document) -> dict[str, Any]:
+    """Those that no write of a status changes."""
+    metadata = document.get("metadata") or {}
+    return {name: metadata[name] for name in metadata if name not in _CHANGED_BY_ANY_WRITE}
 
 
 def _reached(observed: Document, written: Document) -> bool:

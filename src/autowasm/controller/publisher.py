@@ -234,8 +234,7 @@ class ClusterPublisher:
         if document.get("status") == status:
             return False
         self._fence()
-        generation = (document.get("metadata") or {}).get("generation")
-        with self._autowasms.in_flight(key, generation=generation):
+        with self._autowasms.in_flight(key, read=document):
             try:
                 written = await writes.update_status(self._client, AUTOWASMS, status, read=document)
             except NotFound:

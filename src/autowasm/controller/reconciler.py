@@ -431,7 +431,8 @@ class AutoWasmReconciler:
                 status = msgspec.structs.replace(status, message=message)
             await self._reporter.write(context, with_start(status, start, now=self._now()))
         else:  # the module in place stays, and the status has the error (ADR 7)
-            await self._failed(context, refused, start=start)
+            now = self._context(context.key, context.document)  # after the write
+            await self._failed(now, refused, start=start)
         self._taken(context.key, autowasm, record)
         self._forget_replaced(context, autowasm, record)
         return Result()

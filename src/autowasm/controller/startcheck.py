@@ -9,7 +9,7 @@ unknown result, blocks its publication; the status holds the last verdict, so a 
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -201,7 +201,10 @@ class StartCheck:
             job = self._begin(context.key, key, sha256, plugin)
         if job.result is None:
             return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)
-        return self._of_result(job.result, job.key, plugin, autowasm, mode)
+        decision = self._of_result(job.result, job.key, plugin, autowasm, mode)
+        if decision.retry_in is not None and job.retry_at is not None:
+            decision = replace(decision, retry_in=max(job.retry_at - now, 0.0))
+        return decision
 
     def _unchanged(self, context: ReconcileContext, last: Preflight | UnsetType) -> StartDecision:
         """The decision that keeps the status's verdict on the combination in place."""

@@ -98,10 +98,33 @@ async def test_failed_write_reports_what_was_shown_meanwhile() -> None:
 async def test_edited_spec_does_not_wait_for_the_answer_of_a_status_write() -> None:
     changed: list[ObjectKey] = []
     overlay = MutationCache({}.get, changed=changed.append)
-    with overlay.in_flight(KEY, generation=1):
+    with overlay.in_flight(KEY, read=version(1)):
         assert overlay.observed(KEY, version(2))
         assert not overlay.observed(KEY, version(3, generation=2))
     assert changed == [], "reported at once"
+
+
+@pytest.mark.parametrize(
+    "other", [{"uid": "another"}, {"annotations": {"wasm.tcm.io/rollout": "abort"}}]
+)
+async def test_other_metadata_do_not_wait_for_the_answer_of_a_status_write(
+    other: dict[str, object],
+) -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    read = version(1)
+    with overlay.in_flight(KEY, read=read):
+        assert not overlay.observed(KEY, {"metadata": {**version(2)["metadata"], **other}})
+    assert changed == [], "reported at once"
+
+
+async def test_recreated_object_does_not_wait_for_the_answer_about_the_old_one() -> None:
+    changed: list[ObjectKey] = []
+    overlay = MutationCache({}.get, changed=changed.append)
+    with overlay.in_flight(KEY, read={"metadata": {**version(1)["metadata"], "uid": "old"}}):
+        assert not overlay.observed(KEY, None)
+        assert not overlay.observed(KEY, {"metadata": {**version(9)["metadata"], "uid": "new"}})
+    assert changed == []
 
 
 async def test_deletion_during_a_write_is_reported_at_once_and_once() -> None:

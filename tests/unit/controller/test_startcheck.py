@@ -366,6 +366,18 @@ async def test_verdict_of_another_version_with_an_unknown_reason_still_refuses(
 
 
 @pytest.mark.looptime
+async def test_an_event_does_not_postpone_the_retry_of_a_strict_pre_flight(
+    checked: CheckedAutoWasm,
+) -> None:
+    checked.mode, checked.judge.result = PreflightMode.STRICT, NO_VERDICT
+    decision = await checked.decided()
+    assert decision.retry_in is not None
+    await asyncio.sleep(decision.retry_in - 1)
+    later = await checked.decided()
+    assert later.retry_in == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.looptime
 async def test_strict_mode_tries_again_without_a_verdict(checked: CheckedAutoWasm) -> None:
     checked.mode, checked.judge.result = PreflightMode.STRICT, NO_VERDICT
     decision = await checked.decided()

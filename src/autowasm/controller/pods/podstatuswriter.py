@@ -84,6 +84,8 @@ class PodStatusWriter:
         self._last_write: dict[ObjectKey, float] = {}
         self._stored_as: dict[ObjectKey, tuple[PodReport, Any]] = {}
         """The last write, and its stored form: an older CRD drops unknown fields."""
+        self._waiting: set[ObjectKey] = set()
+        """Touched objects without a status."""
 
     def touch(self, key: ObjectKey) -> None:
         """The Pods that this object matches may have changed."""
@@ -91,8 +93,15 @@ class PodStatusWriter:
         allowed = self._last_write.get(key, now - EACH) + EACH
         self._queue.add_after(key, max(SETTLE, allowed - now))
 
+    def observe(self, key: ObjectKey, document: Mapping[str, Any]) -> None:
+        """The object was read. Its Pods may have changed while its first status was written."""
+        if key in self._waiting and _written_status(document) is not None:
+            self._waiting.discard(key)
+            self.touch(key)
+
     def forget(self, key: ObjectKey) -> None:
         """The object was deleted."""
+        self._waiting.discard(key)
         self._last_write.pop(key, None)
         self._stored_as.pop(key, None)
 
@@ -121,7 +130,10 @@ class PodStatusWriter:
                 await asyncio.sleep(0)  # yields: counting a large mesh takes long
 
     async def _write(self, key: ObjectKey) -> bool:
-        if _written_status(self._document(key)) is None:
+        found = self._document(key)
+        if _written_status(found) is None:
+            if found is not None:
+                self._waiting.add(key)
             return False  # no status yet: the reconciler writes it with counts
         report = await self._report(key)
         document = self._document(key)

@@ -31,6 +31,7 @@ from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, ROLLOUT_ANNOTATION, AutoWa
 from autowasm.controller.ownership import replacement
 from autowasm.controller.pods.envoystats import Reading
 from autowasm.controller.pods.podmatching import Pod, has_ended
+from autowasm.controller.rollout import effects
 from autowasm.controller.rollout.effects import Action, BeginCounts, LookAgain, RecordEvent
 from autowasm.controller.rollout.guards import choice_of, is_same
 from autowasm.controller.rollout.observation import Observation, PodObservation, StepReadings
@@ -180,6 +181,8 @@ class RolloutDriver:
         )
         state, actions = advance(before, observation, rollout, self._wall())
         memory.state, memory.looked = state, now
+        if pods is None:  # the end of the first list queues no key
+            actions = (*actions, LookAgain(effects.LOOK))
         if state is None:
             return Look(None, actions, None, False, False)
         self._begin_counts(memory, before, actions, now=now)

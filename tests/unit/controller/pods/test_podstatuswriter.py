@@ -196,3 +196,22 @@ async def test_change_of_running_alone_is_written() -> None:
     await server.touched(2)
     assert len(server.writes) == 2
     assert "notRunning" not in server.stored["status"]["pods"]
+
+
+@pytest.mark.looptime
+async def test_pods_that_changed_during_the_first_status_write_are_counted_after_it() -> None:
+    server = StatusServer()
+    server.stored = {}
+    await server.touched()
+    assert server.writes == []
+    server.report = report(2)
+    server.stored = {"status": {"phase": "Synced", "pods": {"matched": 1, "injected": 1}}}
+    server.pods.observe(KEY, server.stored)
+    task = asyncio.create_task(server.pods.run(), name="pods")
+    await asyncio.sleep(EACH + 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [one["pods"]["matched"] for one in server.writes] == [2]
+    server.pods.observe(KEY, server.stored)
+    await server.touched()
+    assert len(server.writes) == 1

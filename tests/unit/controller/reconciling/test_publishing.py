@@ -2,9 +2,7 @@
 
 import copy
 
-from autowasm.errors import (
-    AutoWasmError,
-)
+from autowasm.errors import AutoWasmError, SourceDenied
 from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
 from tests.unit.controller.reconciling.cluster import (
@@ -73,6 +71,20 @@ async def test_live_envoyfilter_stays_while_the_service_cannot_serve(
     await process.settle()
     assert cluster.live == sha(EARTH)
     assert cluster.status["phase"] == "Synced"
+
+
+async def test_envoyfilter_recreated_under_a_refused_poll_is_degraded_and_published(
+    cluster: ReconciledCluster, process: Process
+) -> None:
+    await process.apply()
+    cluster.polls.refused = SourceDenied("the tag names a module that may not be read")
+    await process.settle()
+    assert cluster.status["phase"] == "Degraded"
+    del cluster.publisher.envoyfilters[KEY]  # by another client
+    await process.settle()
+    assert cluster.live == sha(WORLD)
+    assert cluster.status["phase"] == "Degraded"
+    assert cluster.condition("Published") == ("True", "Published")
 
 
 async def test_a_replaced_module_is_only_kept_for_the_history(

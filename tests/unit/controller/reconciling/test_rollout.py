@@ -196,6 +196,18 @@ async def test_selector_without_pods_ends_its_rollout_after_the_pause(
     assert cluster.rollout["verdict"]["proven"] == 1
 
 
+async def test_rollout_begins_once_the_pods_are_listed(
+    cluster: StagedCluster, process: StagedProcess
+) -> None:
+    cluster.sidecars.are_listed = False
+    process.apply_only(image=IMAGE)
+    await process.settle()
+    assert cluster.live is None
+    cluster.sidecars.are_listed = True  # which queues no key
+    await until(lambda: process.is_rolled("Succeeded"))
+    assert cluster.live == sha(WORLD)
+
+
 async def test_status_is_written_before_the_envoyfilter_and_synced_after_it(
     cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
