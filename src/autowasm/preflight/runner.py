@@ -225,9 +225,16 @@ class Preflight:
         A thousand objects with one module and configuration share one run. Only a good verdict is shared: a module may read its
         plugin's name.
         """
-        return self._verdicts.get(_key(sha256, self._request(plugin))) or self._verdicts.get(
-            _key(sha256, self._request(_anonymous(plugin)))
-        )
+        _, key, shared = self._keys(sha256, plugin)
+        return self._known(key, shared)
+
+    def _known(self, key: VerdictKey, shared: VerdictKey) -> Verdict | Unknown | None:
+        return self._verdicts.get(key) or self._verdicts.get(shared)
+
+    def _keys(self, sha256: Sha256Hex, plugin: Plugin) -> tuple[bytes, VerdictKey, VerdictKey]:
+        """The request, and its key alone and for all objects with this configuration. Encodes up to 1 MiB twice, so call it once."""
+        request = self._request(plugin)
+        return request, _key(sha256, request), _key(sha256, self._request(_anonymous(plugin)))
 
     def _request(self, plugin: Plugin) -> bytes:
         return Request(plugin, self._sandbox, self._envoy, self._extra_imports).to_json()
@@ -239,11 +246,9 @@ class Preflight:
 
         `module` is read only if the code of `sha256` is not cached. Waits for a slot without its own deadline.
         """
-        if (known := self.known(sha256, plugin)) is not None:
+        request, key, shared = self._keys(sha256, plugin)
+        if (known := self._known(key, shared)) is not None:
             return known
-        request = self._request(plugin)
-        key = _key(sha256, request)
-        shared = _key(sha256, self._request(_anonymous(plugin)))
         work = functools.partial(self._judge, namespace, key, shared, module, request)
         try:
             return await self._flights.join(key, work, slot=lambda: self._slots.place(namespace))
