@@ -400,6 +400,7 @@ class ClusterMode:
         """The report on the Pods that the AutoWasm's selector matches now; None before Pods are listed."""
         if not self._pods.has_synced:
             return None
+        self._pod_status_writer.counting(key)
         load = await self._load_report(key)
         if load is None:
             counts = self._matcher.counts(key)

@@ -93,6 +93,10 @@ class PodStatusWriter:
         allowed = self._last_write.get(key, now - EACH) + EACH
         self._queue.add_after(key, max(SETTLE, allowed - now))
 
+    def counting(self, key: ObjectKey) -> None:
+        """A report on the Pods begins, which has all earlier changes."""
+        self._waiting.discard(key)
+
     def observe(self, key: ObjectKey, document: Mapping[str, Any]) -> None:
         """The object was read. Its Pods may have changed while its first status was written."""
         if key in self._waiting and _written_status(document) is not None:

@@ -215,3 +215,20 @@ async def test_pods_that_changed_during_the_first_status_write_are_counted_after
     server.pods.observe(KEY, server.stored)
     await server.touched()
     assert len(server.writes) == 1
+
+
+@pytest.mark.looptime
+async def test_pods_that_changed_before_the_counts_of_the_first_status_are_not_counted_again() -> (
+    None
+):
+    server = StatusServer()
+    server.stored = {}
+    await server.touched()
+    server.pods.counting(KEY)  # the reconciler, for its status
+    server.stored = {"status": {"phase": "Synced", "pods": {"matched": 2, "injected": 2}}}
+    server.pods.observe(KEY, server.stored)
+    task = asyncio.create_task(server.pods.run(), name="pods")
+    await asyncio.sleep(EACH + 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert server.writes == []
