@@ -270,13 +270,11 @@ class ClusterMode:
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
         autowasms, envoyfilters = self._informers.autowasms, self._informers.envoyfilters
-
-        def changed(key: ObjectKey) -> None:
-            self._changed(key)
-
-        self._autowasm_view = MutationCache(autowasms.get, autowasms.position, changed=changed)
+        self._autowasm_view = MutationCache(
+            autowasms.get, autowasms.position, changed=self._object_changed
+        )
         self._envoyfilter_view = MutationCache(
-            envoyfilters.get, envoyfilters.position, changed=changed
+            envoyfilters.get, envoyfilters.position, changed=self._object_changed
         )
         self.publisher = ClusterPublisher(
             client,
@@ -297,10 +295,6 @@ class ClusterMode:
         def echoed(key: ObjectKey) -> None:
             self._published_changed(key)
 
-        def changed(key: ObjectKey) -> None:
-            self._published_changed(key)
-            self._changed(key)
-
         self._informers.autowasms.add_handler(
             AutoWasmObserver(
                 self._autowasm_view,
@@ -308,11 +302,11 @@ class ClusterMode:
                 pod_status_writer=self._pod_status_writer,
                 touch=self._touch_changed,
                 root=root,
-                changed=changed,
+                changed=self._object_changed,
             )
         )
         self._informers.envoyfilters.add_handler(
-            EnvoyFilterObserver(self._envoyfilter_view, changed=changed, echoed=echoed)
+            EnvoyFilterObserver(self._envoyfilter_view, changed=self._object_changed, echoed=echoed)
         )
         self._pods.add_handler(
             PodObserver(self._matcher, addresses=self._addresses, touch=self._touch_changed)
@@ -436,6 +430,11 @@ class ClusterMode:
     def touch_pods(self, key: ObjectKey) -> None:
         """See `rollout.Workloads`."""
         self._pod_status_writer.touch(key)
+
+    def _object_changed(self, key: ObjectKey) -> None:
+        """Another client changed the AutoWasm or its EnvoyFilter: now, or while a call of ours was in flight."""
+        self._published_changed(key)
+        self._changed(key)
 
     def _touch_changed(self, key: ObjectKey) -> None:
         self._pods_changed(key)
