@@ -91,6 +91,10 @@ class PullAuthorizer:
         authorization.answered = _comparable(verdict)
         return verdict
 
+    def published(self, key: ObjectKey, request: FetchRequest) -> None:
+        """The module of `request.record` was published: its Secret is checked from now on."""
+        self.verdict(key, request, published=True)
+
     def recheck(self, key: ObjectKey) -> None:
         """The Secret has changed."""
         authorization = self._authorizations.get(key)

@@ -431,8 +431,8 @@ class AutoWasmReconciler:
                 status = msgspec.structs.replace(status, message=message)
             await self._reporter.write(context, with_start(status, start, now=self._now()))
         else:  # the module in place stays, and the status has the error (ADR 7)
-            now = self._context(context.key, context.document)  # after the write
-            await self._failed(now, refused, start=start)
+            after = self._context(context.key, context.document)
+            await self._failed(after, refused, start=start)
         self._taken(context.key, autowasm, record)
         self._forget_replaced(context, autowasm, record)
         return Result()
@@ -482,16 +482,15 @@ class AutoWasmReconciler:
             return
         found = self._objects.lookup(context.key)
         if found is not None:
-            now = self._context(context.key, found.document)
+            after = self._context(context.key, found.document)
             more = (record,) if record is not None else ()
-            remember_origins(self._published, now, autowasm, *more)
+            remember_origins(self._published, after, autowasm, *more)
 
     def _taken(self, key: ObjectKey, autowasm: AutoWasm, record: Record) -> None:
         """The module is published, or its rollout is in the status."""
         self._jobs.forget(key)
-        if self._checks.pull_authorizer is not None:  # the rechecks of the Secret begin
-            request = fetch_request(autowasm, record=record)
-            self._checks.pull_authorizer.verdict(key, request, published=True)
+        if self._checks.pull_authorizer is not None:
+            self._checks.pull_authorizer.published(key, fetch_request(autowasm, record=record))
         if self._checks.start is not None:
             self._checks.start.published(key)
         self._lost.forget(key)

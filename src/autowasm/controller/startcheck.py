@@ -9,7 +9,7 @@ unknown result, blocks its publication; the status holds the last verdict, so a 
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -201,10 +201,8 @@ class StartCheck:
             job = self._begin(context.key, key, sha256, plugin)
         if job.result is None:
             return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)
-        decision = self._of_result(job.result, job.key, plugin, autowasm, mode)
-        if decision.retry_in is not None and job.retry_at is not None:
-            decision = replace(decision, retry_in=max(job.retry_at - now, 0.0))
-        return decision
+        retry_in = max(job.retry_at - now, 0.0) if job.retry_at is not None else _RETRY
+        return self._of_result(job.result, job.key, plugin, autowasm, mode, retry_in=retry_in)
 
     def _unchanged(self, context: ReconcileContext, last: Preflight | UnsetType) -> StartDecision:
         """The decision that keeps the status's verdict on the combination in place."""
@@ -254,7 +252,10 @@ class StartCheck:
         plugin: Plugin,
         autowasm: AutoWasm,
         mode: PreflightMode,
+        *,
+        retry_in: float = _RETRY,
     ) -> StartDecision:
+        """`retry_in`: seconds until the next run, if the result is Unknown."""
         if isinstance(result, Unknown):
             message = f"no verdict ({result.reason}): {result.message}"
             condition = _condition("Unknown", Reason.PREFLIGHT_UNAVAILABLE, message, autowasm)
@@ -264,7 +265,7 @@ class StartCheck:
                 f"{message}; mode strict publishes only modules with a verdict",
                 reason=Reason.PREFLIGHT_UNAVAILABLE,
             )
-            return StartDecision(condition, error=error, retry_in=_RETRY)
+            return StartDecision(condition, error=error, retry_in=retry_in)
         status, reason, message = described(result, plugin)
         preflight = Preflight(key=key, status=status, reason=reason, message=message)
         return self._of_status(preflight, autowasm, mode)

@@ -465,7 +465,7 @@ WANTS_CERTIFICATE: Final = "; a server that requires a client certificate, which
 def connection_failure(
     error: BaseException, *, url: str, reason: Reason, advice: Advice = WASMER
 ) -> SourceUnavailable:
-    """The error for a failed connection, with `reason` if it may pass by itself, else `CertificateInvalid` or `TlsFailed`."""
+    """The error for a failed connection, with `reason` if it may be temporary, else `CertificateInvalid` or `TlsFailed`."""
     where = redact(url)
     links = list(causes_of(error))
     for found in links:

@@ -61,15 +61,20 @@ async def test_same_content_under_another_tag_is_not_downloaded_again(
     assert (replica.registry.count("resolve"), replica.registry.count("fetch")) == (2, 1)
 
 
-async def test_content_whose_digest_the_manifest_tells_is_not_downloaded_after_a_restart(
-    replica: FetchingReplica, modules: Modules
-) -> None:
-    data = modules("world")
+async def _push_stored(replica: FetchingReplica, data: bytes) -> None:
+    """The image's manifest has the digest of a module that the replica has stored, but not read since its start."""
     replica.registry.layer_is_module = True
     async with replica.store.stage() as stage:
         await asyncio.to_thread(stage.path.write_bytes, data)
         await replica.store.commit(stage, sha256_of(data))
     replica.registry.add(IMAGE, data)
+
+
+async def test_content_whose_digest_the_manifest_tells_is_not_downloaded_after_a_restart(
+    replica: FetchingReplica, modules: Modules
+) -> None:
+    data = modules("world")
+    await _push_stored(replica, data)
     record = await replica.fetcher.fetch(replica.request())
     assert (record.sha256, record.abi) == (sha256_of(data), "0.2.1")
     assert replica.registry.count("fetch") == 0
@@ -79,11 +84,7 @@ async def test_a_stored_module_is_read_once_for_concurrent_requests(
     replica: FetchingReplica, modules: Modules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = modules("world")
-    replica.registry.layer_is_module = True
-    async with replica.store.stage() as stage:
-        await asyncio.to_thread(stage.path.write_bytes, data)
-        await replica.store.commit(stage, sha256_of(data))
-    replica.registry.add(IMAGE, data)
+    await _push_stored(replica, data)
     inspections: list[Path] = []
 
     def inspect(path: Path, **options: Any) -> ModuleInfo:

@@ -22,7 +22,7 @@ async def test_shows_own_write_until_the_informer_does() -> None:
     overlay = MutationCache(stored.get)
     overlay.wrote(KEY, version(2))
     assert overlay.get(KEY) == version(2)
-    assert overlay.observed(KEY, version(1)), "older: nobody need look"
+    assert overlay.observed(KEY, version(1)), "older: no reconcile is needed"
     assert overlay.get(KEY) == version(2)
     stored[KEY] = version(2)
     assert overlay.observed(KEY, version(2)), "our own write"

@@ -1,7 +1,8 @@
 """`status.pods`, `Loaded` and `Running`, written within a budget. Time is virtual where a test runs for minutes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -53,13 +54,20 @@ class StatusServer:
         self.stored = {"status": kept}
         return True
 
-    async def touched(self, times: int = 1) -> None:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.pods.run(), name="pods")
-        for _ in range(times):
-            self.pods.touch(KEY)
-            await asyncio.sleep(EACH + 1)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def touched(self, times: int = 1) -> None:
+        async with self.running():
+            for _ in range(times):
+                self.pods.touch(KEY)
+                await asyncio.sleep(EACH + 1)
 
 
 @pytest.mark.looptime
@@ -207,10 +215,8 @@ async def test_pods_that_changed_during_the_first_status_write_are_counted_after
     server.report = report(2)
     server.stored = {"status": {"phase": "Synced", "pods": {"matched": 1, "injected": 1}}}
     server.pods.observe(KEY, server.stored)
-    task = asyncio.create_task(server.pods.run(), name="pods")
-    await asyncio.sleep(EACH + 1)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with server.running():
+        await asyncio.sleep(EACH + 1)
     assert [one["pods"]["matched"] for one in server.writes] == [2]
     server.pods.observe(KEY, server.stored)
     await server.touched()
@@ -227,8 +233,6 @@ async def test_pods_that_changed_before_the_counts_of_the_first_status_are_not_c
     server.pods.counting(KEY)  # the reconciler, for its status
     server.stored = {"status": {"phase": "Synced", "pods": {"matched": 2, "injected": 2}}}
     server.pods.observe(KEY, server.stored)
-    task = asyncio.create_task(server.pods.run(), name="pods")
-    await asyncio.sleep(EACH + 1)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with server.running():
+        await asyncio.sleep(EACH + 1)
     assert server.writes == []
