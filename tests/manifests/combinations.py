@@ -3,7 +3,8 @@
 Invariant: the combinations are the same in each run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from random import Random
 from typing import Any, Final
@@ -131,10 +132,12 @@ def every_pair() -> set[tuple[Choice, Choice]]:
     return {(one, other) for one, other in combinations(choices, 2) if one[0] != other[0]}
 
 
-def chosen() -> Iterator[Mapping[str, int]]:
+@cache
+def chosen() -> Sequence[Mapping[str, int]]:
     """For each combination, the number of the choice by part."""
     random = Random(1)  # the same each time, and nothing secret
     missing = every_pair()
+    found = []
     for _ in range(COUNT):
         candidates = [
             {name: random.randrange(len(choices)) for name, choices in PARTS.items()}
@@ -142,7 +145,8 @@ def chosen() -> Iterator[Mapping[str, int]]:
         ]
         best = max(candidates, key=lambda one: len(_pairs(one) & missing))
         missing -= _pairs(best)
-        yield best
+        found.append(best)
+    return found
 
 
 def values(choices: Mapping[str, int]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ async def test_the_api_server_takes_it_strictly(values: Path, helm_cluster: Helm
 async def test_values_in_combination_are_taken_strictly_and_installed(
     number: int, helm_cluster: HelmCluster
 ) -> None:
-    chosen = list(combinations.chosen())[number]
+    chosen = combinations.chosen()[number]
     values = combinations.values(chosen)
     objects = await asyncio.to_thread(charts.render, **values)
     await _taken_strictly(objects, helm_cluster)
