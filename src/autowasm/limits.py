@@ -352,7 +352,7 @@ class PreflightLimits:
     answer_bytes: int = 512 * 1024
     """A verdict with its log lines, quoted."""
     start_seconds: float = 10.0
-    """Time for the fork server to import everything, which takes 0.15 s of one core."""
+    """Time for the fork server to import everything, which takes 0.1 s of one core."""
     grace_seconds: float = 5.0
     """Time after the deadline of a child for the fork server to report its end. Otherwise the fork server is restarted."""
     restart_base: float = 0.2

@@ -12,8 +12,9 @@ import pytest
 
 from autowasm.limits import MIB, PreflightLimits
 from autowasm.preflight import messages
+from autowasm.preflight.messages import NoVerdictReason
 from autowasm.preflight.processes import ForkServer, Result
-from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
+from autowasm.preflight.verdicts import NoVerdict
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import forkserver
 from tests.fakes.children import MISBEHAVE, UNREAD

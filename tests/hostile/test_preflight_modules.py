@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from autowasm.limits import MIB, PreflightLimits
-from autowasm.preflight.verdicts import NoVerdictReason, Unknown
+from autowasm.preflight.messages import NoVerdictReason
+from autowasm.preflight.verdicts import Unknown
 from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import preflights

@@ -22,8 +22,7 @@ from autowasm.limits import PreflightLimits
 from autowasm.preflight import isolation, messages
 from autowasm.preflight.forkserver import Work
 from autowasm.preflight.isolation import NotIsolated, Rlimits
-from autowasm.preflight.messages import COMPILE, RUN, Answer, Problem, Request
-from autowasm.preflight.verdicts import NoVerdictReason
+from autowasm.preflight.messages import COMPILE, RUN, Answer, NoVerdictReason, Problem, Request
 from autowasm.sandbox.engine import (
     Engine,
     compile_module,

@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -20,7 +21,6 @@ import msgspec
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.limits import PreflightLimits
 from autowasm.preflight.isolation import Enforced
-from autowasm.preflight.verdicts import NoVerdictReason
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Verdict
 from autowasm.text import shown
@@ -41,6 +41,29 @@ DEADLINE: Final = "deadline"
 MEMORY: Final = "memory"
 KILL_REQUESTED: Final = "request"
 NOT_FORKED: Final = "not forked"
+
+
+class NoVerdictReason(StrEnum):
+    """Why there is no verdict."""
+
+    CANNOT_COMPILE = "CannotCompile"
+    """The engine lacks a feature that Envoy may have, such as legacy exception handling."""
+    CANNOT_LOAD = "CannotLoad"
+    """Code from the cache does not fit this machine, even after it was compiled again."""
+    CRASHED = "Crashed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    INTERNAL_ERROR = "InternalError"
+    INVALID_ANSWER = "InvalidAnswer"
+    ISOLATION_UNAVAILABLE = "IsolationUnavailable"
+    """The kernel cannot isolate the child, so the module did not run."""
+    MODULE_UNAVAILABLE = "ModuleUnavailable"
+    """The module's file is missing or damaged."""
+    NOT_STARTED = "NotStarted"
+    """The fork server is not running, or could not fork."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    TOO_LARGE = "TooLarge"
+    TOO_MANY_REQUESTS = "TooManyRequests"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ import structlog
 from autowasm.flowcontrol import Backoff
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import messages
-from autowasm.preflight.messages import Ended, Job, Kill, Message, Ready, Started
-from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
+from autowasm.preflight.messages import Ended, Job, Kill, Message, NoVerdictReason, Ready, Started
+from autowasm.preflight.verdicts import NoVerdict
 from autowasm.telemetry.metrics import Metrics
 
 _STDERR_BYTES: Final = 4096

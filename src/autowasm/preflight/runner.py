@@ -31,12 +31,11 @@ from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.limits import PreflightLimits
 from autowasm.net.pools import Pools
 from autowasm.preflight import messages
-from autowasm.preflight.cache import CodeCache
+from autowasm.preflight.cache import ENGINE_VERSION, CodeCache
 from autowasm.preflight.isolation import Enforced
-from autowasm.preflight.messages import COMPILE, RUN, Answer, Ended, Request
+from autowasm.preflight.messages import COMPILE, RUN, Answer, Ended, NoVerdictReason, Request
 from autowasm.preflight.processes import ForkServer, Result
-from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason, Unknown, VerdictKey, Verdicts
-from autowasm.sandbox.engine import ENGINE_VERSION
+from autowasm.preflight.verdicts import NoVerdict, Unknown, VerdictKey, Verdicts
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics

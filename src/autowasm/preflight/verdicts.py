@@ -11,40 +11,17 @@ restart.
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, NamedTuple, Self
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.digest import Sha256Hex
 from autowasm.limits import PreflightLimits
+from autowasm.preflight.messages import NoVerdictReason
 from autowasm.reasons import Reason
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.sandbox.vm import StartPhase
 from autowasm.text import shown
-
-
-class NoVerdictReason(StrEnum):
-    """Why there is no verdict."""
-
-    CANNOT_COMPILE = "CannotCompile"
-    """The engine lacks a feature that Envoy may have, such as legacy exception handling."""
-    CANNOT_LOAD = "CannotLoad"
-    """Code from the cache does not fit this machine, even after it was compiled again."""
-    CRASHED = "Crashed"
-    DEADLINE_EXCEEDED = "DeadlineExceeded"
-    INTERNAL_ERROR = "InternalError"
-    INVALID_ANSWER = "InvalidAnswer"
-    ISOLATION_UNAVAILABLE = "IsolationUnavailable"
-    """The kernel cannot isolate the child, so the module did not run."""
-    MODULE_UNAVAILABLE = "ModuleUnavailable"
-    """The module's file is missing or damaged."""
-    NOT_STARTED = "NotStarted"
-    """The fork server is not running, or could not fork."""
-    OUT_OF_MEMORY = "OutOfMemory"
-    STORAGE_UNAVAILABLE = "StorageUnavailable"
-    TOO_LARGE = "TooLarge"
-    TOO_MANY_REQUESTS = "TooManyRequests"
 
 
 @dataclass(frozen=True, slots=True)

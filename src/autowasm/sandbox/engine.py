@@ -1,8 +1,8 @@
 """The engine: wasmtime with the features of Envoy's V8, fuel and interruption; and modules compiled for it.
 
 Invariants: a module that Envoy's V8 refuses is not compiled here (wide arithmetic, custom page sizes, stack switching); every
-function of a compiled module counts fuel and can be interrupted; two engines of equal `ENGINE_VERSION` on one machine can
-exchange compiled modules.
+function of a compiled module counts fuel and can be interrupted; two engines of the same wasmtime and the same `SETTINGS` on one
+machine can exchange compiled modules.
 
 Compiled modules are machine code: load only bytes that this machine wrote and that no other user could have changed.
 """
@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Final, TypeVar
 
 from autowasm.errors import ContentRejected
@@ -25,11 +24,8 @@ _T = TypeVar("_T")
 STACK_BYTES: Final = 2 * 1024 * 1024
 """Stack of a module. V8 in Envoy gives a little less than 1 MiB; a thread of this process has 8 MiB."""
 
-_HOST_SETTINGS: Final = "2"
+SETTINGS: Final = "2"
 """Increment it with every change of `make_engine` or of the settings of compiled code."""
-
-ENGINE_VERSION: Final = f"wasmtime-{metadata.version('wasmtime')}-{_HOST_SETTINGS}"
-"""Compiled modules with another value cannot be loaded. Part of the key of a cache, together with the type of the processor."""
 
 _LIMITS: Final = Limits()
 _TICK_SECONDS: Final = 0.02

@@ -14,9 +14,9 @@ import pytest
 from autowasm.digest import Sha256Hex
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import runner
-from autowasm.preflight.messages import COMPILE
+from autowasm.preflight.messages import COMPILE, NoVerdictReason
 from autowasm.preflight.processes import Result
-from autowasm.preflight.verdicts import NoVerdictReason, Unknown
+from autowasm.preflight.verdicts import Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics

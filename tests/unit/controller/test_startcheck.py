@@ -23,7 +23,8 @@ from autowasm.controller.startcheck import (
 from autowasm.digest import Sha256Hex
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
-from autowasm.preflight.verdicts import NoVerdictReason, Unknown
+from autowasm.preflight.messages import NoVerdictReason
+from autowasm.preflight.verdicts import Unknown
 from autowasm.reasons import Reason
 from autowasm.sandbox.errors import FailureKind
 from autowasm.sandbox.plugin import Plugin

@@ -11,7 +11,7 @@ import pytest
 from autowasm.digest import Sha256Hex
 from autowasm.net.pools import Pools
 from autowasm.preflight import cache as caches
-from autowasm.preflight.cache import CodeCache
+from autowasm.preflight.cache import ENGINE_VERSION, CodeCache
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.forkserver import until
 
@@ -161,6 +161,10 @@ async def test_new_code_of_a_module_replaces_the_old(disk: Caches) -> None:
     assert await get(cache, 1) == b"new"
     assert len(disk.files()) == 1
     assert disk.metrics.preflight_code_bytes._value.get() == 3
+
+
+def test_the_version_names_the_engine() -> None:
+    assert ENGINE_VERSION.startswith("wasmtime-")
 
 
 async def test_another_engine_version_finds_nothing_and_removes_old_code(

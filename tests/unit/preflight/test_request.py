@@ -8,8 +8,7 @@ import pytest
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.preflight.isolation import Enforced
-from autowasm.preflight.messages import Answer, Problem, Request
-from autowasm.preflight.verdicts import NoVerdictReason
+from autowasm.preflight.messages import Answer, NoVerdictReason, Problem, Request
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.verdict import Outcome, Verdict
 

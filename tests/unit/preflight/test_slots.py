@@ -8,8 +8,9 @@ import pytest
 from prometheus_client import Gauge
 
 from autowasm.limits import PreflightLimits
+from autowasm.preflight.messages import NoVerdictReason
 from autowasm.preflight.runner import Slots
-from autowasm.preflight.verdicts import NoVerdict, NoVerdictReason
+from autowasm.preflight.verdicts import NoVerdict
 from autowasm.telemetry.metrics import Metrics
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from autowasm.sandbox.engine import (
-    ENGINE_VERSION,
     Compiled,
     Engine,
     compile_module,
@@ -81,7 +80,3 @@ def test_module_that_cannot_be_compiled_raises_cannot_compile(
     with pytest.raises(CannotCompile) as caught:
         compile_module(engine, module_)
     assert "\n" not in str(caught.value)
-
-
-def test_the_version_names_the_engine() -> None:
-    assert ENGINE_VERSION.startswith("wasmtime-")
