@@ -1,7 +1,9 @@
 """Fixtures of every test: no blocking calls of our own code on the loop, no leftover event loop, separate metrics."""
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -46,11 +48,32 @@ looptime_plugin._should_patch = lambda fixturedef, _: (
 )
 
 
+def _import_test_files(config: pytest.Config) -> None:
+    """Import the files of the run, in each worker beginning with another one.
+
+    After a checkout, the first import of a file rewrites its assertions and stores the result. All workers collect the files in
+    one order, so each of them would rewrite every file.
+    """
+    if (worker := getattr(config, "workerinput", None)) is None:
+        return
+    files = sorted(
+        file
+        for argument in config.args
+        for file in (config.invocation_params.dir / argument).glob("**/test_*.py")
+    )
+    first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    for file in files[first:] + files[:first]:
+        name = ".".join(file.relative_to(config.rootpath).with_suffix("").parts)
+        with contextlib.suppress(Exception):  # the collection reports it
+            importlib.import_module(name)
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Objects from the collection of tests live until the run ends: the garbage collector need not visit them."""
     gc.disable()
     try:
+        _import_test_files(session.config)
         yield
     finally:
         # Hypothesis searches once for references to its source of random numbers, and does not find frozen objects.
