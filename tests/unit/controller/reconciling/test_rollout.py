@@ -243,7 +243,7 @@ async def test_pods_are_read_before_they_get_the_new_filter(
     assert cluster.with_plugin(settled) == 6
     cluster.sidecars.reads.clear()
     cluster.sidecars.held.set()
-    await until(lambda: cluster.with_plugin(settled) == 5)
+    await until(lambda: cluster.with_plugin(settled) < 6)
     assert (chosen["name"], settled) in cluster.sidecars.reads
     assert cluster.sidecars.plugin_of(chosen["name"]) == cluster.target
 
@@ -311,11 +311,12 @@ async def test_first_filter_that_fails_leaves_no_filter_behind(
 async def test_edit_during_a_rollout_begins_again_from_the_stable_filter(
     cluster: StagedCluster, process: StagedProcess, settled: str
 ) -> None:
-    process.apply_only(image=OTHER)
+    slow = {**ROLLOUT, "pause": "30s"}  # on a busy machine, a step of 4 s ends unseen
+    process.apply_only(image=OTHER, rollout=slow)
     process.queue.add(KEY)
     await until(lambda: cluster.rollout.get("step") == 2 and cluster.with_plugin(settled) == 3)
     first = cluster.target
-    process.apply_only(image=OTHER, pluginConfig={"a": 1})
+    process.apply_only(image=OTHER, rollout=slow, pluginConfig={"a": 1})
     process.queue.add(KEY)
     await until(lambda: cluster.target != first and cluster.with_plugin(settled) == 5)
     assert cluster.with_plugin(first) == 0
@@ -345,7 +346,7 @@ async def test_without_spec_rollout_all_pods_get_the_new_filter_at_once(
 ) -> None:
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: cluster.with_plugin(settled) == 5)
+    await until(lambda: cluster.with_plugin(settled) < 6)
     process.apply_only(image=OTHER, rollout=None)
     await process.until("Synced")
     assert set(cluster.sidecars.plugins().values()) == {"test"}
@@ -358,7 +359,7 @@ async def test_both_modules_are_known_while_both_are_in_place(
 ) -> None:
     process.apply_only(image=OTHER)
     process.queue.add(KEY)
-    await until(lambda: cluster.with_plugin(settled) == 5)
+    await until(lambda: cluster.with_plugin(settled) < 6)
     assert process.published.is_known(sha(WORLD))
     assert process.published.is_known(sha(EARTH))
     await process.rolled("Succeeded")
