@@ -77,13 +77,21 @@ class RunningMesh(Mesh):
         document["spec"]["selector"]["matchLabels"] = {"app": app}
         await self.apply(document)
 
-    async def until_running(self, app: str, status: str, reason: str) -> dict[str, Any]:
-        """The status, once the condition `Running` of its generation has this status and reason."""
+    async def until_running(
+        self, app: str, status: str, reason: str, *, running: int | None = None
+    ) -> dict[str, Any]:
+        """The status, once the condition `Running` of its generation has this status and reason.
+
+        One sidecar decides the reason, and others may start after it: `running` waits for their number as well.
+        """
 
         def reached(found: dict[str, Any] | None) -> bool:
             if found is None:
                 return False
-            conditions = (found.get("status") or {}).get("conditions") or ()
+            now = found.get("status") or {}
+            conditions = now.get("conditions") or ()
+            if running is not None and (now.get("pods") or {}).get("running") != running:
+                return False
             return any(
                 (one["type"], one["status"], one["reason"]) == ("Running", status, reason)
                 and one["observedGeneration"] == found["metadata"]["generation"]
@@ -133,7 +141,7 @@ async def _good(mesh: RunningMesh) -> None:
     await mesh.add_pod("closed", app="good", address=closed.host.rpartition(":")[0])
     await mesh.filtered("good", await _hello("one"), tag="one")
 
-    status = await mesh.until_running("good", "Unknown", "StatsUnreachable")
+    status = await mesh.until_running("good", "Unknown", "StatsUnreachable", running=1)
     assert status["phase"] == "Synced", "the proof of run changes no phase"
     pods = await mesh.pods_of("good")
     assert (pods["injected"], pods["running"]) == (2, 1)
