@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 from autowasm.limits import MIB, PreflightLimits
+from autowasm.sandbox.plugin import Plugin
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import preflights
 from tests.fakes.preflights import filter_text
@@ -19,9 +20,11 @@ async def test_judging_leaves_the_loop_free(tmp_path: Path, metrics: Metrics) ->
     async with preflights.running(
         tmp_path, metrics, limits=PreflightLimits(run_seconds=60.0)
     ) as judge:
+        path, sha256 = judge.store(module)  # here, because it hashes the module
 
         async def work() -> None:
-            await judge(module, str(next(numbers)).encode().ljust(MIB))
+            plugin = Plugin(configuration=str(next(numbers)).encode().ljust(MIB))
+            await judge.preflight.judge(namespace="a", module=path, sha256=sha256, plugin=plugin)
 
         await work()
         assert await longest_iteration(work, below=MOST) < MOST
