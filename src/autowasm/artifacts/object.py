@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-import aiofiles
-
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import ObjectSource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
@@ -93,7 +91,7 @@ class HttpObjectSource:
                         unchanged=True,
                     )
                 head, size = b"", 0
-                async with aiofiles.open(packed, "wb", executor=self._pools.disk.executor) as file:
+                async with self._pools.disk.create(packed) as file:
                     async for block in _blocks(stream):
                         await file.write(block)
                         on_bytes(len(block))

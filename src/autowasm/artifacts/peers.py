@@ -17,7 +17,6 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import aiofiles
 import aiohttp
 import structlog
 from cachetools import TTLCache
@@ -379,7 +378,7 @@ class Peers:
                     f"module too large: {size} bytes, at most {self._module_bytes} are accepted"
                 )
             async with self._store.admission.reserve_space(size), self._store.stage() as stage:
-                async with aiofiles.open(stage.path, "wb", executor=self._disk.executor) as file:
+                async with self._disk.create(stage.path) as file:
                     async for chunk in module_chunks(answer.content, size, settings=settings):
                         await file.write(chunk)
                 await self._store.commit(stage, sha256)
