@@ -124,16 +124,15 @@ async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(
 ) -> None:
     await mesh.apply(mesh.autowasm(await mesh.push_header("world")))
     await mesh.load.wait_for("world")
-    await mesh.wait_phase("Synced")
+    since = await mesh.logged(await mesh.wait_phase("Synced"))
     await mesh.registry.stop()
-    since = await mesh.audit.position()
 
     async with mesh.load.steady() as report:
         await mesh.wasmer.process.kill()
         await mesh.wasmer.start()
         # The reconcile of another, later object shows that the first one was reconciled.
         await mesh.apply(mesh.autowasm("127.0.0.1:1/none:v1", name="zzz"))
-        await mesh.wait_phase("Failed", name="zzz")
+        await mesh.logged(await mesh.wait_phase("Failed", name="zzz"))
 
     assert report.failed == 0, str(report)
     written = [entry for entry in await mesh.writes(since) if entry.resource != "events"]

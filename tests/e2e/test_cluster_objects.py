@@ -190,7 +190,7 @@ async def test_pods_are_counted_within_a_budget_of_writes(
     document = await installation.wait_phase("Synced", namespace=namespace)
     assert _counts(document) == (1, 1)
 
-    since = await installation.audit.position()
+    since = await installation.logged(document)
     await _create_pod(installation, _pod("bare", namespace=namespace, sidecar=False))
     await _create_pod(installation, _pod("ended", namespace=namespace), phase="Succeeded")
     changed = await _wait_pods(installation, namespace, matched=2, injected=1)

@@ -121,9 +121,9 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
     await polled.published(namespace, one)
     # wasmer writes Events a moment after the status.
-    await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
+    event = await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
     heads, gets = [await _requests(installation, repository, each) for each in ("HEAD", "GET")]
-    begun, quiet = polled.time.monotonic(), await installation.audit.position()
+    begun, quiet = polled.time.monotonic(), await installation.logged(event)
 
     # Three intervals in which nothing changes: a HEAD in each, no GET, no write.
     for _ in range(3):
@@ -210,10 +210,10 @@ async def test_going_back_to_an_earlier_source_needs_no_registry(polled: Polled)
     ]
 
 
-async def _wait_event(installation: Installation, namespace: str, text: str) -> None:
+async def _wait_event(installation: Installation, namespace: str, text: str) -> Document:
     async def told() -> Document | None:
         path = f"/api/v1/namespaces/{namespace}/events"
         events = (await installation.cluster.request("GET", path))["items"]
-        return {} if any(text in event.get("message", "") for event in events) else None
+        return next((event for event in events if text in event.get("message", "")), None)
 
-    await installation.wait_until(told)
+    return await installation.wait_until(told)

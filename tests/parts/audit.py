@@ -65,17 +65,28 @@ class AuditLog:
         """All requests of the user that were answered, or begun as a watch, after the position `since`."""
         return await asyncio.to_thread(self._read, user, since)
 
+    async def has_write(self, version: str, *, user: str) -> bool:
+        """Whether a write of the user that made this resourceVersion is in the log, whose level must be `RequestResponse`."""
+        text = f'"resourceVersion":"{version}"'
+        entries = await asyncio.to_thread(self._read, user, 0, text)
+        return any(
+            entry.changes
+            and (entry.response.get("metadata") or {}).get("resourceVersion") == version
+            for entry in entries
+        )
+
     async def writes(self, *, user: str, since: int = 0) -> list[Entry]:
         """The writes of `entries`."""
         return [entry for entry in await self.entries(user=user, since=since) if entry.changes]
 
-    def _read(self, user: str, since: int) -> list[Entry]:
+    def _read(self, user: str, since: int, text: str = "") -> list[Entry]:
+        """`text`: a part of the lines, to parse no others."""
         entries: dict[str, Entry] = {}
         marked = f'"username":"{user}"'.encode()
         with self.path.open("rb") as log:
             log.seek(since)
             for line in log:
-                if line.endswith(b"\n") and marked in line:
+                if line.endswith(b"\n") and marked in line and text.encode() in line:
                     entry = _entry(json.loads(line))
                     if entry.user == user:
                         entries[entry.id] = entry

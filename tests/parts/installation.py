@@ -80,6 +80,19 @@ class Installation:
         writes = await self.audit.writes(user=ACCOUNT, since=since)
         return [entry for entry in writes if entry.resource != "leases"]
 
+    async def logged(self, document: Document) -> int:
+        """The end of the audit log, once it has the write of wasmer that made this version of an object.
+
+        The API server may report the version to a watch before the write is in the log, whose level must be `RequestResponse`.
+        """
+        version = document["metadata"]["resourceVersion"]
+
+        async def is_logged() -> Document | None:
+            return {} if await self.audit.has_write(version, user=ACCOUNT) else None
+
+        await self.wait_until(is_logged)
+        return await self.audit.position()
+
     @asynccontextmanager
     async def another(
         self,
