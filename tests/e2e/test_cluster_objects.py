@@ -186,13 +186,18 @@ async def test_pods_are_counted_within_a_budget_of_writes(
     image, _ = await _push(installation, "world")
     await _create_pod(installation, _pod("before", namespace=namespace))
     await _create_pod(installation, _pod("other", namespace=namespace, app="other"))
+    # It matches only after its end: a write that counts it before would use up the budget.
+    await _create_pod(
+        installation, _pod("ended", namespace=namespace, app="other"), phase="Succeeded"
+    )
     await installation.apply(installation.autowasm(image, namespace=namespace))
     document = await installation.wait_phase("Synced", namespace=namespace)
     assert _counts(document) == (1, 1)
 
     since = await installation.logged(document)
     await _create_pod(installation, _pod("bare", namespace=namespace, sidecar=False))
-    await _create_pod(installation, _pod("ended", namespace=namespace), phase="Succeeded")
+    labels = {"metadata": {"labels": {"app": "details"}}}
+    await installation.cluster.request("PATCH", _pods(namespace, "ended"), body=labels)
     changed = await _wait_pods(installation, namespace, matched=2, injected=1)
     about_pods = {"pods", "conditions"}
     assert {name: changed["status"][name] for name in changed["status"].keys() - about_pods} == {
