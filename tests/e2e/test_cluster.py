@@ -1,6 +1,5 @@
 """The acceptance check on the real control plane: `kubectl apply`, and the sidecar answers `hello: world`."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -90,10 +89,10 @@ async def test_applied_autowasm_adds_the_header_changes_under_load_and_goes_when
 
     earth = await mesh.push_header("earth")
     async with mesh.load.steady() as report:
-        await asyncio.sleep(0.3)  # a load before the change
+        await report.until("world", 20)
         await mesh.apply(mesh.autowasm(earth))
         await mesh.load.wait_for("earth")
-        await asyncio.sleep(0.5)  # and after it
+        await report.until("earth", 20)
     assert report.failed == 0, str(report)
     document = await mesh.wait_phase("Synced")
     assert [entry["source"] for entry in document["status"]["history"]] == [

@@ -22,10 +22,10 @@ async def test_adding_changing_and_removing_a_filter_loses_no_request(
     assert adding.failed == 0, str(adding)
 
     async with standalone.load.steady() as changing:
-        await asyncio.sleep(0.3)  # a load before the change
+        await changing.until("world", 20)
         standalone.wasmer.apply(standalone.autowasm(earth))
         await standalone.load.wait_for("earth")
-        await asyncio.sleep(0.5)  # and after it
+        await changing.until("earth", 20)
     assert changing.failed == 0, str(changing)
     assert set(changing.by_value) == {"world", "earth"}
 

@@ -53,6 +53,17 @@ class LoadReport:
     times: list[tuple[float, float]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
+    async def until(self, value: str | None, count: int, *, timeout: float = 60) -> None:
+        """Return once this many answers had the value. Raises TimeoutError with the results."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.by_value[value] < count:
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"no {count} answers with {value} within {timeout:g} s: {self}"
+            ) from error
+
     def __str__(self) -> str:
         lines = [
             f"{self.total} requests, {self.failed} failed, slowest {self.slowest:.3f} s, "
