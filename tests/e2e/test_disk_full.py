@@ -72,7 +72,7 @@ class SmallDisk:
         async def download() -> None:
             while True:
                 try:
-                    answer = await wire.request("GET", url, timeout=5)
+                    answer = await wire.request("GET", url, timeout=60)
                 except OSError as error:
                     if not downloads.killing:
                         downloads.bad.append(repr(error))
@@ -138,15 +138,14 @@ async def test_full_disk_is_a_condition_harms_no_stored_blob_and_heals(
         downloads.killing = False
         await small_disk.wasmer.wait_phase("first", "Synced")
         before = downloads.good
-        async with asyncio.timeout(10):
-            while downloads.good < before + 5:
+        async with asyncio.timeout(60):
+            while downloads.good < before + 5 or downloads.good <= 10:
                 await asyncio.sleep(0.02)
 
         await small_disk.volume.free()
         await small_disk.wasmer.wait_phase("second", "Synced", timeout=60)
         assert await small_disk.wasmer.metric("autowasm_storage_full") == 0
 
-    assert downloads.good > 10
     assert not downloads.bad
     assert await small_disk.wasmer.metric("autowasm_blobs") == 2
 
@@ -169,10 +168,10 @@ async def test_more_modules_than_the_volume_holds_leave_nothing_behind(
                 if not small_disk.volume.real:
                     return  # a simulated disk does not fill up
                 await asyncio.sleep(0.05)
+            while await small_disk.wasmer.metric("autowasm_blobs") < 5 or downloads.good <= 10:
+                await asyncio.sleep(0.05)
         await asyncio.sleep(1)  # and continues to retry
 
-    assert downloads.good > 10
     assert not downloads.bad
-    assert await small_disk.wasmer.metric("autowasm_blobs") >= 5
     left = await asyncio.to_thread(lambda: list((small_disk.volume.view / "staging").iterdir()))
     assert len(left) <= 1  # at most the one that is being fetched

@@ -97,7 +97,7 @@ async def small_volume(directory: Path, *, size: int) -> AsyncIterator[Volume]:
     ]
     async with Process("volume holder", command, log=log) as holder:
         try:
-            await holder.start(ready=lambda: asyncio.to_thread(ready.exists), timeout=10)
+            await holder.start(ready=lambda: asyncio.to_thread(ready.exists), timeout=60)
         except ProcessError:
             yield _pretended(directory)
             return
