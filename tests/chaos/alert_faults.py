@@ -326,19 +326,22 @@ async def _preflight(standalone: TimedStandalone, watcher: Prometheus) -> tuple[
         )
         await asyncio.to_thread(server.apply, document)
 
-    async def starts() -> str:
-        status = await asyncio.to_thread(server.status, name)
+    def starts(status: dict[str, Any]) -> str:
         found = [one["reason"] for one in status.get("conditions", ()) if one["type"] == "Starts"]
         return found[0] if found else ""
 
     async with again_and_again(ask, 1.0):
         async with again_and_again(kill, 0.05):
             await watcher.wait_firing("AutoWasmPreflightsFail")
-            assert server.status(name)["phase"] == "Synced", "it is published all the same"
-            assert await starts() == "PreflightUnavailable"
-        async with asyncio.timeout(120):  # pauses between starts have grown
-            while await starts() != "Started":
-                await asyncio.sleep(0.2)
+            # It is published all the same. A pre-flight between two kills may succeed.
+            await server.wait_status(
+                name,
+                lambda status: (
+                    starts(status) == "PreflightUnavailable" and status["phase"] == "Synced"
+                ),
+            )
+        # Pauses between starts have grown.
+        await server.wait_status(name, lambda status: starts(status) == "Started", timeout=120)
         await watcher.wait_resolved("AutoWasmPreflightsFail")
     server.delete(name)
     return ("AutoWasmPreflightsFail",)
