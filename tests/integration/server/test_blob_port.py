@@ -21,7 +21,7 @@ async def raw(server: Serving, *pieces: bytes, half_close: bool = False) -> byte
             await writer.drain()
         if half_close:
             writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await reader.read()
     finally:
         writer.close()
@@ -285,8 +285,8 @@ async def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(tmp_path
 async def test_silent_and_half_sent_requests_are_cut(tmp_path: Path, pieces: list[bytes]) -> None:
     async with serving(tmp_path, limits=ServeLimits(request_timeout=0.3)) as server:
         loop = asyncio.get_running_loop()
-        reader, writer = await server.connect()
         begun = loop.time()
+        reader, writer = await server.connect()
 
         async def drip() -> None:
             for piece in pieces:
@@ -305,17 +305,17 @@ async def test_silent_and_half_sent_requests_are_cut(tmp_path: Path, pieces: lis
 
 
 async def test_idle_connections_stay_longer_than_a_request_may_take(tmp_path: Path) -> None:
-    limits = ServeLimits(request_timeout=0.2, keepalive_timeout=1.0)
+    limits = ServeLimits(request_timeout=0.4, keepalive_timeout=1.5)
     async with serving(tmp_path, limits=limits) as server:
         digest = await server.put(MODULE)
         loop = asyncio.get_running_loop()
         connection = await wire.Connection.open(server.host)
         for _ in range(2):
+            idle_since = loop.time()
             assert (await connection.request("GET", f"/wasm/{digest}")).body == MODULE
             await asyncio.sleep(0.5)
-        idle_since = loop.time() - 0.5
         assert await connection.reader.read() == b""
-        assert loop.time() - idle_since > 0.9
+        assert loop.time() - idle_since > 1.4
         await connection.close()
 
 

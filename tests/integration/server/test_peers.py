@@ -27,6 +27,8 @@ QUICK = PeerSettings(
     rate_window=0.3,
     hedge_after=0.1,
 )
+PATIENT = replace(QUICK, query_timeout=60.0, idle=60.0, rate_window=60.0, copy_timeout=60.0)
+"""For peers that answer, on a busy machine too."""
 
 Play = Callable[[bytes, asyncio.StreamWriter], Coroutine[None, None, None]]
 
@@ -79,7 +81,7 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    directory: Path, *urls: str, settings: PeerSettings = QUICK, instance: str = "us"
+    directory: Path, *urls: str, settings: PeerSettings = PATIENT, instance: str = "us"
 ) -> AsyncIterator[Replica]:
     settings, metrics = replace(settings, urls=urls), Metrics()
     async with AsyncExitStack() as stack:
@@ -208,8 +210,11 @@ async def test_copy_fails_if_no_peer_has_the_module(tmp_path: Path) -> None:
     ],
 )
 async def test_bad_peer_costs_bounded_time_and_stores_nothing(tmp_path: Path, bad: Play) -> None:
-    async with stranger(answering(bad)) as them, replica(tmp_path, them.url) as us:
-        async with asyncio.timeout(10):
+    async with (
+        stranger(answering(bad)) as them,
+        replica(tmp_path, them.url, settings=QUICK) as us,
+    ):
+        async with asyncio.timeout(25):
             assert not await us.peers.copy(DIGEST)
         assert DIGEST not in us.store
         assert any(request.startswith(b"GET") for request in them.requests), "it was tried"
@@ -230,7 +235,6 @@ async def test_good_peer_is_tried_after_a_bad_one(tmp_path: Path, bad: Play) -> 
 @pytest.mark.parametrize("bad", [hangs, drips, stops_in_the_middle])
 async def test_next_peer_is_tried_beside_a_slow_one(tmp_path: Path, bad: Play) -> None:
     """The slow one is never given up here: only another beside it can help."""
-    patient = replace(QUICK, idle=60.0, rate_window=60.0, copy_timeout=60.0)
     begun = asyncio.Event()
 
     async def body(request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -246,9 +250,9 @@ async def test_next_peer_is_tried_beside_a_slow_one(tmp_path: Path, bad: Play) -
     async with (
         stranger(answering(body)) as slow,
         stranger(is_good) as good,
-        replica(tmp_path, slow.url, good.url, settings=patient) as us,
+        replica(tmp_path, slow.url, good.url) as us,
     ):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(25):
             assert await us.peers.copy(DIGEST)
         assert DIGEST in us.store
 
@@ -259,7 +263,7 @@ async def test_many_slow_peers_take_no_longer_than_the_copy_timeout(tmp_path: Pa
         slow = [await stack.enter_async_context(stranger(answering(drips))) for _ in range(8)]
         urls = (one.url for one in slow)
         us = await stack.enter_async_context(replica(tmp_path, *urls, settings=patient))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             assert not await us.peers.copy(DIGEST)
         assert us.copies("failed") == 1
 
@@ -270,18 +274,17 @@ async def test_a_copy_that_trickles_is_ended_below_the_minimum_rate(tmp_path: Pa
         stranger(answering(drips)) as them,
         replica(tmp_path, them.url, settings=patient) as us,
     ):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert not await us.peers.copy(DIGEST)
 
 
 async def test_silent_peers_keep_no_connection_from_a_good_one(tmp_path: Path) -> None:
     modules = [MODULE + bytes([number]) for number in range(60)]
-    patient = replace(QUICK, query_timeout=60.0, idle=60.0, rate_window=60.0, copy_timeout=60.0)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         silent = [await enter(stranger(hangs)) for _ in range(8)]
         good, url = await enter(peer(tmp_path))
-        us = await enter(replica(tmp_path, *(one.url for one in silent), url, settings=patient))
+        us = await enter(replica(tmp_path, *(one.url for one in silent), url))
         for module in modules:
             await good.put(module)
         async with asyncio.timeout(30):
@@ -293,10 +296,10 @@ async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) 
     async with (
         stranger(hangs) as them,
         peer(tmp_path) as (good, url),
-        replica(tmp_path, them.url, url, settings=replace(QUICK, query_timeout=20.0)) as us,
+        replica(tmp_path, them.url, url) as us,
     ):
         await good.put(MODULE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await us.peers.copy(DIGEST)
 
 
@@ -311,7 +314,8 @@ async def test_a_busy_peer_gets_at_most_three_requests_for_a_copy(
         if request.startswith(b"GET"):
             writer.write(MODULE)
 
-    async with stranger(play) as them, replica(tmp_path, them.url) as us:
+    unhurried = replace(PATIENT, query_timeout=1.0)
+    async with stranger(play) as them, replica(tmp_path, them.url, settings=unhurried) as us:
         assert await us.peers.copy(DIGEST) is (silent < 3)
         assert us.copies("copied" if silent < 3 else "absent") == 1
         assert len([one for one in them.requests if one.startswith(b"HEAD")]) == min(silent + 1, 3)
@@ -328,7 +332,7 @@ async def test_concurrent_copies_share_one_download(tmp_path: Path) -> None:
 async def test_request_of_a_peer_is_answered_at_once_without_a_fill(tmp_path: Path) -> None:
     async with peer(tmp_path) as (them, _):
         them.source.learn(DIGEST)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):  # an Envoy's request is held for 10 s
             answer = await wire.request("GET", them.url(DIGEST), headers={PEER_HEADER: "x"})
         assert (answer.status, answer.headers[PEER_HEADER]) == (404, "them")
         assert them.source.fills == 0
@@ -350,10 +354,10 @@ async def test_wait_all_have_returns_once_the_last_peer_has_the_module(tmp_path:
     ):
         await one.put(MODULE)
         assert not await us.peers.wait_all_have(DIGEST, 0.2)
-        waiting = asyncio.create_task(us.peers.wait_all_have(DIGEST, 5.0))
+        waiting = asyncio.create_task(us.peers.wait_all_have(DIGEST, 60.0))
         await two.put(MODULE)
         assert await waiting
-        assert await us.peers.wait_all_have(DIGEST, 0.5)
+        assert await us.peers.wait_all_have(DIGEST, 60.0)
 
 
 async def test_peer_queries_for_unknown_digests_are_limited_and_misses_remembered(
@@ -375,7 +379,7 @@ async def test_peer_query_returns_all_valid_documents_and_drops_bad_ones(tmp_pat
     async def endless(_request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(head("200 OK", size=10**9) + b"x" * 4096)
 
-    settings = replace(QUICK, document_bytes=1024)
+    settings = replace(QUICK, query_timeout=2.0, document_bytes=1024)
     async with (
         stranger(document) as good,
         stranger(endless) as long,
@@ -401,11 +405,11 @@ async def test_start_waits_for_the_first_lookup_even_if_it_fails(works: bool) ->
     with Pools() as pools:
         known = PeerList(PeerSettings(host="peers.example"), pools=pools, resolve=resolve)
         following = asyncio.create_task(known.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await known.settled()
         assert len(known.known()) == works
         following.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await PeerList(PeerSettings(), pools=pools).settled()
 
 
@@ -431,7 +435,7 @@ async def test_names_are_looked_up_again_and_a_failing_name_server_changes_nothi
     with Pools() as pools:
         known = PeerList(settings, pools=pools, resolve=resolve)
         following = asyncio.create_task(known.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(known.known()) < 2:
                 await asyncio.sleep(0.01)
         following.cancel()
@@ -457,7 +461,7 @@ async def test_unknown_digest_is_copied_from_a_peer_that_has_it(tmp_path: Path) 
 
 
 async def test_cache_of_misses_is_bounded(tmp_path: Path) -> None:
-    settings = replace(QUICK, misses=2, missed_for=60.0)
+    settings = replace(PATIENT, misses=2, missed_for=60.0)
     async with peer(tmp_path) as (them, url), replica(tmp_path, url, settings=settings) as us:
         for number in range(3):
             assert not await us.peers.seek(Sha256Hex(f"{number:064x}"))
