@@ -279,10 +279,10 @@ async def test_deleting_an_autowasm_ends_a_fetch_that_hangs(
         port = server.sockets[0].getsockname()[1]
         document = installation.autowasm(f"{ports.LOOPBACK}:{port}/a/b:v1", namespace=namespace)
         await installation.apply(document)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asked.wait()
         await installation.kubectl.run("delete", "aw", "test", "-n", namespace, timeout=20)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):  # the fetch itself would end after 30 s
             await left.wait()
     await _no_more_writes(installation, namespace)
 
