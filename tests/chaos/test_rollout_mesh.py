@@ -79,6 +79,12 @@ class Watched:
     counts: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
+    async def until(self, count: int) -> None:
+        """Return once this many Pods were seen with the new filter. Raises TimeoutError."""
+        async with asyncio.timeout(60):
+            while self.counts[-1:] != [count]:
+                await asyncio.sleep(0.05)
+
 
 @asynccontextmanager
 async def watched(mesh: StagedMesh, old: str) -> AsyncIterator[Watched]:
@@ -142,11 +148,13 @@ async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_reque
     image = await mesh.image("fail-on-request", tag="new", note="no Envoy has it yet")
     async with mesh.load() as reports, watched(mesh, old) as seen, downloads_watched(mesh) as sent:
         await asyncio.sleep(1)
+        await seen.until(0)
         await mesh.apply(mesh.staged(image))
         found = await mesh.wait_rollout("Succeeded")
         await mesh.wait_phase("Synced")
         plugin = target_of(found)
         assert await mesh.with_plugin(plugin) == mesh.names()
+        await seen.until(6)
     # Envoys change one after the other within a step.
     assert seen.counts == sorted(set(seen.counts)), described(found)
     assert {0, 1, 3, 6} <= set(seen.counts), described(found)
@@ -195,8 +203,9 @@ async def test_module_that_traps_stops_at_the_first_pod_and_the_previous_filter_
     with traps_in_one_percent(mesh.matched):
         await asyncio.sleep(1)
         await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="20s"))
-        await mesh.wait_rollout("Progressing", step=1)
-        (canary,) = (await mesh.rollout())["pods"]
+        # An aborted rollout has no Pods, and this one is aborted soon.
+        found = await mesh.wait_rollout("Progressing", step=1)
+        (canary,) = found["status"]["rollout"]["pods"]
         found = await mesh.wait_rollout("Aborted")
         await mesh.only_on(old, mesh.names(), timeout=RESTORED_WITHIN)
     rollout = found["status"]["rollout"]
@@ -270,12 +279,14 @@ async def test_successor_of_a_killed_leader_continues_the_rollout_from_every_sta
             await asyncio.sleep(0.01)
 
     async with mesh.load() as reports, watched(mesh, old) as seen:
+        await seen.until(0)
         await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="2s"))
         generation = (await mesh.get())["metadata"]["generation"]
         async with asyncio.timeout(280):
             await kill_in_each_state()
         found = await mesh.wait_rollout("Succeeded")
         await mesh.wait_phase("Synced")
+        await seen.until(6)
     assert {state[:2] for state in killed} == {
         ("Progressing", 1),
         ("Progressing", 2),
