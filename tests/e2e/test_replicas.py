@@ -208,7 +208,7 @@ async def test_rolling_update_hands_the_lease_over_and_rewrites_nothing(
     for replica in replicas.all:
         leading = replica in await replicas.leaders()
         before, stopping = await replicas.lease(), await replicas.position()
-        await replica.process.stop()
+        await replica.process.stop(timeout=60)
         assert replica.process.returncode == 0
         if leading:
             await replicas.leader(other_than=replica)
