@@ -31,12 +31,6 @@ class Polled:
     time: VirtualTime
     plane: ControlPlane
 
-    async def add_namespace(self) -> str:
-        """Add a namespace with the pull secret."""
-        namespace = await self.plane.add_namespace("polled")
-        await self.installation.add_pull_secret(namespace)
-        return namespace
-
     async def pass_(self, seconds: float = 1.2 * INTERVAL) -> None:
         """Let time pass; by default enough for every poll to be due: an interval is longer by up to a tenth."""
         await self.time.pass_(seconds, [self.installation.wasmer])
@@ -100,6 +94,21 @@ async def polled(
         yield Polled(installation, time, control_plane)
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def namespace(polled: Polled) -> AsyncIterator[str]:
+    """With the pull secret. Its AutoWasm is deleted at the end: the metrics count the polls of all."""
+    installation = polled.installation
+    name = await polled.plane.add_namespace("polled")
+    await installation.add_pull_secret(name)
+    yield name
+    await installation.cluster.request("DELETE", autowasms(name, "test"))
+
+    async def is_gone() -> Document | None:
+        return None if await installation.wasmer.metric("autowasm_autowasms") else {}
+
+    await installation.wait_until(is_gone)
+
+
 def _sha256(module: bytes) -> str:
     return hashlib.sha256(module).hexdigest()
 
@@ -112,10 +121,9 @@ async def _requests(installation: Installation, repository: str, method: str) ->
 
 
 async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
-    polled: Polled,
+    polled: Polled, namespace: str
 ) -> None:
-    installation = polled.installation
-    namespace, repository = await polled.add_namespace(), "polled/hello"
+    installation, repository = polled.installation, "polled/hello"
     one, two, three = (wat.header_filter(f"polled {number}") for number in (1, 2, 3))
     image = await installation.push("stable", one, repository=repository)
     await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
@@ -168,9 +176,10 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     assert float(dict(counted)[installation.registry.host]) >= 5
 
 
-async def test_a_bad_build_under_the_tag_is_reported_and_taken_back(polled: Polled) -> None:
-    installation = polled.installation
-    namespace, repository = await polled.add_namespace(), "badbuild/hello"
+async def test_a_bad_build_under_the_tag_is_reported_and_taken_back(
+    polled: Polled, namespace: str
+) -> None:
+    installation, repository = polled.installation, "badbuild/hello"
     good = wat.header_filter("good build")
     image = await installation.push("stable", good, repository=repository)
     await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
@@ -185,9 +194,10 @@ async def test_a_bad_build_under_the_tag_is_reported_and_taken_back(polled: Poll
     await polled.published(namespace, good)
 
 
-async def test_going_back_to_an_earlier_source_needs_no_registry(polled: Polled) -> None:
-    installation = polled.installation
-    namespace, repository = await polled.add_namespace(), "reverted/hello"
+async def test_going_back_to_an_earlier_source_needs_no_registry(
+    polled: Polled, namespace: str
+) -> None:
+    installation, repository = polled.installation, "reverted/hello"
     old, new = wat.header_filter("reverted old"), wat.header_filter("reverted new")
     images = [
         await installation.push(tag, module, repository=repository)
