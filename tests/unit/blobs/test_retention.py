@@ -191,7 +191,7 @@ async def test_retention_continues_after_a_disk_failure(tmp_path: Path) -> None:
 
         storage.retention._disk_admission._space = space  # type: ignore[assignment]
         task = asyncio.create_task(storage.retention.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while checks < 2:
                 await asyncio.sleep(0.01)
         task.cancel()

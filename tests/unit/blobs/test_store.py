@@ -311,7 +311,7 @@ async def test_verify_all_finds_damage_without_a_request(tmp_path: Path) -> None
 
 
 async def test_commit_wakes_waiters_for_a_blob(tmp_path: Path) -> None:
-    async with opened(tmp_path) as store, asyncio.timeout(5):
+    async with opened(tmp_path) as store, asyncio.timeout(30):
         async with asyncio.TaskGroup() as tasks:
             waiters = [tasks.create_task(store.wait_for(sha256(DATA))) for _ in range(3)]
             impatient = tasks.create_task(store.wait_for(sha256(OTHER)))
@@ -356,10 +356,10 @@ async def test_closes_the_longest_unused_descriptor_and_leaks_none(tmp_path: Pat
         digests = [await put(store, b"%d" % number) for number in range(6)]
         for digest in digests * 3:  # cold each time: read ahead and opened afresh
             assert await store.open(digest) is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while _descriptors(tmp_path / "blobs") != 3:
                 await asyncio.sleep(0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while _descriptors(tmp_path):
             await asyncio.sleep(0.01)
 
@@ -381,12 +381,12 @@ async def test_a_cancelled_open_or_commit_leaks_nothing(tmp_path: Path) -> None:
             commit.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await commit
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (sha256(DATA) in store) != (tmp_path / "blobs" / sha256(DATA)).exists():
                 await asyncio.sleep(0.01)
         del task
         assert await content(store, digest) == b"c" * 4 * MIB
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while _descriptors(tmp_path / "blobs") > 2:
                 await asyncio.sleep(0.01)
 

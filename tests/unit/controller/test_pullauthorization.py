@@ -35,7 +35,7 @@ class Desk:
     async def decided(
         self, key: ObjectKey = KEY, request: FetchRequest | None = None, *, published: bool = False
     ) -> AutoWasmError | bool:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 verdict = self.pull_authorizer.verdict(
                     key, request or self.request, published=published
@@ -45,7 +45,7 @@ class Desk:
                 await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0.01)
 

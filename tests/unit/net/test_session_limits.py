@@ -130,7 +130,7 @@ async def test_cancelling_a_stream_closes_its_connection() -> None:
 
     async with ScriptedServer(script) as server, opened() as session:
         task = asyncio.create_task(read(session, server.url), name="read")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not server.requests:
                 await asyncio.sleep(0.01)
         task.cancel()

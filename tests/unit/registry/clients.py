@@ -135,7 +135,7 @@ class ScriptedRegistry:
 
     async def assert_threads_are_free(self) -> None:
         barrier = threading.Barrier(TRANSFERS)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await asyncio.gather(*(self.pools.transfer.run(barrier.wait) for _ in range(TRANSFERS)))
 
 
