@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import ObjectSource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
+from autowasm.blobs import files
 from autowasm.errors import AddressBlocked
 from autowasm.limits import Limits
 from autowasm.net.hosts import matches_host
@@ -91,7 +92,7 @@ class HttpObjectSource:
                         unchanged=True,
                     )
                 head, size = b"", 0
-                async with self._pools.disk.create(packed) as file:
+                async with files.create(self._pools.disk, packed) as file:
                     async for block in _blocks(stream):
                         await file.write(block)
                         on_bytes(len(block))

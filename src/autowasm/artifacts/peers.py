@@ -22,6 +22,7 @@ import structlog
 from cachetools import TTLCache
 
 from autowasm.artifacts.singleflight import SingleFlight
+from autowasm.blobs import files
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
@@ -378,7 +379,7 @@ class Peers:
                     f"module too large: {size} bytes, at most {self._module_bytes} are accepted"
                 )
             async with self._store.admission.reserve_space(size), self._store.stage() as stage:
-                async with self._disk.create(stage.path) as file:
+                async with files.create(self._disk, stage.path) as file:
                     async for chunk in module_chunks(answer.content, size, settings=settings):
                         await file.write(chunk)
                 await self._store.commit(stage, sha256)

@@ -20,11 +20,15 @@ import stat
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeVar
+
+from aiofiles import threadpool
+from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
 from autowasm import atomicfile
 from autowasm.digest import HashedFile, Sha256Hex, Signature, sha256_hex
@@ -129,6 +133,21 @@ async def finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], o
     except asyncio.CancelledError:
         future.add_done_callback(late)
         raise
+
+
+@contextlib.asynccontextmanager
+async def create(pool: Pool, path: Path) -> AsyncIterator[AsyncBufferedIOBase]:
+    """The file `path`, empty and open for writing in `pool`; it is closed at exit. Raises OSError.
+
+    `aiofiles.open` (25.1) would leave it open if it is cancelled while a thread opens it, and close it in asyncio's default
+    executor.
+    """
+    opening = functools.partial(path.open, "wb")
+    file = await finish(pool, opening, abandoned=BufferedWriter.close)
+    try:
+        yield threadpool.wrap(file, executor=pool.executor)
+    finally:
+        await pool.run_shielded(file.close)
 
 
 _CHUNK: Final = MIB

@@ -11,15 +11,10 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BufferedWriter
-from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
-
-from aiofiles import threadpool
-from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,32 +53,9 @@ class Pool:
         """
         return await asyncio.shield(asyncio.wrap_future(self.submit(function, *args, **kwargs)))
 
-    @contextlib.asynccontextmanager
-    async def create(self, path: Path) -> AsyncIterator[AsyncBufferedIOBase]:
-        """The file `path`, empty and open for writing in this pool; it is closed at exit. Raises OSError.
-
-        `aiofiles.open` (25.1) would leave it open if it is cancelled while a thread opens it, and close it in asyncio's
-        default executor.
-        """
-        opening = self.submit(path.open, "wb")
-        try:
-            file = await asyncio.wrap_future(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close)
-            raise
-        try:
-            yield threadpool.wrap(file, executor=self.executor)
-        finally:
-            await self.run_shielded(file.close)
-
     def close(self) -> None:
         """Cancel jobs that have not begun, and do not wait for running ones: their owners shut their sockets down."""
         self.executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _close(opening: Future[BufferedWriter]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
 
 
 class Closer:
