@@ -15,7 +15,6 @@ from tests.chaos.checks import Audited
 from tests.parts import wire
 from tests.parts.controlplane import ControlPlane
 from tests.parts.fleet import Fleet, new_fleet
-from tests.parts.installation import Document
 from tests.parts.istio import sidecar
 from tests.parts.load import Load
 
@@ -75,12 +74,6 @@ async def _has_given_up(fleet: Fleet) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _told(fleet: Fleet, reason: str) -> Document | None:
-    """An Event with this reason. It is written after the EnvoyFilter."""
-    events = await fleet.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
-    return next((event for event in events["items"] if event["reason"] == reason), None)
-
-
 def _resends(document: dict[str, object], digest: str) -> int:
     return envoyfilters.resend_count_of(document, digest)
 
@@ -102,7 +95,7 @@ async def test_proxy_started_during_an_outage_gets_its_module_after_it(fleet: Fl
         await load.wait_for("late-1", timeout=60)
     live = await fleet.installation.envoyfilter("late")
     assert _resends(live, digest) == 1
-    await fleet.installation.wait_until(lambda: _told(fleet, "ModuleResent"))
+    await fleet.installation.wait_event(reason="ModuleResent")
     # The next leader keeps the resend, and does not repeat it.
     audited = await Audited.begin(fleet)
     leader = await fleet.leader()

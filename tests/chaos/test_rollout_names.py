@@ -139,14 +139,6 @@ def _members(autowasm: Document, pods: list[str]) -> set[str]:
     return named | {name for name in pods if name.rpartition("-")[0] in workloads}
 
 
-async def _told(crowd: Crowd) -> Document | None:
-    """The Event that says why a step names workloads. It is written after the status."""
-    events = await crowd.cluster.request("GET", "/api/v1/namespaces/default/events")
-    steps = [one for one in events["items"] if one.get("reason") == "RolloutStep"]
-    said = "it names workloads, because one EnvoyFilter cannot hold"
-    return next((one for one in steps if said in one["message"]), None)
-
-
 def _size(document: Document) -> int:
     """Bytes of the patches in etcd."""
     return len(json.dumps(document["spec"]["configPatches"], separators=(",", ":")).encode())
@@ -257,7 +249,8 @@ async def test_a_step_of_two_hundred_pods_names_each_and_changes_no_other(crowd:
     assert len(_chosen(found)) <= MAX_STAGED
     assert MAX_STAGED < len(members) <= 550
     assert _size(await crowd.envoyfilter()) < MAX_BYTES
-    await crowd.wait_until(lambda: _told(crowd))
+    said = "it names workloads, because one EnvoyFilter cannot hold"
+    await crowd.wait_event(reason="RolloutStep", text=said)
     async with measured(crowd, "step of 550 Pods is watched, and the last one, to the end"):
         await crowd.wait_rollout("Succeeded", timeout=240)
         await crowd.wait_phase("Synced")

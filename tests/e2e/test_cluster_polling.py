@@ -129,7 +129,9 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
     await polled.published(namespace, one)
     # wasmer writes Events a moment after the status.
-    event = await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
+    event = await installation.wait_event(
+        namespace=namespace, text=f"nothing → sha256:{_sha256(one)[:12]}"
+    )
     heads, gets = [await _requests(installation, repository, each) for each in ("HEAD", "GET")]
     begun, quiet = polled.time.monotonic(), await installation.logged(event)
 
@@ -147,8 +149,8 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     await polled.pass_()
     document = await polled.published(namespace, two)
     assert document["status"]["history"][0]["sha256"] == _sha256(two)
-    await _wait_event(
-        installation, namespace, f"sha256:{_sha256(one)[:12]} → sha256:{_sha256(two)[:12]}"
+    await installation.wait_event(
+        namespace=namespace, text=f"sha256:{_sha256(one)[:12]} → sha256:{_sha256(two)[:12]}"
     )
 
     # The registry stops; the polls fail, which only the metrics show.
@@ -218,12 +220,3 @@ async def test_going_back_to_an_earlier_source_needs_no_registry(
         _sha256(old),
         _sha256(new),
     ]
-
-
-async def _wait_event(installation: Installation, namespace: str, text: str) -> Document:
-    async def told() -> Document | None:
-        path = f"/api/v1/namespaces/{namespace}/events"
-        events = (await installation.cluster.request("GET", path))["items"]
-        return next((event for event in events if text in event.get("message", "")), None)
-
-    return await installation.wait_until(told)

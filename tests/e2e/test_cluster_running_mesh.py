@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180
 
 ASSETS = Path(__file__).parents[1] / "assets" / "wat"
 PODS = "/api/v1/namespaces/default/pods"
-EVENTS = "/api/v1/namespaces/default/events"
 DEADLINE = 240
 """Seconds."""
 
@@ -184,12 +183,7 @@ async def _refusing(mesh: RunningMesh) -> None:
     assert "default/refusing has the configuration but runs no VM" in await mesh.message("refusing")
     assert (await mesh.columns("refusing"))["RUNNING"] == "0"
 
-    async def event() -> dict[str, Any] | None:
-        found = await mesh.cluster.request("GET", EVENTS)
-        own = (one for one in found["items"] if one["reason"] == "ConfigurationRefused")
-        return next((one for one in own if one["involvedObject"]["name"] == "refusing"), None)
-
-    found = await mesh.wait_until(event)
+    found = await mesh.wait_event(reason="ConfigurationRefused", about="refusing")
     assert (found["type"], found["message"].split()[:2]) == ("Warning", ["Pod", "default/refusing"])
 
 

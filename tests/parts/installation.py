@@ -212,6 +212,23 @@ class Installation:
         if not self.may_die:
             await self.wasmer.process.check()
 
+    async def wait_event(
+        self, *, namespace: str = "default", reason: str = "", about: str = "", text: str = ""
+    ) -> Document:
+        """An Event with this reason, about the object of this name, with this text in its message. Events follow the change."""
+        path = f"/api/v1/namespaces/{namespace}/events"
+
+        async def written() -> Document | None:
+            for event in (await self.cluster.request("GET", path))["items"]:
+                has_reason = reason in ("", event.get("reason"))
+                is_about = about in ("", event["involvedObject"].get("name"))
+                if has_reason and is_about and text in event.get("message", ""):
+                    found: Document = event
+                    return found
+            return None
+
+        return await self.wait_until(written)
+
     async def wait_until(
         self, condition: Callable[[], Awaitable[Document | None]], *, timeout: float = 30
     ) -> Document:
