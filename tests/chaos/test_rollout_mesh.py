@@ -147,7 +147,6 @@ async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_reque
     untouched = await asyncio.gather(*(one.listener_version() for one in mesh.others))
     image = await mesh.image("fail-on-request", tag="new", note="no Envoy has it yet")
     async with mesh.load() as reports, watched(mesh, old) as seen, downloads_watched(mesh) as sent:
-        await asyncio.sleep(1)
         await seen.until(0)
         await mesh.apply(mesh.staged(image))
         found = await mesh.wait_rollout("Succeeded")

@@ -129,10 +129,10 @@ async def show_all(demo: Demo, port: int) -> None:
     await wasmc(demo, "push", f"{image}:v2", "-f", "earth.wasm")
     say("Now the AutoWasm names :v2. Every answer of the load must be 200 and carry the header.")
     async with load.steady() as report:
-        await asyncio.sleep(0.5)  # some load before the change
+        await report.until("world", 20)
         await asyncio.to_thread(demo.wasmer.apply, autowasm(demo, tag="v2", port=port))
         await load.wait_for("earth")
-        await asyncio.sleep(1.0)  # and after it
+        await report.until("earth", 20)
     await curl(demo)
     counts = ", ".join(f"{count} × hello: {value}" for value, count in report.by_value.items())
     say(f"The load: {report.total} requests, {report.failed} failed ({counts}).")
