@@ -207,14 +207,16 @@ def pause(facts: Facts) -> Result:
     state = facts.current
     message = f"paused in step {state.step} of {state.steps}"
     new = msgspec.structs.replace(
-        _handled(facts),
-        phase=RolloutPhase.PAUSED,
-        healthy_since="",
-        healthy_seconds=0.0,
-        reason=RolloutReason.PAUSED_BY_COMMAND.value,
-        message=message,
+        _paused(_handled(facts)), reason=RolloutReason.PAUSED_BY_COMMAND.value, message=message
     )
     return new, (RecordEvent("Normal", "RolloutPaused", message), LookAgain(SLOW_LOOK))
+
+
+def _paused(state: RolloutStatus) -> RolloutStatus:
+    """The step has to be healthy for the whole `pause` after it is resumed: what its Pods do meanwhile does not count."""
+    return msgspec.structs.replace(
+        state, phase=RolloutPhase.PAUSED, healthy_since="", healthy_seconds=0.0
+    )
 
 
 def resume(facts: Facts) -> Result:
@@ -249,7 +251,7 @@ def lose_stable(facts: Facts) -> Result:
     elif state.reason == RolloutReason.STABLE_LOST.value:
         return state, (LookAgain(SLOW_LOOK),)
     finding = Finding(RolloutReason.STABLE_LOST, message)
-    new = _with_finding(msgspec.structs.replace(state, phase=RolloutPhase.PAUSED), finding)
+    new = _with_finding(_paused(state), finding)
     return new, (RecordEvent("Warning", "RolloutPaused", message), LookAgain(SLOW_LOOK))
 
 
@@ -342,8 +344,11 @@ def _aborted(facts: Facts, state: RolloutStatus, finding: Finding) -> Result:
 
 
 def ignore_command(facts: Facts) -> Result:
-    """A command that has no meaning in this phase."""
-    return _handled(facts), (LookAgain(0.0),)
+    """A command that has no meaning in this phase. It hides no Pod that is not healthy: the pause begins again."""
+    new = _handled(facts)
+    if facts.is_progressing and not facts.judgement.is_healthy:
+        new = msgspec.structs.replace(_waited(facts), command=new.command)
+    return new, (LookAgain(0.0),)
 
 
 def _handled(facts: Facts) -> RolloutStatus:

@@ -61,13 +61,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Healthy if there is neither a `fault` nor a `wait`."""
+    """Whether a step is healthy, and why not."""
 
     fault: Finding | None
     wait: Finding | None
     verdict: RolloutVerdict
     oldest: float = 0.0
     """Seconds since the oldest reading of a Pod that has to be proven."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether there is neither a `fault` nor a `wait`."""
+        return self.fault is None and self.wait is None
 
 
 _WORDS: Final = {

@@ -358,6 +358,29 @@ def test_pause_begins_anew_after_a_moment_without_health() -> None:
     assert story.look(1).step == 2
 
 
+@pytest.mark.parametrize(("run", "ready"), [(RunState.RUNNING, False), (RunState.CRASHING, True)])
+def test_ignored_command_hides_no_moment_without_health(run: RunState, ready: bool) -> None:
+    story = Story(None)
+    chosen = int(story.look().pods[0].name[1:])
+    story.look(5)
+    story.pods[chosen] = {"run": run, "candidate": replace(PODS[chosen], ready=ready)}
+    ignored = story.look(command="pause@6")
+    assert (ignored.phase, ignored.command, ignored.healthy_since) == (PROGRESSING, "pause@6", "")
+    assert ignored.waited_seconds == 2.0
+    del story.pods[chosen]
+    assert story.look(5, command="pause@6").step == 1
+    assert story.look(1, command="pause@6").step == 2
+
+
+def test_ignored_command_keeps_the_watched_time_of_a_healthy_step() -> None:
+    story = Story(None)
+    story.look(5)
+    before = story.look()
+    ignored = story.look(command="pause@6")
+    assert ignored.healthy_since == before.healthy_since != ""
+    assert ignored.healthy_seconds == before.healthy_seconds
+
+
 def test_a_step_passes_only_when_each_pod_was_read_after_the_pause() -> None:
     story = Story(None)
     chosen = int(story.look().pods[0].name[1:])
@@ -480,6 +503,17 @@ def test_lost_stable_filter_stops_everything_until_a_person_decides() -> None:
     assert placement(promoted) == Placement(NEW)
     edited = Story(lost).look(target=variant(OTHER, 8), base=variant("edited", 0))
     assert edited.stable == variant("edited", 0), "what is in place is what can be kept"
+
+
+def test_step_is_proven_again_after_its_stable_filter_was_lost_and_restored() -> None:
+    story = Story(None)
+    story.look(6)
+    lost = story.look(found=frozenset({NEW}))
+    assert (lost.reason, lost.healthy_since, lost.healthy_seconds) == ("StableLost", "", 0.0)
+    assert story.look(3).phase is PAUSED
+    story.look(command="resume")
+    assert story.look(5, command="resume").step == 1
+    assert story.look(1, command="resume").step == 2
 
 
 def test_gone_pod_of_a_step_is_replaced_and_the_step_is_proven_again() -> None:
