@@ -31,9 +31,9 @@ LIMITS = Limits()
 MIB = 1024 * 1024
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def as_in_the_process() -> Iterator[None]:
-    """The settings of `runtime.run` for the whole process."""
+    """The settings of `runtime.run` for the whole process. What it freezes stays so: the collection of tests has frozen most of it."""
     import gc  # noqa: PLC0415
 
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
@@ -42,7 +42,6 @@ def as_in_the_process() -> Iterator[None]:
     yield
     sys.setswitchinterval(interval)
     gc.set_threshold(*threshold)
-    gc.unfreeze()
 
 
 def outcome(work: Callable[[], object]) -> str:

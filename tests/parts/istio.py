@@ -6,6 +6,7 @@ loopback address, as has the blob server.
 """
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -220,8 +221,10 @@ async def apply_crds(cluster: Cluster, release: releases.Istio = releases.ISTIO)
     )
 
 
-def _load_all(text: str) -> list[dict[str, Any]]:
-    return [one for one in yaml.load_all(text, Loader=yaml.CSafeLoader) if one]
+@functools.cache
+def _load_all(text: str) -> tuple[dict[str, Any], ...]:
+    """Reading Istio's CRDs takes half a second of a processor, and each worker installs them several times."""
+    return tuple(one for one in yaml.load_all(text, Loader=yaml.CSafeLoader) if one)
 
 
 def _environment(*, authority: bool) -> dict[str, str]:
