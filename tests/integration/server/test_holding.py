@@ -101,7 +101,9 @@ async def test_a_failed_fill_is_retried_while_a_request_is_held(tmp_path: Path) 
 async def test_a_refused_fill_is_rarely_retried_and_its_message_stays_private(
     tmp_path: Path, error: SourceDenied | ContentRejected
 ) -> None:
-    async with serving(tmp_path, limits=SHORT) as server:
+    # Ten requests that a busy machine spreads over seconds are held for more than one of the short pauses.
+    limits = replace(SHORT, held_refused_retry=5.0)
+    async with serving(tmp_path, limits=limits) as server:
         known(server)
         server.source.failures = [error] * 100
         answers = await asyncio.gather(*(wire.get(server.url(DIGEST)) for _ in range(10)))

@@ -35,7 +35,8 @@ async def test_sends_in_flight_finish_and_idle_connections_close(tmp_path: Path)
 async def test_a_request_that_just_connected_is_answered_with_connection_close(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path) as server:
+    # The silent connection is closed after this time; until then the others send their requests.
+    async with serving(tmp_path, limits=ServeLimits(settle=4.0)) as server:
         digest = await server.put(MODULE)
         fresh = await wire.Connection.open(server.host)
         half = await wire.Connection.open(server.host)
@@ -98,7 +99,7 @@ async def test_unfinished_downloads_are_cut_at_shutdown(tmp_path: Path) -> None:
 
 async def test_no_request_of_a_steady_load_is_lost(tmp_path: Path) -> None:
     """Clients use another replica after `Connection: close` or a refused connection, as Envoy does; no answer is cut."""
-    async with serving(tmp_path, limits=ServeLimits(settle=0.3)) as server:
+    async with serving(tmp_path, limits=ServeLimits(settle=600)) as server:
         digest = await server.put(MODULE * 100)
         cut = answered = 0
 
