@@ -93,12 +93,16 @@ async def endless_headers(writer: asyncio.StreamWriter) -> None:
 
 
 def steady(rate: int, *, size: int) -> Body:
-    """A body of `size` bytes at `rate` bytes a second."""
+    """A body of `size` bytes at `rate` bytes a second, also on a machine that delays the pieces: a late one is larger."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-        for _ in range(0, size, rate // 4):
-            writer.write(bytes(rate // 4))
+        loop, sent = asyncio.get_running_loop(), 0
+        begun = loop.time()
+        while sent < size:
+            due = min(size, int((loop.time() - begun + 0.25) * rate))
+            writer.write(bytes(due - sent))
+            sent = due
             await writer.drain()
             await asyncio.sleep(0.25)
 
