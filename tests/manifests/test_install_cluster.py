@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.manifests import documents
+from tests.manifests import documents, rights
 from tests.manifests.documents import Document, installed
 from tests.parts import clients
 from tests.parts.clients import Client
@@ -30,6 +30,12 @@ GRANTED = {
 }
 IN_ITS_NAMESPACE = {("coordination.k8s.io", "leases"): {"create"}}
 """The Lease of its own name may be read and changed besides."""
+ONE_OF_EACH_BINDING = (
+    ("get", "", "secrets", ""),
+    ("get", "coordination.k8s.io", "leases", "wasmer"),
+    ("get", "", "services", "wasmer"),
+)
+"""Verb, group, resource and name."""
 OTHERS = {
     ("wasm.tcm.io", "autowasms/finalizers"),
     ("networking.istio.io", "virtualservices"),
@@ -79,6 +85,10 @@ async def installation(cluster: Cluster, kubectl: Client) -> AsyncIterator[None]
     await cluster.wait_for(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default")
     await kubectl.run("apply", "--dry-run=server", "-f", documents.INSTALL)
     await kubectl.run("apply", "-f", documents.INSTALL)
+    for verb, group, resource, name in ONE_OF_EACH_BINDING:
+        await rights.wait_until_may(
+            cluster, ACCOUNT, verb, group, resource, namespace=NAMESPACE, name=name
+        )
     yield
 
 
@@ -90,23 +100,7 @@ def _granted(group: str, resource: str, namespace: str) -> set[str]:
 async def _may(
     cluster: Cluster, verb: str, group: str, resource: str, namespace: str, *, name: str = ""
 ) -> bool:
-    resource, _, subresource = resource.partition("/")
-    attributes = {
-        "verb": verb,
-        "group": group,
-        "resource": resource,
-        "subresource": subresource,
-        "namespace": namespace,
-        "name": name,
-    }
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": ACCOUNT, "resourceAttributes": attributes},
-    }
-    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-    answer = await cluster.request("POST", path, body=review)
-    return bool(answer["status"]["allowed"])
+    return await rights.may(cluster, ACCOUNT, verb, group, resource, namespace=namespace, name=name)
 
 
 def _pod(name: str) -> Document:

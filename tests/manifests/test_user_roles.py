@@ -1,13 +1,14 @@
 """Users with Kubernetes' own roles in a namespace, on a real API server: what they may do with AutoWasms, without other rights."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import pytest_asyncio
 import yaml
 
 from autowasm.api.status import Phase, Status
-from tests.manifests import documents
+from tests.manifests import documents, rights
 from tests.manifests.documents import AUTOWASMS, Document
 from tests.parts.clients import Client
 from tests.parts.controlplane import ControlPlane
@@ -39,12 +40,26 @@ DONE_BY = {
 async def _without_wasmer(control_plane: ControlPlane) -> AsyncIterator[None]:
     """The shipped rights are there, and the built-in roles have taken them up."""
     async with control_plane.without_wasmer():
-        await control_plane.cluster.apply(*install_documents("ClusterRole"))
+        shipped = install_documents("ClusterRole")
+        await control_plane.cluster.apply(*shipped)
         for role in ("view", "edit", "admin"):
+            label = f"rbac.authorization.k8s.io/aggregate-to-{role}"
+            # The controller takes them up one by one.
+            rules = [
+                rule
+                for one in shipped
+                if label in one["metadata"]["labels"]
+                for rule in one["rules"]
+            ]
             await control_plane.cluster.client.wait_object(
-                f"{ROLES}/{role}", lambda found: "wasm.tcm.io" in str(found), timeout=60
+                f"{ROLES}/{role}", partial(_has_all, rules), timeout=60
             )
         yield
+
+
+def _has_all(rules: list[Document], role: Document | None) -> bool:
+    present = (role or {}).get("rules") or ()
+    return all(rule in present for rule in rules)
 
 
 async def _namespace(control_plane: ControlPlane) -> str:
@@ -95,7 +110,10 @@ async def test_a_user_of_a_namespace_needs_no_rights_but_a_built_in_role(
 ) -> None:
     user = f"a-{role}"
     own, other = await _namespace(control_plane), await _namespace(control_plane)
-    await control_plane.cluster.apply(_binding(own, user, role))
+    cluster = control_plane.cluster
+    await cluster.apply(_binding(own, user, role))
+    last = "delete" if expected >= WRITES else "list"
+    await rights.wait_until_may(cluster, user, last, "wasm.tcm.io", "autowasms", namespace=own)
     assert await _allowed(kubectl, own, user) == expected
     assert await _allowed(kubectl, other, user) == set()
 
