@@ -66,6 +66,10 @@ class HelmCluster:
             await client.delete(CRD)
         await client.wait_gone(CRD, timeout=600)
 
+    async def wait_served(self) -> None:
+        """Wait for the resource: the API server serves it some moments after its definition is established."""
+        await _until(lambda: self.exists(AUTOWASMS))
+
     async def install(self, *arguments: str | Path, chart: Path = CHART) -> str:
         """As a new user does it: no name, no namespace. The release."""
         said = await self.helm.run(
@@ -212,7 +216,7 @@ async def test_a_new_user_installs_upgrades_and_uninstalls(
         return len((await cluster.request("GET", pods))["items"]) == 2
 
     await _until(two)  # a namespace for restricted Pods takes them
-    await clients.crds_established(helm_cluster.kubectl, "autowasms.wasm.tcm.io")
+    await helm_cluster.wait_served()
     await cluster.request("POST", AUTOWASMS, body=documents.valid())
 
     newer = helm_cluster.directory / "newer"
@@ -276,7 +280,7 @@ async def test_the_chart_of_the_first_release_is_upgraded(helm_cluster: HelmClus
         before = await helm_cluster.cluster.request("GET", path)
         assert "helm.sh/chart" not in before["metadata"]["labels"], "it is the older chart"
         service = await helm_cluster.cluster.request("GET", SERVICE)
-        await clients.crds_established(helm_cluster.kubectl, "autowasms.wasm.tcm.io")
+        await helm_cluster.wait_served()
         await helm_cluster.cluster.request("POST", AUTOWASMS, body=documents.valid())
 
         await helm_cluster.helm.run(
@@ -311,7 +315,7 @@ async def test_the_plain_installation_is_taken_over(helm_cluster: HelmCluster) -
 async def test_uninstall_refuses_while_there_are_autowasms(
     helm_cluster: HelmCluster, release: str
 ) -> None:
-    await clients.crds_established(helm_cluster.kubectl, "autowasms.wasm.tcm.io")
+    await helm_cluster.wait_served()
     await helm_cluster.cluster.request("POST", AUTOWASMS, body=documents.valid())
     async with asyncio.TaskGroup() as group:
         uninstall = group.create_task(
