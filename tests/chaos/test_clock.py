@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
+LONG_LEASE = ("--lease-duration=15s", "--renew-deadline=10s")
+"""A leader on a busy machine keeps it: only the clock could take it away."""
 HOURS = 30
 """Longer than any grace period or age limit of wasmer, and than Envoy's cache."""
 
@@ -38,7 +40,9 @@ async def clocked(
     control_plane: ControlPlane, clock: Clock, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
     directory: Path = tmp_path_factory.mktemp("clocked")
-    async with new_fleet(directory, plane=control_plane, env=clock.environment) as fleet:
+    async with new_fleet(
+        directory, plane=control_plane, arguments=LONG_LEASE, env=clock.environment
+    ) as fleet:
         await add_newcomers_service(fleet)
         await fleet.publish(NAME)
         yield fleet

@@ -22,7 +22,8 @@ from tests.parts.kubernetes import Cluster
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
-TIMINGS = LeaseTimings(lease_duration=3, renew_deadline=2.0, retry_period=0.3)
+TIMINGS = LeaseTimings(lease_duration=9, renew_deadline=6.0, retry_period=0.3)
+"""On a busy machine a renewal takes a second or two."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -88,7 +89,7 @@ async def test_hanging_connection_ends_leading_before_the_next_leader_begins(
             await asyncio.sleep(30)
     ended = loop.time()
     assert not two.elector.is_leading
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await two.elector.acquired()
     assert loop.time() > ended
     assert one.proxy.counters is not None
@@ -96,7 +97,7 @@ async def test_hanging_connection_ends_leading_before_the_next_leader_begins(
     released = (await cluster.request("GET", path))["spec"]
     assert (released["holderIdentity"], released["leaseDurationSeconds"]) == ("", 1)
     one.proxy.mode = Pass()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await one.elector.acquired()
     after = (await cluster.request("GET", path))["spec"]
     assert after["leaseTransitions"] == lease["leaseTransitions"] + 2

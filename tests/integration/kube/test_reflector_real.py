@@ -36,6 +36,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600
 CONFIG_MAPS = ResourceType("", "v1", "configmaps", "ConfigMap")
 BOTH = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "pages"])
 LIMITS = KubeLimits(page_size=7, call_timeout=5.0, connect_timeout=2.0)
+PATIENT = replace(LIMITS, call_timeout=60.0, connect_timeout=60.0)
+"""For tests that count the ends of watches: a busy server accepts each connection."""
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +226,7 @@ def bit(before: Counters, now: Counters) -> bool:
 async def test_a_watch_cut_in_the_middle_of_a_line_resumes(
     place: Place, tmp_path: Path, streaming: bool
 ) -> None:
-    async with proxied_informer(place, tmp_path, streaming=streaming) as it:
+    async with proxied_informer(place, tmp_path, streaming=streaming, limits=PATIENT) as it:
         await place.put("before", a="b")
         await it.informer.wait_synced()
         await until(it.equal)
