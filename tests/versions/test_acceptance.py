@@ -164,7 +164,7 @@ async def test_restarted_wasmer_writes_no_envoyfilter_again(mesh: ChosenMesh) ->
     )
     await mesh.wait_phase("Synced")
     await mesh.load.wait_for("one", timeout=GUARD)
-    since = await mesh.audit.position()
+    since = await mesh.logged(await mesh.envoyfilter())
 
     await mesh.wasmer.process.stop()
     await mesh.wasmer.start()
