@@ -370,6 +370,7 @@ async def in_envoy(
             return json.dumps(bootstrap_of(listeners, clusters))
 
         process, used = await started(version, len(cases), bootstrap, directory)
+        pacer.envoy = process
         async with process:
             answers: dict[str, list[Passed | None]] = {}
             for case, port in zip(cases, used, strict=True):

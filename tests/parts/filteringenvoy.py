@@ -63,11 +63,14 @@ def masked_line(line: str) -> str:
 class Pacer:
     """Writes to Envoy piece by piece, and waits until Envoy has handled a piece before it writes the next.
 
-    Envoy traces each callback of a filter in its log, so a piece is handled once the log has grown and stopped growing.
+    Envoy traces each callback of a filter in its log, so a piece is handled once the log has grown and stopped growing. An Envoy that
+    waits for a processor has not read it yet: two pieces that wait in its socket would be one for the filter.
     """
 
     def __init__(self, log: Path) -> None:
         self.log = log
+        self.envoy: Process | None = None
+        """Set it once it runs."""
 
     async def write(self, writer: asyncio.StreamWriter, data: bytes, *, end: bool = False) -> None:
         """Write and wait; only for a moment if the log does not grow because the filter holds a stream and gets no callback."""
@@ -76,6 +79,7 @@ class Pacer:
         await writer.drain()
         if end:
             writer.write_eof()
+        await self._until_idle()
         with suppress(TimeoutError):
             async with asyncio.timeout(_NOTHING_SEEN_SECONDS):
                 while seen == before:
@@ -83,11 +87,26 @@ class Pacer:
                     seen = self._size()
         while True:
             await asyncio.sleep(0.05)
+            await self._until_idle()
             if seen == (seen := self._size()):
                 return
 
+    async def _until_idle(self) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while self.envoy is not None and self.envoy.alive and _is_busy(self.envoy.pid):
+                await asyncio.sleep(0.01)
+
     def _size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
+
+
+def _is_busy(process_id: int) -> bool:
+    """Whether a thread of the process runs, waits for a processor, or is stopped: it does not wait for input."""
+    for file in Path(f"/proc/{process_id}/task").glob("*/stat"):
+        with suppress(OSError):  # the thread has ended
+            if file.read_text().rpartition(")")[2].split()[0] != "S":
+                return True
+    return False
 
 
 class Unpaced(Pacer):

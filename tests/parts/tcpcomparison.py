@@ -124,6 +124,7 @@ async def in_envoy(
             return json.dumps(bootstrap_of(listeners, clusters))
 
         process, used = await started(version, len(cases), bootstrap, directory)
+        pacer.envoy = process
         async with process:
             for case, port in zip(cases, used, strict=True):
                 client = await _converse(port, case.sent, services[case.name], pacer)
