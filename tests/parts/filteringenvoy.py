@@ -79,7 +79,7 @@ class Pacer:
         await writer.drain()
         if end:
             writer.write_eof()
-        await self._until_idle()
+        await self.until_idle()
         with suppress(TimeoutError):
             async with asyncio.timeout(_NOTHING_SEEN_SECONDS):
                 while seen == before:
@@ -87,11 +87,12 @@ class Pacer:
                     seen = self._size()
         while True:
             await asyncio.sleep(0.05)
-            await self._until_idle()
+            await self.until_idle()
             if seen == (seen := self._size()):
                 return
 
-    async def _until_idle(self) -> None:
+    async def until_idle(self) -> None:
+        """Return once all threads of Envoy wait for input. Raises TimeoutError."""
         async with asyncio.timeout(DEADLINE):
             while self.envoy is not None and self.envoy.alive and _is_busy(self.envoy.pid):
                 await asyncio.sleep(0.01)

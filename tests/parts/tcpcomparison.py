@@ -158,6 +158,7 @@ async def _converse(port: int, sent: Sequence[Sent], service: _Service, pacer: P
                 await pacer.write(out, each.data, end=each.end)
             if not any(each.end and each.side is Side.CLIENT for each in sent):
                 writer.write_eof()
+            await pacer.until_idle()
             async with asyncio.timeout(1):  # a filter may hold the connection for good
                 await service.ended.wait()
                 if service.writer is not None:
