@@ -100,7 +100,7 @@ async def test_applied_autowasm_adds_the_header_changes_under_load_and_goes_when
         f"registry:{world}",
     ]
 
-    await mesh.kubectl.run("delete", "aw", "test", "--cascade=foreground", timeout=60)
+    await mesh.kubectl.run("delete", "aw", "test", "--cascade=foreground", timeout=300)
     await mesh.wait_gone(envoyfilters(name="test"))
     await mesh.load.wait_for(None)
 

@@ -229,7 +229,7 @@ async def test_namespace_deletion_ends_cleanly(installation: Installation, names
     await installation.wait_phase("Synced", namespace=namespace, name="f4")
     since = await installation.audit.position()
 
-    await installation.kubectl.run("delete", "namespace", namespace, timeout=60)
+    await installation.kubectl.run("delete", "namespace", namespace, timeout=300)
 
     await installation.wait_gone(f"/api/v1/namespaces/{namespace}")
     await _witness(installation)  # informers lag: an AutoWasm may go after its namespace
@@ -259,7 +259,7 @@ async def test_foreground_deletion_ends_cleanly(installation: Installation, name
     await installation.wait_phase("Synced", namespace=namespace)
 
     arguments = ("delete", "aw", "test", "-n", namespace, "--cascade=foreground")
-    await installation.kubectl.run(*arguments, timeout=60)
+    await installation.kubectl.run(*arguments, timeout=300)
 
     await installation.wait_gone(envoyfilters(namespace, "test"))
     await _no_more_writes(installation, namespace)

@@ -258,8 +258,8 @@ class Installation:
 
         return await self.wait_object(envoyfilters(namespace, name), fulfilled, timeout=timeout)
 
-    async def wait_gone(self, path: str, *, timeout: float = 60) -> None:
-        """Wait until there is no such object."""
+    async def wait_gone(self, path: str, *, timeout: float = 300) -> None:
+        """Wait until there is no such object. The garbage collector reconnects to a restarted API server after a while."""
         await self.cluster.client.wait_gone(path, timeout=timeout)
 
 
