@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,15 @@ class ConvertedMesh(Mesh):
         """Wait until requests pass these filters, the last one first, or none."""
         await filters.until_answer(self.host, lambda one: one.headers.get("x-filter") == names)
 
+    async def until_status(self, status: int) -> None:
+        """Wait until a path of the policy has this status: istiod follows policies and filters with watches of their own."""
+        async with asyncio.timeout(90):
+            while True:
+                with suppress(OSError):  # an old filter chain closes its connections
+                    if (await wire.get(f"http://{self.host}/{DENIED[0]}")).status == status:
+                        return
+                await asyncio.sleep(0.05)
+
     async def delete(self, *documents: Document) -> None:
         """Delete them, and wait until requests pass no filter."""
         for document in documents:
@@ -147,8 +157,10 @@ async def policy(mesh: ConvertedMesh) -> AsyncIterator[None]:
         },
     }
     await mesh.cluster.apply(document)
+    await mesh.until_status(403)
     yield
     await mesh.cluster.request("DELETE", await mesh.cluster.client.path_of(document))
+    await mesh.until_status(200)
 
 
 def plugin(url: str, name: str = "hello", **spec: Any) -> Document:
