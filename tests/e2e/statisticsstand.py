@@ -107,8 +107,10 @@ class Stand:
 
 
 @asynccontextmanager
-async def stand(directory: Path, version: str, *, listeners: int = 1) -> AsyncIterator[Stand]:
-    """Run one."""
+async def stand(
+    directory: Path, version: str, *, listeners: int = 1, drain_seconds: int = 2
+) -> AsyncIterator[Stand]:
+    """Run one. A replaced filter chain drains for `drain_seconds`."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         web = await enter(upstream())
@@ -123,7 +125,7 @@ async def stand(directory: Path, version: str, *, listeners: int = 1) -> AsyncIt
                 clusters={"web": web.host, CLUSTER: origin.host},
                 version=version,
                 concurrency=WORKERS,
-                drain_seconds=2,
+                drain_seconds=drain_seconds,
             )
         )
         reader = await enter(

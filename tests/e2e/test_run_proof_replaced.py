@@ -48,7 +48,8 @@ async def _swapped(it: Stand, first: str, second: str, *others: Plugin) -> Sidec
 async def test_new_module_is_judged_alike_while_the_old_one_drains_and_after(
     version: str, second: str, state: RunState, listeners: int, tmp_path: Path
 ) -> None:
-    async with stand(tmp_path, version, listeners=listeners) as it:
+    # Long enough for a reading while the old module drains.
+    async with stand(tmp_path, version, listeners=listeners, drain_seconds=5) as it:
         before = await _swapped(it, GOOD, second)
         draining, report = await it.state(before, state)
         assert draining.reloads_of("old") is not None
