@@ -226,7 +226,8 @@ async def test_namespace_deletion_ends_cleanly(installation: Installation, names
     await installation.apply(
         *(installation.autowasm(image, namespace=namespace, name=f"f{n}") for n in range(5))
     )
-    await installation.wait_phase("Synced", namespace=namespace, name="f4")
+    for n in range(5):  # the Event is the last write about an object
+        await installation.wait_event(namespace=namespace, reason="Synced", about=f"f{n}")
     since = await installation.audit.position()
 
     await installation.kubectl.run("delete", "namespace", namespace, timeout=300)
@@ -256,7 +257,7 @@ async def _no_more_writes(installation: Installation, namespace: str) -> None:
 async def test_foreground_deletion_ends_cleanly(installation: Installation, namespace: str) -> None:
     image, _ = await _push(installation, "world")
     await installation.apply(installation.autowasm(image, namespace=namespace))
-    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.wait_event(namespace=namespace, reason="Synced", about="test")
 
     arguments = ("delete", "aw", "test", "-n", namespace, "--cascade=foreground")
     await installation.kubectl.run(*arguments, timeout=300)
