@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.sandboxcases import hostcalls, http, tcp
 from tests.parts import comparison, pypi, tcpcomparison
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1200)]
 
 DIFFERENCES = {
     "codec": "the sandbox does not encode messages: transfer-encoding, connection and content-length: 0 are Envoy's",

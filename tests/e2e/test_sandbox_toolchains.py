@@ -15,7 +15,7 @@ from tests.parts import comparison, pypi
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1200),
     pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS),
 ]
 

@@ -487,11 +487,11 @@ def control() -> Iterator[Case]:
 
 
 def callouts() -> Iterator[Case]:
-    """Calls to clusters, and the effects of the answers."""
+    """Calls to clusters, and the effects of the answers. A call has half a minute, unless the case is about its end."""
     yield _case("call-unknown", "request_headers call nowhere /x 1000")
     yield _calling(
         "call",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response pairs 6
         http_call_response bytes 4 0 100
@@ -501,7 +501,7 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "call-with-body",
-        """request_headers call CLUSTER /x 1000 somebody
+        """request_headers call CLUSTER /x 30000 somebody
         request_headers return 1
         http_call_response pairs 7
         http_call_response get 6 :status
@@ -518,8 +518,8 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "call-arguments",
-        """request_headers rawcall CLUSTER :method=GET,:path=/ 100
-        request_headers rawcall CLUSTER :method=GET,:path=/,host=x 100
+        """request_headers rawcall CLUSTER :method=GET,:path=/ 30000
+        request_headers rawcall CLUSTER :method=GET,:path=/,host=x 30000
         request_headers rawcall CLUSTER :method=GET,:path=/,:authority=x -1
         request_headers rawcall CLUSTER :method=GET,:path=/,:authority=x 0
         request_headers return 1
@@ -540,15 +540,15 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "two-calls",
-        """request_headers call CLUSTER /x 1000
-        request_headers call CLUSTER /y 1000
+        """request_headers call CLUSTER /x 30000
+        request_headers call CLUSTER /y 30000
         request_headers return 1
         http_call_response@2 effective
         http_call_response@2 reply 418 tea""",
     )
     yield _calling(
         "reply-after-call",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response effective
         http_call_response reply 401 denied
@@ -557,7 +557,7 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "answer-is-gone-before-the-reply",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response effective
         http_call_response reply 401 denied
@@ -567,7 +567,7 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "answer-is-gone-before-the-body",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response effective
         http_call_response continue 0
@@ -577,19 +577,19 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "reply-of-the-root",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response reply 401 denied""",
     )
     yield _calling(
         "trap-after-call",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response trap""",
     )
     yield _calling(
         "body-after-call",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
         http_call_response effective
         http_call_response get 0 :path
@@ -600,7 +600,7 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "answer-during-a-body",
-        """request_body call CLUSTER /x 1000
+        """request_body call CLUSTER /x 30000
         request_body return 1
         http_call_response@1 effective
         http_call_response@1 bytes 0 0 99
@@ -613,7 +613,7 @@ def callouts() -> Iterator[Case]:
     yield _calling(
         "trailers-added-after-a-call",
         """request_body return 1
-        request_body@3 call CLUSTER /x 1000
+        request_body@3 call CLUSTER /x 30000
         http_call_response effective
         http_call_response add 1 x-late 1
         http_call_response bytes 0 0 99
@@ -623,7 +623,7 @@ def callouts() -> Iterator[Case]:
     yield _calling(
         "response-trailers-added-after-a-call",
         """response_body return 1
-        response_body@2 call CLUSTER /x 1000
+        response_body@2 call CLUSTER /x 30000
         http_call_response effective
         http_call_response add 3 x-late 1
         http_call_response bytes 1 0 99
@@ -632,14 +632,14 @@ def callouts() -> Iterator[Case]:
     )
     yield _calling(
         "call-from-an-answer",
-        """request_headers call CLUSTER /x 1000
+        """request_headers call CLUSTER /x 30000
         request_headers return 1
-        http_call_response@1 call CLUSTER /y 1000 body
+        http_call_response@1 call CLUSTER /y 30000 body
         http_call_response@2 bytes 4 0 9
         http_call_response@2 effective
         http_call_response@2 continue 0""",
     )
-    yield _calling("call-in-the-log", "log call CLUSTER /x 1000\nhttp_call_response bytes 4 0 9")
+    yield _calling("call-in-the-log", "log call CLUSTER /x 30000\nhttp_call_response bytes 4 0 9")
     yield _calling(
         "grpc-timeout",
         """request_headers grpc SERVICE Method body
