@@ -85,6 +85,6 @@ async def test_an_object_that_wasmer_has_not_seen_is_not_ready(
     chart = _chart(tmp_path, installation.autowasm(image, namespace=namespace))
     installation.may_die = True
     await installation.wasmer.process.stop()  # the fixture `installation` starts it again
-    arguments = ("--namespace", namespace, "--wait", "--timeout=3s")
+    arguments = ("--namespace", namespace, "--wait", "--timeout=10s")
     said = await _refusal(helm, "install", "early", chart, *arguments)
     assert "generation is 1, but latest observed generation is -1" in said

@@ -3,10 +3,19 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
+from autowasm.limits import LoopLimits
 from tests.parts import envoy, ports, wasmer
 
 _STARTS = 5
+
+
+def _is_blocked(line: dict[str, Any]) -> bool:
+    """Whether the line reports work that blocked the loop. On a busy machine, an iteration also waits for a processor."""
+    return line["event"] == "loop blocked" and (
+        line["seconds"] * line["processor"] > LoopLimits().blocked
+    )
 
 
 async def test_every_start_logs_started_before_any_blocked_loop(tmp_path: Path) -> None:
@@ -17,7 +26,7 @@ async def test_every_start_logs_started_before_any_blocked_loop(tmp_path: Path) 
             await server.process.stop()
             await server.start()
         text = await asyncio.to_thread(server.process.log.read_text)
-    starts: list[list[dict[str, str]]] = [[]]
+    starts: list[list[dict[str, Any]]] = [[]]
     for line in map(json.loads, text.splitlines()):
         starts[-1].append(line)
         if line["event"] == "stopped":
@@ -26,6 +35,6 @@ async def test_every_start_logs_started_before_any_blocked_loop(tmp_path: Path) 
     for lines in starts:
         events = [line["event"] for line in lines]
         assert events[:3] == ["blob port open", "admin port open", "started"], events
-        assert "loop blocked" not in events[: events.index("ready")]
+        assert not [line for line in lines[: events.index("ready")] if _is_blocked(line)]
         stacks = [line["stack"] for line in lines if line["event"] == "loop blocked"]
         assert not [stack for stack in stacks if "importlib" in stack], "imported on the loop"
