@@ -78,7 +78,7 @@ unit: venv ## the quick ones only, with fewer generated examples than in `make t
 instructions: venv ## bytecode instructions of fixed work, beside those of the tree (ARGS=--record writes them)
 	$(RUN) -m tests.instructions $(ARGS)
 
-# Without parts to wait for; beside `chaos` and `versions` in .ci/run, whose JOBS are fewer.
+# Without parts to wait for.
 pythons: JOBS = $(shell expr 3 '*' $(CORES))
 pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)

@@ -260,7 +260,10 @@ async def _writes(standalone: TimedStandalone, watcher: Prometheus) -> tuple[str
     async with again_and_again(ask, 0.5):
         await watcher.wait_firing("AutoWasmReconcileErrors")
         folder.unlink()
-        aside.rename(folder)
+        folder.mkdir(exist_ok=True)  # unless wasmer has made it, and has written files into it
+        for file in aside.iterdir():
+            if not (folder / file.name).exists():
+                file.rename(folder / file.name)
         await watcher.wait_resolved("AutoWasmReconcileErrors")
     server.delete("unwritten")
     return ("AutoWasmReconcileErrors",)
