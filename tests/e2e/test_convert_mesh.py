@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +79,7 @@ class ConvertedMesh(Mesh):
 
     async def until_status(self, status: int) -> None:
         """Wait until a path of the policy has this status: istiod follows policies and filters with watches of their own."""
-        async with asyncio.timeout(90):
-            while True:
-                with suppress(OSError):  # an old filter chain closes its connections
-                    if (await wire.get(f"http://{self.host}/{DENIED[0]}")).status == status:
-                        return
-                await asyncio.sleep(0.05)
+        await filters.until_answer(self.host, lambda one: one.status == status, path=DENIED[0])
 
     async def delete(self, *documents: Document) -> None:
         """Delete them, and wait until requests pass no filter."""

@@ -1,32 +1,28 @@
 """Questions to the API server about the rights of a user."""
 
 import asyncio
+from typing import NamedTuple
 
 from tests.parts.kubernetes import Cluster
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
-async def may(
-    cluster: Cluster,
-    user: str,
-    verb: str,
-    group: str,
-    resource: str,
-    *,
-    namespace: str,
-    name: str = "",
-) -> bool:
-    """Whether the user has the right; `resource` may have a subresource after a slash."""
-    resource, _, subresource = resource.partition("/")
-    attributes = {
-        "verb": verb,
-        "group": group,
-        "resource": resource,
-        "subresource": subresource,
-        "namespace": namespace,
-        "name": name,
-    }
+class Right(NamedTuple):
+    """A verb on a resource in a namespace, or on its object with this name."""
+
+    verb: str
+    group: str
+    resource: str
+    """It may have a subresource after a slash."""
+    namespace: str
+    name: str = ""
+
+
+async def may(cluster: Cluster, user: str, right: Right) -> bool:
+    """Whether the user has the right."""
+    resource, _, subresource = right.resource.partition("/")
+    attributes = {**right._asdict(), "resource": resource, "subresource": subresource}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -36,17 +32,8 @@ async def may(
     return bool(answer["status"]["allowed"])
 
 
-async def wait_until_may(
-    cluster: Cluster,
-    user: str,
-    verb: str,
-    group: str,
-    resource: str,
-    *,
-    namespace: str,
-    name: str = "",
-) -> None:
+async def wait_until_may(cluster: Cluster, user: str, right: Right) -> None:
     """Wait for the right: the API server grants it some moments after the objects that give it are stored. Raises TimeoutError."""
     async with asyncio.timeout(60):
-        while not await may(cluster, user, verb, group, resource, namespace=namespace, name=name):
+        while not await may(cluster, user, right):
             await asyncio.sleep(0.05)

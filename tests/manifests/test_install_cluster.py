@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.manifests import documents, rights
 from tests.manifests.documents import Document, installed
+from tests.manifests.rights import Right
 from tests.parts import clients
 from tests.parts.clients import Client
 from tests.parts.installation import install_crd
@@ -86,9 +87,8 @@ async def installation(cluster: Cluster, kubectl: Client) -> AsyncIterator[None]
     await kubectl.run("apply", "--dry-run=server", "-f", documents.INSTALL)
     await kubectl.run("apply", "-f", documents.INSTALL)
     for verb, group, resource, name in ONE_OF_EACH_BINDING:
-        await rights.wait_until_may(
-            cluster, ACCOUNT, verb, group, resource, namespace=NAMESPACE, name=name
-        )
+        right = Right(verb, group, resource, NAMESPACE, name)
+        await rights.wait_until_may(cluster, ACCOUNT, right)
     yield
 
 
@@ -100,7 +100,7 @@ def _granted(group: str, resource: str, namespace: str) -> set[str]:
 async def _may(
     cluster: Cluster, verb: str, group: str, resource: str, namespace: str, *, name: str = ""
 ) -> bool:
-    return await rights.may(cluster, ACCOUNT, verb, group, resource, namespace=namespace, name=name)
+    return await rights.may(cluster, ACCOUNT, Right(verb, group, resource, namespace, name))
 
 
 def _pod(name: str) -> Document:

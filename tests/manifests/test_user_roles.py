@@ -10,6 +10,7 @@ import yaml
 from autowasm.api.status import Phase, Status
 from tests.manifests import documents, rights
 from tests.manifests.documents import AUTOWASMS, Document
+from tests.manifests.rights import Right
 from tests.parts.clients import Client
 from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import install_documents
@@ -113,7 +114,7 @@ async def test_a_user_of_a_namespace_needs_no_rights_but_a_built_in_role(
     cluster = control_plane.cluster
     await cluster.apply(_binding(own, user, role))
     last = "delete" if expected >= WRITES else "list"
-    await rights.wait_until_may(cluster, user, last, "wasm.tcm.io", "autowasms", namespace=own)
+    await rights.wait_until_may(cluster, user, Right(last, "wasm.tcm.io", "autowasms", own))
     assert await _allowed(kubectl, own, user) == expected
     assert await _allowed(kubectl, other, user) == set()
 

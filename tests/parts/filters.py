@@ -102,15 +102,14 @@ async def until_echo(
 
 
 async def until_answer(
-    host: str, wanted: Callable[[Answer], bool], *, timeout: float = 90
+    host: str, wanted: Callable[[Answer], bool], *, path: str = "", timeout: float = 90
 ) -> Answer:
-    """The first answer to GET / that is as wanted. Raises TimeoutError with the last answer or error.
+    """The first answer to GET /`path` that is as wanted. Raises TimeoutError with the last answer or error.
 
     A module from Go needs the time: on a busy machine Envoy takes seconds to compile it.
     """
-    return await _until(
-        lambda: wire.get(f"http://{host}/"), wanted, what=f"GET http://{host}/", timeout=timeout
-    )
+    url = f"http://{host}/{path}"
+    return await _until(lambda: wire.get(url), wanted, what=f"GET {url}", timeout=timeout)
 
 
 async def _until(
