@@ -1,6 +1,6 @@
 """One fleet for each file of cases, on the control plane of the worker process; every case starts from the same state."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
@@ -10,11 +10,20 @@ from tests.parts.controlplane import ControlPlane
 from tests.parts.fleet import Fleet, new_fleet
 
 
+@pytest.fixture(scope="module")
+def fleet_arguments() -> Sequence[str]:
+    """More flags of every replica. A file may have its own."""
+    return ()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def running_fleet(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+    control_plane: ControlPlane,
+    tmp_path_factory: pytest.TempPathFactory,
+    fleet_arguments: Sequence[str],
 ) -> AsyncIterator[Fleet]:
-    async with new_fleet(tmp_path_factory.mktemp("fleet"), plane=control_plane) as fleet:
+    directory = tmp_path_factory.mktemp("fleet")
+    async with new_fleet(directory, plane=control_plane, arguments=fleet_arguments) as fleet:
         yield fleet
 
 

@@ -14,14 +14,13 @@ from tests.parts import wat
 from tests.parts.installation import Installation, installed_without_istiod
 from tests.parts.kubernetes import kubernetes
 from tests.parts.prometheus import Prometheus, prometheus
+from tests.parts.wasmer import SLOW_LEASE
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
-SLOW_LEASE = ("--lease-duration=15s", "--renew-deadline=10s", "--retry-period=2s")
-"""A leader that cannot renew its Lease aborts its writes, so they must hang for longer than the alert's threshold before that."""
-
 
 async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
+    # A leader that cannot renew its Lease aborts its writes: they must hang for longer than the alert's threshold before that.
     async with (
         kubernetes(tmp_path / "kubernetes") as cluster,
         installed_without_istiod(cluster, tmp_path, arguments=SLOW_LEASE) as installation,

@@ -1,17 +1,16 @@
 """Hundreds of objects change at once: running sidecars are not affected, and all objects are published."""
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
-import pytest_asyncio
 
 from autowasm.api import envoyfilter as envoyfilters_of
 from tests.chaos.checks import unharmed
 from tests.chaos.newcomer import NAME, add_newcomers_service, newcomer
-from tests.parts.controlplane import ControlPlane
-from tests.parts.fleet import Fleet, new_fleet
+from tests.parts.fleet import Fleet
 from tests.parts.installation import Document, autowasms, envoyfilters
+from tests.parts.wasmer import SLOW_LEASE
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -22,17 +21,12 @@ pytestmark = [
 COUNT = 300
 """Many more than queue workers and concurrent fetches."""
 NAMESPACE = "many"
-SLOW_LEASE = ("--lease-duration=15s", "--renew-deadline=10s", "--retry-period=2s")
-"""On a busy machine, the API server may answer no request for the Lease within a second while the objects change."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def running_fleet(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Fleet]:
-    directory = tmp_path_factory.mktemp("fleet")
-    async with new_fleet(directory, plane=control_plane, arguments=SLOW_LEASE) as fleet:
-        yield fleet
+@pytest.fixture(scope="module")
+def fleet_arguments() -> Sequence[str]:
+    """On a busy machine, the API server may answer no request for the Lease within a second while the objects change."""
+    return SLOW_LEASE
 
 
 def _documents(fleet: Fleet, image: str) -> Iterable[Document]:

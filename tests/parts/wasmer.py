@@ -23,6 +23,8 @@ from tests.parts.process import Process
 
 LOOPBACK_SOURCES = ("--allow-cidr", "127.0.0.0/8")
 """The registries and object servers of tests are on loopback, which `wasmer controller` refuses by default."""
+SLOW_LEASE = ("--lease-duration=15s", "--renew-deadline=10s", "--retry-period=2s")
+"""The timings of client-go: a leader keeps its Lease while the API server answers slowly."""
 ENVOY_CLUSTER = "wasmer"
 """The name that the filters use for the blob port; Envoy needs it as a static cluster."""
 
