@@ -48,11 +48,18 @@ class Connection:
 
     @classmethod
     async def open(cls, host: str, *, tls: ssl.SSLContext | None = None) -> Self:
-        """Connect to `host`, which is `address:port`. Raises OSError."""
+        """Connect to `host`, which is `address:port`. Raises OSError; ConnectionRefusedError: nothing listens there.
+
+        A server that stops resets the connections that it has not accepted yet. The client sees that here or at its first read:
+        NoAnswer in both cases.
+        """
         address, _, port = host.rpartition(":")
-        reader, writer = await asyncio.open_connection(
-            address, int(port), ssl=tls, limit=_HEAD_LIMIT
-        )
+        try:
+            reader, writer = await asyncio.open_connection(
+                address, int(port), ssl=tls, limit=_HEAD_LIMIT
+            )
+        except (ConnectionResetError, ConnectionAbortedError) as error:
+            raise NoAnswer(f"reset by the server during the connect: {error}") from error
         return cls(host, reader, writer)
 
     @property

@@ -1,6 +1,8 @@
 """The judge of the fault rows: excused failures, and those that never are."""
 
 import asyncio
+import select
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -53,6 +55,17 @@ async def test_port_without_a_listener_is_unreachable() -> None:
     async with answering(b"") as replica:
         pass
     assert type(await fetch(replica, "00")) is Unreachable
+
+
+async def test_replica_that_ends_before_it_accepts_the_connection_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address, port = listener.getsockname()
+        process = Process("none", ["none"], log=Path("none"))
+        replica = Wasmer(process, Path("none"), f"{address}:{port}", "")
+        fetching = asyncio.create_task(fetch(replica, "00"))
+        while not select.select([listener], [], [], 0)[0]:  # the connection waits in the backlog
+            await asyncio.sleep(0)
+    assert type(await fetching) is Unreachable
 
 
 @pytest.mark.parametrize(
