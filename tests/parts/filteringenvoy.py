@@ -151,7 +151,8 @@ async def started(
             return "starting workers" in await asyncio.to_thread(log.read_text, errors="replace")
 
         try:
-            await process.start(ready=up, timeout=DEADLINE)
+            # Envoy compiles a module for each listener: minutes on a busy machine. Its log grows with each call of a filter.
+            await process.start(ready=up, timeout=DEADLINE, progress=lambda: log.stat().st_size)
         except ProcessError as error:
             if not error.port_taken or attempt == PORT_ATTEMPTS - 1:
                 raise

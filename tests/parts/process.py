@@ -79,21 +79,28 @@ class Process:
         """Whether it runs now."""
         return self._running is not None and self._running.returncode is None
 
-    async def start(self, *, ready: Callable[[], Awaitable[bool]], timeout: float = 30) -> None:
+    async def start(
+        self,
+        *,
+        ready: Callable[[], Awaitable[bool]],
+        timeout: float = 30,
+        progress: Callable[[], object] | None = None,
+    ) -> None:
         """Start, and wait until `ready` returns True. Raises ProcessError on death or after `timeout` seconds.
 
-        `ready` may raise OSError for "not yet".
+        `ready` may raise OSError for "not yet". `progress`: for a program that computes for long before it is ready; the timeout
+        begins again whenever this returns another value.
         """
         if self.alive:
             raise ProcessError(f"{self.name} runs already")
         await self._spawn()
         try:
-            async with asyncio.timeout(timeout):
-                await self._until(ready)
+            async with asyncio.timeout(None) as deadline:
+                await self._until(ready, deadline, timeout, progress)
         except TimeoutError as error:
             await self.kill()
             raise ProcessError(
-                f"{self.name} was not ready after {timeout:g} s\n{await self.tail()}"
+                f"{self.name} was not ready after {timeout:g} s{' without progress' if progress else ''}\n{await self.tail()}"
             ) from error
         except BaseException:
             await self.kill()
@@ -138,8 +145,19 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    async def _until(self, ready: Callable[[], Awaitable[bool]]) -> None:
+    async def _until(
+        self,
+        ready: Callable[[], Awaitable[bool]],
+        deadline: asyncio.Timeout,
+        timeout: float,
+        progress: Callable[[], object] | None,
+    ) -> None:
+        now = asyncio.get_running_loop().time
+        deadline.reschedule(now() + timeout)
+        seen = progress() if progress else None
         while True:
+            if progress and seen != (seen := progress()):
+                deadline.reschedule(now() + timeout)
             await self.check()
             with suppress(OSError):
                 if await ready():

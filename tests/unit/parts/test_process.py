@@ -1,6 +1,7 @@
 """Processes of real parts: readiness, death, deadlines, and that nothing is left running."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -63,6 +64,21 @@ async def test_death_is_noticed_even_if_another_process_answers(tmp_path: Path) 
     with pytest.raises(ProcessError, match="status 1"):
         await process.start(ready=another_answers)
     assert exited.is_set()
+
+
+async def test_deadline_begins_again_while_the_start_makes_progress(tmp_path: Path) -> None:
+    process = python("import time; time.sleep(60)", log=tmp_path / "log")
+    begun = time.monotonic()
+    steps = itertools.count()
+
+    async def after_the_timeout() -> bool:
+        return time.monotonic() - begun > 2.5
+
+    async with process:
+        await process.start(ready=after_the_timeout, timeout=2, progress=lambda: next(steps))
+        assert process.alive
+    with pytest.raises(ProcessError, match=r"not ready after 0\.1 s without progress"):
+        await process.start(ready=never, timeout=0.1, progress=lambda: "the same")
 
 
 async def test_one_that_never_gets_ready_is_ended_at_the_deadline(tmp_path: Path) -> None:
