@@ -49,6 +49,8 @@ class FakeSidecars:
     failing: str = ""
     """Every request fails in a Pod with this plugin."""
     crashing: str = ""
+    ending: str = ""
+    """Envoy still has the name of this plugin, but not its VMs."""
     unreadable: set[str] = field(default_factory=set)
     """Pods by name."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,8 +91,9 @@ class FakeSidecars:
         counts = self._requests.setdefault(name, {2: 0, 5: 0})
         counts[5 if plugin and plugin == self.failing else 2] += 100
         crashes = ReloadCounts(success=plugin == self.crashing)
+        known = {self.ending: ReloadCounts(), plugin: crashes}
         return SidecarStats(
-            plugins={series_of(plugin)[0]: crashes} if plugin else {},
+            plugins={series_of(name)[0]: found for name, found in known.items() if name},
             active_vms=WORKERS + 2 if plugin else 0,
             warming=0,
             rejected=0,

@@ -8,14 +8,17 @@ The figures of the process are attributed as follows. A running plug-in has one 
 together. So all plug-ins run if that number of VMs exists; no plug-in runs without a VM; and the difference from `before` belongs
 to the plug-ins that were added, provided that none was removed. Draining filter chains keep their VMs and their plug-in's name,
 so a plug-in's name should differ from its predecessor's: then it contains the digest and a hash of the configuration. Otherwise
-the caller states whether the change was seen to arrive (`Acceptance`), and VMs count once nothing drains any more.
+the caller states whether the change was seen to arrive (`Acceptance`), and VMs count once nothing drains any more. Envoy removes the name
+of a plug-in after its VMs: while the predecessor's name remains and nothing drains, VMs may be those of either, and the plug-in is not
+known to have none.
 
 Verified with Envoy 1.36 and 1.40 (docs/reference/sidecar-statistics.md).
 """
 
 import enum
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from autowasm.controller.pods.envoystats import (
@@ -25,6 +28,7 @@ from autowasm.controller.pods.envoystats import (
     Requests,
     SidecarStats,
     UnreadStats,
+    series_of,
 )
 from autowasm.reasons import Reason
 
@@ -32,6 +36,8 @@ _OWN_VMS: Final = 2
 """VMs of a plug-in besides those of the workers: the base VM, and one on the main thread."""
 _TRIAL_VMS: Final = 1
 """VMs that Envoy starts first, to test whether the module accepts its configuration, and then ends."""
+_DIGEST: Final = re.compile(r"[-_][0-9a-f]{16}(?![0-9a-f])")
+"""In a series: the part of the plug-in's name by which two configurations of one AutoWasm differ (`envoyfilter.plugin_name_of`)."""
 _LATE: Final = 15.0
 """Seconds by which an uptime may be late: three times the interval at which Envoy updates it."""
 
@@ -76,6 +82,8 @@ _FAILURES: Final = frozenset(
     {RunState.CONFIGURATION_REFUSED, RunState.CRASHING, RunState.FETCH_FAILED}
 )
 _PENDING: Final = frozenset({RunState.STARTING, RunState.NOT_ACCEPTED})
+UNSURE: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.FETCH_FAILED})
+"""Failures that a single reading may show by chance, between two states of Envoy: they count when two readings in a row show them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,14 @@ class Evidence:
     def is_draining(self) -> bool:
         """Whether the VMs may belong to the previous configuration, on draining filter chains."""
         return self.acceptance is Acceptance.SEEN and bool(self.after.draining)
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether nothing drains, but Envoy still has the name of a previous configuration: VMs may be those of either."""
+        if self.before is None or self.after.draining or self.is_warming:
+            return False
+        stems = {_stem(one) for one in series_of(self.plugin)}
+        return any(_stem(one) in stems for one in self.others & self.before.plugins.keys())
 
     @property
     def has_replaced_vms(self) -> bool:
@@ -225,6 +241,8 @@ class Evidence:
         """Whether it is certain that the plug-in has no VM."""
         if self.vms == 0:
             return True
+        if self.is_replacing:
+            return False
         if self._added() == 1 and self.is_attributable:
             # Without enough VMs for all plug-ins: in `before`, some may have belonged to a plug-in that had just been removed.
             return self._gained() <= 0 and not self.has_all_vms
@@ -268,6 +286,10 @@ class Evidence:
             other_plugins=len(self.others),
             is_restarted=self.is_restarted,
         )
+
+
+def _stem(series: str) -> str:
+    return _DIGEST.sub("", series)
 
 
 def _increase(before: int, after: int) -> int:
@@ -365,6 +387,11 @@ def vms_starting(e: Evidence) -> bool:
     return e.has_some_vms
 
 
+def predecessor_ends(e: Evidence) -> bool:
+    """VMs may be the plug-in's, or those of its predecessor, which is about to end."""
+    return e.is_replacing
+
+
 def listener_warming(e: Evidence) -> bool:
     """A listener is warming."""
     return e.is_warming
@@ -435,6 +462,11 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     (vms_active, RunState.RUNNING, "runs the module"),
     (vms_starting, RunState.STARTING, "has the module and is starting it"),
+    (
+        predecessor_ends,
+        RunState.STARTING,
+        "has the configuration, but its VMs may be those of the previous one, which is about to end",
+    ),
     (listener_warming, RunState.STARTING, "has the configuration, and a listener is not ready yet"),
     (
         undecided,
@@ -468,3 +500,9 @@ def judge(
             text = message.format(e=evidence, others=len(evidence.others))
             return RunReport(state, text, evidence.figures())
     raise AssertionError("the last rule always applies")
+
+
+def unconfirmed(report: RunReport) -> RunReport:
+    """The report on a failure that only one reading has shown."""
+    message = "may have failed to start the module; its statistics are read again"
+    return replace(report, state=RunState.STARTING, message=message)

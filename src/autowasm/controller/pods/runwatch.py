@@ -8,24 +8,25 @@ change; a name without a digest alone proves nothing (`Acceptance`); it reads on
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from autowasm.controller.pods.envoystats import Reading, SidecarStats
 from autowasm.controller.pods.podmatching import Pod
-from autowasm.controller.pods.runstate import Acceptance, RunReport, RunState, judge
+from autowasm.controller.pods.runstate import (
+    UNSURE,
+    Acceptance,
+    RunReport,
+    RunState,
+    judge,
+    unconfirmed,
+)
 from autowasm.controller.pods.statsreader import StatsReader
 
 BASELINE_AGE: Final = 600.0
 """Seconds. An older reading shows too little about the effect of one change, because others came in between."""
 _SKEW: Final = 10.0
 """Seconds by which the start of a process, known to within 5 s, must be later than a change dated by another machine's clock."""
-
-_UNSURE: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.FETCH_FAILED})
-"""Failures that a single reading may show by chance, between two states of Envoy."""
-_ONCE_MORE: Final = RunReport(
-    RunState.STARTING, "may have failed to start the module; its statistics are read again"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +153,9 @@ class RunWatch:
     @staticmethod
     def _confirmed(run: _PodRun, report: RunReport) -> RunReport:
         """Some failures count when two readings in a row show them."""
-        failing = report.state if report.state in _UNSURE else None
+        failing = report.state if report.state in UNSURE else None
         known, run.failing = run.failing, failing
-        if failing is None or failing is known:
-            return report
-        return replace(_ONCE_MORE, figures=report.figures)
+        return report if failing is None or failing is known else unconfirmed(report)
 
     def believe(self, pods: Iterable[Pod], report: RunReport) -> None:
         """Take over the reports on these Pods from the status of an earlier leader."""

@@ -1,7 +1,8 @@
 """The input of a staged rollout's state machine: the target, the EnvoyFilter in place, the Pods, the annotations. Pure.
 
 StepReadings makes a PodObservation from the statistics of a Pod that this leader has read. A Pod is judged by two readings: the
-baseline, which is the last one before it got the target, and the newest one. Requests are counted from the start of a step.
+baseline, which is the last one before it got the target, and the newest one. A refusal or a failed fetch counts when the reading before
+the newest one shows it, too. Requests are counted from the start of a step.
 Invariants: times are ages and durations, measured by a monotonic clock, so setting the system clock cannot make an old reading look
 new; a baseline is never made after the Pod got the target; a new leader that did not see the time before has no baseline, and
 counts requests from its first reading.
@@ -15,7 +16,7 @@ from typing import Final
 
 from autowasm.api.status import MAX_STAGED, RolloutVariant
 from autowasm.controller.pods.envoystats import Reading, Requests, SidecarStats
-from autowasm.controller.pods.runstate import RunState, judge
+from autowasm.controller.pods.runstate import UNSURE, RunReport, RunState, judge, unconfirmed
 from autowasm.controller.rollout.selection import Candidate
 
 UNREADABLE: Final = frozenset({RunState.STATS_UNREACHABLE, RunState.UNKNOWN})
@@ -112,6 +113,8 @@ class _Latest:
     reading: Reading
     begun: float
     """Seconds of the monotonic clock at which the reading began, at the latest."""
+    previous: Reading | None
+    """The reading before this one."""
 
 
 class StepReadings:
@@ -137,7 +140,8 @@ class StepReadings:
     def add(self, readings: Mapping[str, Reading], *, plugin: str, begun: float) -> None:
         """Take over new readings; empty: there are no Pods. `plugin`: the target's name in the statistics. `begun`: when the first reading began."""
         for uid, reading in readings.items():
-            self._latest[uid] = _Latest(reading, begun)
+            earlier = self._latest.get(uid)
+            self._latest[uid] = _Latest(reading, begun, earlier.reading if earlier else None)
             if not isinstance(reading, SidecarStats):
                 continue
             self._counted.setdefault(uid, reading.requests or Requests())
@@ -171,7 +175,7 @@ class StepReadings:
         if latest is None:
             return PodObservation(candidate=candidate)
         before = self._before.get(uid)
-        report = judge(before, latest.reading, plugin)
+        report = _judged(before, latest, plugin)
         return PodObservation(
             candidate=candidate,
             run=report.state,
@@ -191,6 +195,16 @@ class StepReadings:
             return Figures()
         since = reading.requests.since(self._counted.get(uid, Requests()))
         return _figures(since if since is not None else reading.requests)  # Envoy was restarted
+
+
+def _judged(before: SidecarStats | None, latest: _Latest, plugin: str) -> RunReport:
+    """Some failures count when two readings in a row show them."""
+    report = judge(before, latest.reading, plugin)
+    if report.state not in UNSURE:
+        return report
+    previous = judge(before, latest.previous, plugin) if latest.previous is not None else None
+    is_confirmed = previous is not None and previous.state is report.state
+    return report if is_confirmed else unconfirmed(report)
 
 
 def _figures(requests: Requests | None) -> Figures:

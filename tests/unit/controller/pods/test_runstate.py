@@ -11,6 +11,7 @@ from autowasm.controller.pods.envoystats import (
     Requests,
     SidecarStats,
     UnreadStats,
+    series_of,
 )
 from autowasm.controller.pods.runstate import RULES, Acceptance, RunState, judge
 
@@ -279,3 +280,42 @@ def test_vms_of_a_plugin_that_was_just_removed_are_not_missed_in_its_successor()
     draining = stats("old", seconds=0, active_vms=8, fetched=2)
     assert state(draining, stats("old", "new", active_vms=8)) is RunState.RUNNING
     assert state(draining, stats("old", "new", active_vms=4)) is RunState.CONFIGURATION_REFUSED
+
+
+S, T = "test-0123456789abcdef", "test-fedcba9876543210"
+"""The plug-in of a staged rollout, before and after a change."""
+
+
+def plugins(*names: str) -> dict[str, ReloadCounts]:
+    return {series_of(name)[0]: ReloadCounts() for name in names}
+
+
+@pytest.mark.parametrize("old", [S, "test"], ids=["rollout", "first rollout"])
+def test_vms_beside_the_name_of_a_drained_predecessor_are_those_of_either(old: str) -> None:
+    """Envoy removes the name after the VMs. Figures of Envoy 1.40 at that moment, when the new plug-in ran."""
+    before = stats(seconds=0, plugins=plugins(old), active_vms=4, created_vms=106, fetched=1)
+    after = stats(plugins=plugins(old, T), active_vms=4, created_vms=111, fetched=2, draining=0)
+    assert state(before, after, T) is RunState.STARTING
+    assert state(before, replace(after, active_vms=0), T) is RunState.CONFIGURATION_REFUSED
+    assert state(before, replace(after, active_vms=8), T) is RunState.RUNNING
+    drains = replace(after, draining=1)
+    assert state(before, drains, T) is RunState.CONFIGURATION_REFUSED, "the VMs are the old ones"
+    gone = replace(after, plugins=plugins(T))
+    assert state(before, gone, T) is RunState.RUNNING
+    assert state(before, replace(gone, active_vms=0), T) is RunState.CONFIGURATION_REFUSED
+
+
+@pytest.mark.parametrize("other", ["other", "test-2", "other-0123456789abcdef", "test-0123"])
+def test_plugin_of_another_autowasm_is_no_predecessor(other: str) -> None:
+    before = stats(seconds=0, plugins=plugins(other), active_vms=4, fetched=1)
+    after = stats(plugins=plugins(other, T), active_vms=4, fetched=2, draining=0)
+    assert state(before, after, T) is RunState.CONFIGURATION_REFUSED
+
+
+def test_other_filters_do_not_hide_a_predecessor() -> None:
+    before = stats(seconds=0, plugins=plugins(S, "other"), active_vms=8, fetched=2)
+    after = stats(plugins=plugins(S, "other", T), active_vms=8, fetched=3, draining=0)
+    assert state(before, after, T) is RunState.STARTING
+    gone = replace(after, plugins=plugins("other", T))
+    assert state(before, gone, T) is RunState.RUNNING
+    assert state(before, replace(gone, active_vms=4), T) is RunState.CONFIGURATION_REFUSED

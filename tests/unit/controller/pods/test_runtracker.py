@@ -260,6 +260,37 @@ async def test_during_a_rollout_each_pod_counts_with_the_filter_that_it_is_to_ha
         assert filtered.sidecars.reads == {A: 3, B: 2}
 
 
+async def test_pod_whose_previous_filter_has_just_ended_is_not_refused(
+    filtered: FilteredPods,
+) -> None:
+    """In a step, the last one and a return to the previous filter: Envoy has removed its VMs, but not its name."""
+    filtered.staged = STABLE, None, ()
+    filtered.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
+    has, changes = {A: OLD, B: OLD}, 1
+    async with filtered.tracking(AT_ONCE) as tracker:
+        await checked(tracker)
+        for staged, has_then in (
+            ((STABLE, TARGET, ("a",)), {A: NEW, B: OLD}),
+            ((TARGET, None, ()), {A: NEW, B: NEW}),
+            ((STABLE, None, ()), {A: OLD, B: OLD}),
+        ):
+            filtered.publish(staged=staged)
+            changes += 1
+            figures = {"changed": changes, "fetched": changes, "uptime": 100_000 + 60 * changes}
+            changed = [address for address in (A, B) if has_then[address] != has[address]]
+            for address in changed:
+                filtered.sidecars.pages[address] = page([OLD, NEW], vms=VMS, **figures)
+            report = await checked(tracker, 3)
+            names = {A: "a", B: "b"}
+            assert named(report) == [(names[address], "Starting") for address in changed]
+            has = has_then
+            for address in changed:
+                filtered.sidecars.pages[address] = page([has[address]], vms=VMS, **figures)
+            report = await checked(tracker)
+            assert (report.running, verdict(report)) == (2, ("True", "Running"))
+    assert not filtered.events
+
+
 async def test_pod_that_fails_with_the_new_filter_is_named_until_it_has_the_previous_one_back(
     filtered: FilteredPods,
 ) -> None:

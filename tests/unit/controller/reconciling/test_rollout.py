@@ -272,6 +272,19 @@ async def test_pod_that_fails_requests_brings_the_previous_filter_back(
     assert cluster.publisher.writes[writes:] == [], "the same generation is not tried again"
 
 
+async def test_pod_whose_previous_filter_has_just_ended_does_not_fail_the_rollout(
+    cluster: StagedCluster, process: StagedProcess, settled: str
+) -> None:
+    cluster.sidecars.ending = settled
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+    target = plugin_of(OTHER)
+    await until(lambda: [plugin for _, plugin in cluster.sidecars.reads].count(target) > 2)
+    assert cluster.rollout["phase"] == "Progressing"
+    cluster.sidecars.ending = ""
+    await until(lambda: process.is_rolled("Succeeded"))
+
+
 @pytest.mark.parametrize(
     "annotations", [{"wasm.tcm.io/refresh": "1"}, {"wasm.tcm.io/rollout": "retry"}]
 )
