@@ -19,6 +19,7 @@ from xdist.workermanage import WorkerController
 
 from tests import backgroundbuilds
 from tests.backgroundbuilds import Missing, Progress, Provisioner, Uses, Waiting
+from tests.maxload import MaxLoad, Turn
 
 RECORD = Path("tests/durations.json")
 """The file of `make durations`, relative to the root."""
@@ -176,6 +177,9 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(Recorder(record), "durations")
     if log := backgroundbuilds.log_of_the_run():
         config.add_cleanup(Progress(log).close)
+    if hasattr(config, "workerinput"):
+        seconds = {file: found.seconds for file, found in known.items()}
+        config.pluginmanager.register(MaxLoad(seconds, Turn(record)), "max-load")
     uses, waiting = Uses(), Waiting(parts)
     config.pluginmanager.register(uses, "uses-of-parts")
     config.pluginmanager.register(waiting, "waiting-for-parts")
