@@ -31,15 +31,18 @@ _WORK_SECONDS = 0.0012
 """Processor seconds of `_work` on the idle core for which the limits were chosen: the unit of the results."""
 
 
-async def longest_iteration(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
+async def longest_iteration(
+    work: Callable[[], Awaitable[object]], *, below: float = 0.0, scaled: bool = True
+) -> float:
     """Processor seconds, scaled, of the longest iteration of the running loop while `work` runs.
 
-    The minimum of ten runs, or of up to fifty with `below`: the first run below that is enough.
+    The minimum of ten runs, or of up to fifty with `below`: the first run below that is enough. Without `scaled`, for a lower bound:
+    a slow machine makes an iteration longer, never shorter.
     """
     least = float("inf")
     _forget_other_tests()
     for _ in range(_TRIES_BELOW if below else _TRIES):
-        least = min(least, await _iteration(work) * _scale())
+        least = min(least, await _iteration(work) * (_scale() if scaled else 1.0))
         if least < below:
             break
     return least
@@ -49,6 +52,7 @@ def longest_hold(
     function: Callable[[], object],
     *,
     below: float = 0.0,
+    scaled: bool = True,
     released: Sequence[tuple[ModuleType, str]] = (),
 ) -> float:
     """Processor seconds, scaled, of the longest hold of the interpreter lock while `function` runs on a thread.
@@ -56,7 +60,7 @@ def longest_hold(
     CPython (3.9 to 3.14) hands over the lock at the same places of a program at which it runs signal handlers: at calls of
     Python functions and at the ends of loops (ceval.c, `eval_breaker`). Signal handlers run on the main thread only, so
     `function` runs there, without a loop, under a timer of processor time. A call into C that releases the lock also
-    counts as a hold, except for the functions in `released`: names in modules. The number of runs is that of
+    counts as a hold, except for the functions in `released`: names in modules. The number of runs and `scaled` are those of
     `longest_iteration`.
     """
     least = float("inf")
@@ -64,7 +68,7 @@ def longest_hold(
     for _ in range(_TRIES_BELOW if below else _TRIES):
         with _signals(released) as held:
             function()
-        least = min(least, held() * _scale())
+        least = min(least, held() * (_scale() if scaled else 1.0))
         if least < below:
             break
     return least
