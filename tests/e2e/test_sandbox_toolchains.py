@@ -25,7 +25,8 @@ async def test_filters_do_the_same_and_none_that_starts_in_envoy_is_refused(
 ) -> None:
     cases = list(toolchains.cases())
     # Envoy starts with all of them or not at all.
-    assert not await comparison.http_differences({version: cases}, tmp_path)
+    found = await comparison.http_differences({version: cases}, tmp_path)
+    assert not found, found
     for case in cases:
         verdict = judge(
             comparison.compiled(case.module),

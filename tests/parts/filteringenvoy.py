@@ -6,7 +6,7 @@ lines of a filter are those of the thread that serves its requests; Envoy also s
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ LOG = "envoy.log"
 MASK = "(masked)"
 NODE: dict[str, Any] = {"id": "test-proxy", "cluster": "test", "metadata": {"NAME": "details"}}
 DEADLINE = 90.0
-_LINES_SECONDS = 10.0
 _NOTHING_SEEN_SECONDS = 0.3
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -146,13 +145,11 @@ async def started(
         bootstrap.write_text(configuration(used))
         log.unlink(missing_ok=True)
         process = Process(f"envoy {version}", command, log=log)
-
-        async def up() -> bool:
-            return "starting workers" in await asyncio.to_thread(log.read_text, errors="replace")
-
         try:
             # Envoy compiles a module for each listener: minutes on a busy machine. Its log grows with each call of a filter.
-            await process.start(ready=up, timeout=DEADLINE, progress=lambda: log.stat().st_size)
+            await process.start(
+                ready=_is_up(log), timeout=DEADLINE, progress=lambda: log.stat().st_size
+            )
         except ProcessError as error:
             if not error.port_taken or attempt == PORT_ATTEMPTS - 1:
                 raise
@@ -161,17 +158,37 @@ async def started(
     raise AssertionError("unreachable")
 
 
+def _is_up(log: Path) -> Callable[[], Awaitable[bool]]:
+    """Returns whether Envoy has started its workers. Reads only new text: the log has a line for each call of a filter."""
+    wanted, size = b"starting workers", 0
+
+    def is_found() -> bool:
+        nonlocal size
+        with log.open("rb") as file:
+            file.seek(max(0, size - len(wanted)))
+            text = file.read()
+            size = file.tell()
+        return wanted in text
+
+    async def is_up() -> bool:
+        return await asyncio.to_thread(is_found)
+
+    return is_up
+
+
 async def awaited_lines(log: Path, wanted: Mapping[str, int]) -> dict[str, list[str]]:
-    """The lines of the filters by name, once there are as many as wanted, or those present after some seconds."""
+    """The lines of the filters by name, once there are as many as wanted, or those present at the deadline."""
+    size = -1
     with suppress(TimeoutError):
-        async with asyncio.timeout(_LINES_SECONDS):
+        async with asyncio.timeout(DEADLINE):
             while True:
-                text = await asyncio.to_thread(log.read_text, errors="surrogateescape")
-                lines = log_lines(text, list(wanted))
-                if all(len(lines[name]) >= count for name, count in wanted.items()):
-                    await asyncio.sleep(0.1)  # there may be too many
-                    break
+                if size != (size := log.stat().st_size):
+                    text = await asyncio.to_thread(log.read_text, errors="surrogateescape")
+                    lines = log_lines(text, list(wanted))
+                    if all(len(lines[name]) >= count for name, count in wanted.items()):
+                        break
                 await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # there may be too many
     text = await asyncio.to_thread(log.read_text, errors="surrogateescape")
     return log_lines(text, list(wanted))
 
