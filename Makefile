@@ -4,8 +4,7 @@
 RUN := .venv/bin/python
 # Real parts are waited for more than computed with: more workers than cores keep the cores busy.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PER_CORE = 3
-JOBS ?= $(shell expr $(PER_CORE) '*' $(CORES))
+JOBS ?= $(shell expr 3 '*' $(CORES))
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With COVERAGE=1, every process that runs our code is measured, on the Python that does it best (`make coverage-report` shows
 # the result).
@@ -24,7 +23,6 @@ help: ## what there is
 demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
 	@$(RUN) -m tests.demo $(ARGS)
 
-test durations: PER_CORE = 4
 test: venv build/coverage ## all tests, on real parts
 	$(MEASURED) $(PYTEST) $(PARALLEL) $(ARGS)
 
