@@ -19,6 +19,7 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 from autowasm.controller.pods.envoystats import (
@@ -82,8 +83,8 @@ _FAILURES: Final = frozenset(
     {RunState.CONFIGURATION_REFUSED, RunState.CRASHING, RunState.FETCH_FAILED}
 )
 _PENDING: Final = frozenset({RunState.STARTING, RunState.NOT_ACCEPTED})
-UNSURE: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.FETCH_FAILED})
-"""Failures that a single reading may show by chance, between two states of Envoy: they count when two readings in a row show them."""
+_UNSURE: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.FETCH_FAILED})
+"""Failures that a single reading may show by chance, between two states of Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Evidence:
         """Whether the VMs may belong to the previous configuration, on draining filter chains."""
         return self.acceptance is Acceptance.SEEN and bool(self.after.draining)
 
-    @property
+    @cached_property
     def is_replacing(self) -> bool:
         """Whether nothing drains, but Envoy still has the name of a previous configuration: VMs may be those of either."""
         if self.before is None or self.after.draining or self.is_warming:
@@ -502,7 +503,9 @@ def judge(
     raise AssertionError("the last rule always applies")
 
 
-def unconfirmed(report: RunReport) -> RunReport:
-    """The report on a failure that only one reading has shown."""
+def confirmed(report: RunReport, previous: RunState | None) -> RunReport:
+    """The report. `Starting` instead of a failure that counts only when the reading before, with the state `previous`, shows it, too."""
+    if report.state not in _UNSURE or previous is report.state:
+        return report
     message = "may have failed to start the module; its statistics are read again"
     return replace(report, state=RunState.STARTING, message=message)

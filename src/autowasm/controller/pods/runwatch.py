@@ -14,12 +14,11 @@ from typing import Final
 from autowasm.controller.pods.envoystats import Reading, SidecarStats
 from autowasm.controller.pods.podmatching import Pod
 from autowasm.controller.pods.runstate import (
-    UNSURE,
     Acceptance,
     RunReport,
     RunState,
+    confirmed,
     judge,
-    unconfirmed,
 )
 from autowasm.controller.pods.statsreader import StatsReader
 
@@ -52,8 +51,8 @@ class _PodRun:
     latest: SidecarStats | None = None
     report: RunReport | None = None
     """None: not read since the change."""
-    failing: RunState | None = None
-    """The failure that the last reading showed."""
+    shown: RunState | None = None
+    """The state that the last reading showed."""
 
 
 def _no_download(_pod: Pod) -> float:
@@ -110,7 +109,8 @@ class RunWatch:
             run.is_seen |= self._is_seen(run, pod, reading, now)
             run.latest = reading
         report = judge(run.before, reading, self.published.plugin, acceptance=self._acceptance(run))
-        run.report = self._confirmed(run, report)
+        run.report = confirmed(report, run.shown)
+        run.shown = report.state
         return run.report
 
     def _set_baseline(
@@ -149,13 +149,6 @@ class RunWatch:
         if run.is_seen:
             return Acceptance.SEEN
         return Acceptance.NOT_SEEN if run.is_kept else Acceptance.UNKNOWN
-
-    @staticmethod
-    def _confirmed(run: _PodRun, report: RunReport) -> RunReport:
-        """Some failures count when two readings in a row show them."""
-        failing = report.state if report.state in UNSURE else None
-        known, run.failing = run.failing, failing
-        return report if failing is None or failing is known else unconfirmed(report)
 
     def believe(self, pods: Iterable[Pod], report: RunReport) -> None:
         """Take over the reports on these Pods from the status of an earlier leader."""

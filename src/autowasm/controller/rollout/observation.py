@@ -16,7 +16,7 @@ from typing import Final
 
 from autowasm.api.status import MAX_STAGED, RolloutVariant
 from autowasm.controller.pods.envoystats import Reading, Requests, SidecarStats
-from autowasm.controller.pods.runstate import UNSURE, RunReport, RunState, judge, unconfirmed
+from autowasm.controller.pods.runstate import RunReport, RunState, confirmed, judge
 from autowasm.controller.rollout.selection import Candidate
 
 UNREADABLE: Final = frozenset({RunState.STATS_UNREACHABLE, RunState.UNKNOWN})
@@ -198,13 +198,10 @@ class StepReadings:
 
 
 def _judged(before: SidecarStats | None, latest: _Latest, plugin: str) -> RunReport:
-    """Some failures count when two readings in a row show them."""
     report = judge(before, latest.reading, plugin)
-    if report.state not in UNSURE:
-        return report
-    previous = judge(before, latest.previous, plugin) if latest.previous is not None else None
-    is_confirmed = previous is not None and previous.state is report.state
-    return report if is_confirmed else unconfirmed(report)
+    if latest.previous is None or not report.state.is_failure:
+        return confirmed(report, None)
+    return confirmed(report, judge(before, latest.previous, plugin).state)
 
 
 def _figures(requests: Requests | None) -> Figures:

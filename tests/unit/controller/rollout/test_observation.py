@@ -1,42 +1,32 @@
 """StepReadings: the readings by which a Pod of a step is judged."""
 
-from typing import Any
-
 import pytest
 
-from autowasm.controller.pods.envoystats import (
-    ReadFailure,
-    Reading,
-    ReloadCounts,
-    SidecarStats,
-    UnreadStats,
-)
+from autowasm.controller.pods.envoystats import ReadFailure, Reading, UnreadStats, parse
 from autowasm.controller.pods.runstate import RunState
 from autowasm.controller.rollout.observation import StepReadings
+from tests.fakes.sidecarstats import VMS, page
 from tests.unit.controller.rollout.states import PODS
 
 POD = PODS[0]
 UNREAD = UnreadStats(ReadFailure.TIMEOUT)
 
 
-def stats(*plugins: str, **fields: Any) -> SidecarStats:
-    """Of an Envoy with two workers, so that a plug-in has four VMs."""
-    found = dict.fromkeys(plugins, ReloadCounts())
-    values: dict[str, Any] = {"active_vms": 4, "listeners_created": 1, "concurrency": 2, **fields}
-    return SidecarStats(plugins=found, warming=0, uptime=100, **values)
+def reading(*plugins: str, vms: int = VMS, **figures: int) -> Reading:
+    return parse(page(plugins, vms=vms, **figures))
 
 
-OLD = stats("old")
-REFUSED = stats("old", "new", draining=1, fetched=1)
-RUNS = stats("old", "new", draining=1, fetched=1, active_vms=8)
-NOT_FETCHED = stats("old", "new", draining=1, fetch_failures=1)
+OLD = reading("old")
+REFUSED = reading("old", "new", draining=1, fetched=1)
+RUNS = reading("old", "new", draining=1, fetched=1, vms=2 * VMS)
+NOT_FETCHED = reading("old", "new", draining=1, fetch_failures=1)
 
 
 def states(*readings: Reading) -> list[RunState | None]:
     """After each reading, of a Pod that gets the target after the first one."""
     found, step = [], StepReadings()
-    for seconds, reading in enumerate(readings):
-        step.add({POD.uid: reading}, plugin="new", begun=float(seconds))
+    for seconds, one in enumerate(readings):
+        step.add({POD.uid: one}, plugin="new", begun=float(seconds))
         found.append(step.observed(POD, plugin="new", now=float(seconds)).run)
         step.place([POD.uid])
     return found[1:]
@@ -62,7 +52,4 @@ def test_failure_counts_only_after_one_of_the_same_kind() -> None:
 
 
 def test_one_reading_shows_a_crash() -> None:
-    crashed = SidecarStats(
-        plugins={"new": ReloadCounts(success=1)}, active_vms=4, listeners_created=1, concurrency=2
-    )
-    assert states(OLD, crashed) == [RunState.CRASHING]
+    assert states(OLD, parse(page({"new": 1}, vms=VMS))) == [RunState.CRASHING]
